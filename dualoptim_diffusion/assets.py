@@ -1,0 +1,121 @@
+"""What an experiment needs before it starts: accelerator, base model, classifier; made once and kept by recipe hash."""
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType
+
+from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.classifier import Classifier
+from dualoptim_diffusion.config import (
+    ClassifierRecipe,
+    ModelConfig,
+    PretrainRecipe,
+    RunConfig,
+    cache_folder,
+    load_recipe,
+    recipe_sha256,
+)
+from dualoptim_diffusion.data import ImageSet, load_dataset
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.training import pretrain, train_classifier
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def make_accelerator(run: RunConfig) -> Accelerator:
+    """The accelerator of this process: auto takes cuda, then mps, then the CPU.
+
+    Raises:
+        InputError: for a device that is not there, or a launch configuration that breaks two optimizers.
+    """
+    if run.device not in DEVICES:
+        raise InputError(f"run.device is {run.device!r}, expected one of {', '.join(DEVICES)}.")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(run.device, True):
+        raise InputError(f"run.device is {run.device!r}, but this machine has none; use run.device=auto or cpu.")
+    accelerator = Accelerator(
+        cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no"
+    )
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise InputError(
+            f"{accelerator.distributed_type.value} keeps one optimizer state where DualOptim needs two; "
+            "launch with plain multi-GPU (DDP) instead."
+        )
+    return accelerator
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> ConditionalDDPM:
+    """The model in a pipeline folder.
+
+    Raises:
+        InputError: if it is not one.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
+    try:
+        return ConditionalDDPM.load(folder, device)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} is not a pipeline folder of a conditional DDPM ({reason}).") from None
+
+
+def obtain_model(config: ModelConfig, recipe_path: Path, accelerator: Accelerator) -> ConditionalDDPM:
+    """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time."""
+    if config.path is not None:
+        return load_model(Path(config.path), accelerator.device)
+    assert config.pretrain is not None  # the recipe has checked it
+    recipe = load_recipe(PretrainRecipe, config.pretrain, beside=recipe_path)
+    train_set, _ = load_dataset(recipe.data)
+    return load_model(obtain_pretrained(recipe, train_set, accelerator), accelerator.device)
+
+
+def obtain_pretrained(
+    recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
+) -> Path:
+    """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
+    identity = _cache_key(recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256)
+    folder = cache_folder() / "models" / identity[:16]
+    if not (folder / "model" / "model_index.json").is_file():
+        model = pretrain(recipe, dataset, accelerator, folder, identity, stop_after)
+        save_model(model, folder / "model", accelerator)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder / "checkpoints")
+    return folder / "model"
+
+
+def save_model(model: ConditionalDDPM, folder: Path, accelerator: Accelerator) -> None:
+    """Writes the pipeline folder in one piece, by one process."""
+    if accelerator.is_main_process:
+        with atomic_path(folder) as beside:
+            model.save(beside)
+    accelerator.wait_for_everyone()
+
+
+def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) -> Classifier:
+    """The judging classifier: a folder written by `train-classifier`, or trained by the recipe and kept."""
+    folder = Path(source)
+    if not folder.is_dir():
+        recipe = load_recipe(ClassifierRecipe, source, beside=recipe_path)
+        folder = obtain_trained_classifier(recipe, accelerator)
+    classifier = Classifier.load(folder)
+    classifier.network.to(accelerator.device)
+    return classifier
+
+
+def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:
+    """Folder of the classifier that the recipe makes."""
+    train_set, held_out = load_dataset(recipe.data)
+    key = _cache_key(recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
+    folder = cache_folder() / "classifiers" / key[:16]
+    if accelerator.is_main_process and not folder.is_dir():
+        train_classifier(recipe, train_set, held_out, accelerator.device).save(folder)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _cache_key(*parts: str) -> str:
+    return sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,293 @@
+"""The command line: verbs, thin. Torch is imported only after parsing, so that help is instant."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dualoptim_diffusion.errors import EXIT_FAILED, EXIT_STOPPED, InputError, NonFiniteError, Stopped
+
+if TYPE_CHECKING:
+    from dualoptim_diffusion.experiment import Experiment
+
+app = typer.Typer(
+    help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Overrides, such as method.forget_lr=3e-4.")
+]
+Classes = Annotated[
+    list[str] | None, typer.Option("--class", help="A class to forget, by name or id; repeat for several.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+StopAfter = Annotated[
+    int | None, typer.Option(min=1, help="Save and stop after N steps, as a signal would (exit code 75).", metavar="N")
+]
+
+
+@app.command()
+def forget(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/RECIPE-CLASS].")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask made by `dualoptim saliency`.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run: counts, memory, time.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    stop_after: StopAfter = None,
+    as_json: Json = False,
+) -> None:
+    """Forget classes of a model, sample it before and after, and report.
+
+    With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
+    """
+    from dualoptim_diffusion import experiment as work
+    from dualoptim_diffusion.report import table
+
+    experiment = work.open_experiment(recipe, classes or (), overrides or ())
+    if dry_run:
+        from dualoptim_diffusion.dry_run import plan
+
+        _result(plan(experiment), as_json)
+        return
+    if resume and overwrite:
+        raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
+    out = out or Path("runs") / "-".join([experiment.recipe_path.stem, *experiment.forget_names])
+    results = work.forget(
+        experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after
+    )
+    if experiment.accelerator.is_main_process:
+        _result(results if as_json else f"{table(results)}\n\n{out / 'report.html'}", as_json)
+
+
+@app.command()
+def saliency(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    out: Annotated[Path, typer.Option(help="Where to write the mask.")] = Path("mask.safetensors"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compute which weights the forget phase may change, for `forget --mask`."""
+    from dualoptim_diffusion import experiment as work
+    from dualoptim_diffusion.assets import obtain_model
+    from dualoptim_diffusion.models import weights_sha256
+    from dualoptim_diffusion.saliency import density, save_mask
+
+    _refuse_existing(out, overwrite)
+    experiment = work.open_experiment(recipe, classes or (), overrides or ())
+    model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator)
+    base_sha256 = weights_sha256(model.network.state_dict())
+    model.prepare(experiment.accelerator)
+    mask = work.saliency(experiment, model)
+    if experiment.accelerator.is_main_process:
+        provenance = work.mask_provenance(experiment, base_sha256)
+        save_mask(out, mask, provenance)
+        _result({"mask": str(out), "density": density(mask)} | provenance, as_json)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Also copy the pipeline folder here.")] = None,
+    overwrite: Overwrite = False,
+    stop_after: StopAfter = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model from scratch; kept by recipe hash, so a second call finds it, and an interrupted one goes on."""
+    from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_pretrained
+    from dualoptim_diffusion.config import PretrainRecipe, load_recipe
+    from dualoptim_diffusion.data import load_dataset
+    from dualoptim_diffusion.models import weights_sha256
+
+    _refuse_existing(out, overwrite)
+    loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
+    accelerator = make_accelerator(loaded.run)
+    folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
+    if accelerator.is_main_process:
+        folder = _copy(folder, out)
+        _result({"model": str(folder), "sha256": weights_sha256(load_model(folder).network.state_dict())}, as_json)
+
+
+@app.command("train-classifier")
+def train_classifier(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Also copy the classifier folder here.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train the classifier that judges samples, and measure it on held-out real images."""
+    from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
+    from dualoptim_diffusion.classifier import Classifier
+    from dualoptim_diffusion.config import ClassifierRecipe, load_recipe
+
+    _refuse_existing(out, overwrite)
+    loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
+    accelerator = make_accelerator(loaded.run)
+    folder = obtain_trained_classifier(loaded, accelerator)
+    if accelerator.is_main_process:
+        folder = _copy(folder, out)
+        info = Classifier.load(folder).info
+        _result({"classifier": str(folder), "accuracy": info.accuracy, "n_held_out": info.n_held_out}, as_json)
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a pipeline folder.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class to draw, by name or id; repeat for several [all].")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of each class, such as 0-499.")] = "0-15",
+    out: Annotated[Path, typer.Option(help="Folder for shards, manifest and PNG files.")] = Path("samples"),
+    scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="s = w + 1; 1 is the conditional model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images drawn at once.")] = None,
+    png: Annotated[bool, typer.Option(help="Also write one PNG an image.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Draw images; a run folder's recipe gives the settings that are not named here."""
+    from dualoptim_diffusion.sample_folder import sample_model
+
+    named = {
+        "scheduler": scheduler,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "batch_size": batch_size,
+        "seeds": seeds,
+    }
+    settings = {key: value for key, value in named.items() if value is not None}
+    _result(sample_model(model, classes or (), settings, out, png), as_json)
+
+
+@app.command()
+def grid(
+    run: RunArgument,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="A class to show; repeat for several [all].")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images a class on either side.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png].")] = None,
+) -> None:
+    """Draw the before/after grid of a run anew, for other classes or more columns."""
+    from dualoptim_diffusion.classes import resolve_class
+    from dualoptim_diffusion.experiment import sample_both
+    from dualoptim_diffusion.grids import draw_grid
+
+    experiment = _open_run(run)
+    id2label = experiment.train_set.id2label
+    shown = [resolve_class(name, id2label) for name in classes or ()] or list(id2label)
+    before, after = ({i: images[i] for i in shown} for images in sample_both(experiment, run))
+    out = out or run / "grid.png"
+    draw_grid(out, before, after, id2label, experiment.forget_classes, columns)
+    typer.echo(out)
+
+
+@app.command()
+def evaluate(run: RunArgument, as_json: Json = False) -> None:
+    """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report."""
+    from dualoptim_diffusion.experiment import evaluate_run
+    from dualoptim_diffusion.report import table
+
+    experiment = _open_run(run)
+    results = evaluate_run(experiment, run)
+    if experiment.accelerator.is_main_process:
+        _result(results if as_json else table(results), as_json)
+
+
+@app.command()
+def report(run: RunArgument, as_json: Json = False) -> None:
+    """Print a run's table and write its HTML page anew from the files in the folder."""
+    from dualoptim_diffusion.report import read_results, table, write_report
+
+    results = read_results(run)
+    page = write_report(run)
+    _result(results if as_json else f"{table(results)}\n\n{page}", as_json)
+
+
+@app.command()
+def classes(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A recipe, a run folder or a pipeline folder.")],
+    as_json: Json = False,
+) -> None:
+    """List the classes of a recipe's data or of a model."""
+    from dualoptim_diffusion.sample_folder import model_folder
+
+    if Path(source).is_dir():
+        from dualoptim_diffusion.assets import load_model
+
+        id2label = load_model(model_folder(Path(source))).id2label
+    else:
+        from dualoptim_diffusion.config import ForgetRecipe, load_recipe
+        from dualoptim_diffusion.data import load_dataset
+
+        id2label = load_dataset(load_recipe(ForgetRecipe, source).data)[0].id2label
+    _result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)
+
+
+def _open_run(run: Path) -> "Experiment":
+    from dualoptim_diffusion.experiment import open_experiment
+
+    if not (run / "recipe.yaml").is_file():
+        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
+    return open_experiment(str(run / "recipe.yaml"))
+
+
+def _refuse_existing(out: Path | None, overwrite: bool) -> None:
+    if out is not None and out.exists() and not overwrite:
+        raise InputError(f"{out} exists; use --overwrite to replace it, or another --out.")
+
+
+def _copy(folder: Path, out: Path | None) -> Path:
+    import shutil
+
+    from dualoptim_diffusion.checkpoint import atomic_path
+
+    if out is None:
+        return folder
+    with atomic_path(out) as beside:
+        shutil.copytree(folder, beside)
+    return out
+
+
+def _result(value: Any, as_json: bool) -> None:
+    """Results go to stdout: JSON when asked for, text as it is, anything else as readable YAML."""
+    if as_json:
+        typer.echo(json.dumps(value, indent=1))
+    elif isinstance(value, str):
+        typer.echo(value)
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(value, sort_keys=False).rstrip())
+
+
+def main() -> None:
+    """Entry point: every failure is one sentence on stderr and a non-zero exit."""
+    try:
+        app()
+    except (InputError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except Stopped as stop:
+        print(f"{stop} Run the same command with --resume to go on.", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

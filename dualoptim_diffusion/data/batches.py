@@ -1,0 +1,88 @@
+"""Batches as a function of the update number: indices, flips, timesteps, noise and label drops from one generator."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.randomness import draw_update, seed_dropout
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a global batch."""
+
+    x_0: Tensor  # [B, C, H, W]
+    timesteps: Tensor  # [B]
+    noise: Tensor  # [B, C, H, W]
+    class_labels: Tensor  # [B] what each image shows
+    dropped_labels: Tensor  # [B] the same with the null class where the label is dropped
+
+
+class Encoder(Protocol):
+    """What batches need of a model."""
+
+    null_class: int
+    num_train_timesteps: int
+    label_drop: float
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+
+class Batches:
+    """update -> Batch, for one set and one phase; also seeds dropout for that update.
+
+    Args:
+        dataset: where the images come from; moved to `device` once.
+        model: its `encode`, null class, number of timesteps and label-drop rate are used.
+        seed, phase: the key of all draws.
+        batch_size: of the global batch, whatever the number of processes.
+        horizontal_flip: mirror half of the images.
+
+    Raises:
+        InputError: if the processes cannot share the batch evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageSet,
+        model: Encoder,
+        *,
+        seed: int,
+        phase: str,
+        batch_size: int,
+        horizontal_flip: bool = False,
+        device: torch.device | str = "cpu",
+        process_index: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        if batch_size % num_processes:
+            raise InputError(f"data.batch_size {batch_size} does not divide among {num_processes} processes.")
+        self.dataset, self.model, self.seed, self.phase = dataset, model, seed, phase
+        self.batch_size, self.horizontal_flip, self.device = batch_size, horizontal_flip, device
+        self.process_index = process_index
+        share = batch_size // num_processes
+        self._mine = slice(process_index * share, (process_index + 1) * share)
+        self._images, self._labels = dataset.images.to(device), dataset.class_labels.to(device)
+
+    def __call__(self, update: int) -> Batch:
+        draws = draw_update(
+            self.seed,
+            self.phase,
+            update,
+            batch_size=self.batch_size,
+            num_examples=len(self.dataset),
+            shape=tuple(self._images.shape[1:]),
+            num_train_timesteps=self.model.num_train_timesteps,
+            label_drop=self.model.label_drop,
+        )
+        indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws)
+        images, labels = self._images[indices], self._labels[indices]
+        if self.horizontal_flip:
+            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
+        seed_dropout(self.seed, self.phase, update, self.process_index)
+        dropped = torch.where(drops, self.model.null_class, labels)
+        return Batch(self.model.encode(images), timesteps, noise, labels, dropped)

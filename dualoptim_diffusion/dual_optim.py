@@ -1,0 +1,126 @@
+"""DualOptim: two optimizers over the same weights, one an objective, each with its own moments (NeurIPS 2025, Alg. 1)."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dualoptim_diffusion.errors import InputError, nearest
+
+PhaseName = Literal["forget", "retain"]
+
+# Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
+ELEMENTWISE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "momentum", "nadam", "nadamw", "sgd"})
+# These want another backward pass, another package or a compiler, so a recipe cannot name them.
+NEEDS_MORE = ("adahessian", "bnb", "fused", "kron")
+
+
+class DualOptim:
+    """Steps the forget loss with one optimizer and the retain loss with another; neither sees the other's momentum.
+
+    Both are real `torch.optim.Optimizer`s over the same parameters. The same object given twice is the shared
+    optimizer that the paper compares with.
+
+    Args:
+        forget: optimizer of the forget phase (the paper: Adam).
+        retain: optimizer of the retain phase (the paper: the one used in pretraining).
+    """
+
+    def __init__(self, forget: Optimizer, retain: Optimizer) -> None:
+        self.forget, self.retain = forget, retain
+        self._base_lrs = {
+            phase: [group["lr"] for group in self[phase].param_groups] for phase in ("forget", "retain")
+        }
+
+    def __getitem__(self, phase: str) -> Optimizer:
+        return {"forget": self.forget, "retain": self.retain}[phase]
+
+    @property
+    def shared(self) -> bool:
+        """Whether one optimizer takes both kinds of steps."""
+        return self.forget is self.retain
+
+    def step_forget(self) -> None:
+        """One step of the forget optimizer on the present gradients."""
+        self.forget.step()
+
+    def step_retain(self) -> None:
+        """One step of the retain optimizer on the present gradients."""
+        self.retain.step()
+
+    def zero_grad(self) -> None:
+        """Clears the gradients, which both optimizers share."""
+        self.forget.zero_grad()
+        self.retain.zero_grad()
+
+    def scale_lr(self, phase: PhaseName, factor: float) -> None:
+        """Sets the phase's learning rate to `factor` times the one its optimizer was built with."""
+        for group, lr in zip(self[phase].param_groups, self._base_lrs[phase], strict=True):
+            group["lr"] = lr * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """`{"forget": ..., "retain": ...}`, or `{"shared": ...}` where both are one optimizer."""
+        if self.shared:
+            return {"shared": self.retain.state_dict()}
+        return {"forget": self.forget.state_dict(), "retain": self.retain.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave.
+
+        Raises:
+            InputError: if the state is of the other mode.
+        """
+        expected = {"shared"} if self.shared else {"forget", "retain"}
+        if set(state) != expected:
+            raise InputError(f"The optimizer state holds {sorted(state)}, expected {sorted(expected)}.")
+        for name, part in state.items():
+            (self.retain if name == "shared" else self[name]).load_state_dict(part)
+
+
+def optimizer_names() -> list[str]:
+    """Every optimizer a recipe may name: timm's, without those that need more than gradients."""
+    from timm.optim import list_optimizers
+
+    return [name for name in list_optimizers() if not name.startswith(NEEDS_MORE)]
+
+
+def check_optimizer_name(name: str) -> None:
+    """Raises:
+    InputError: if the name is unknown or needs more than gradients.
+    """
+    if name not in (names := optimizer_names()):
+        raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, names)}")
+
+
+def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    """An optimizer by timm's name, with weight decay 0 (a decay would move weights off the mask).
+
+    Raises:
+        InputError: as `check_optimizer_name`.
+    """
+    from timm.optim import create_optimizer_v2
+
+    check_optimizer_name(name)
+    return create_optimizer_v2(list(params), opt=name, lr=lr, weight_decay=0.0)
+
+
+def freeze_off_mask(optimizer: Optimizer, params: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> None:
+    """Makes every later `optimizer.step()` leave the weights off the mask bit-identical.
+
+    For optimizers that mix entries (Muon orthogonalises whole matrices), where masked gradients alone do not.
+    """
+    before: dict[str, Tensor] = {}
+
+    def remember(*_: object) -> None:
+        before.update({name: params[name].detach().clone() for name in mask})
+
+    @torch.no_grad()
+    def restore(*_: object) -> None:
+        for name, salient in mask.items():
+            params[name].copy_(torch.where(salient, params[name], before[name]))
+        before.clear()
+
+    optimizer.register_step_pre_hook(remember)
+    optimizer.register_step_post_hook(restore)

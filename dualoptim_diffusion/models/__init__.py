@@ -1,0 +1,58 @@
+"""Denoising models behind one small protocol; methods know nothing else of them."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dualoptim_diffusion.models.ddpm import ConditionalDDPM
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+from dualoptim_diffusion.models.unet import ConditionalUNet
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ConditionalDDPM", "ConditionalDDPMPipeline", "ConditionalUNet", "DenoisingModel", "weights_sha256"]
+
+
+class DenoisingModel(Protocol):
+    """A class-conditional denoiser: what data, methods and sampling may rely on."""
+
+    network: nn.Module  # the plain module that holds the weights
+    id2label: dict[int, str]
+    num_classes: int
+    null_class: int
+    x_0_shape: tuple[int, ...]  # of one sample
+    num_train_timesteps: int
+    label_drop: float  # probability of the null class in training
+
+    def prepare(self, accelerator: "Accelerator") -> None: ...
+
+    def noise_pred(
+        self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor: ...
+
+    def loss(
+        self, x_0: Tensor, timesteps: Tensor, noise: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor: ...
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, x_0: Tensor) -> Tensor: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and bytes: equal weights, equal hash."""
+    content = sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return content.hexdigest()

@@ -1,0 +1,79 @@
+"""The pixel-space conditional DDPM behind the model protocol."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion import (
+    NUM_TRAIN_TIMESTEPS,
+    add_noise,
+    denoising_loss,
+    guided_noise_pred,
+    linear_alphas_cumprod,
+)
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, decode_images, encode_images
+from dualoptim_diffusion.models.unet import ConditionalUNet
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LABEL_DROP = 0.1  # probability of the null class in training, for classifier-free guidance
+
+
+class ConditionalDDPM:
+    """A `ConditionalUNet` with the names of its classes; see `DenoisingModel` for what it offers."""
+
+    num_train_timesteps = NUM_TRAIN_TIMESTEPS
+    label_drop = LABEL_DROP
+
+    def __init__(self, network: ConditionalUNet, id2label: dict[int, str]) -> None:
+        self.network, self.id2label = network, id2label
+        self.num_classes: int = network.config.num_classes
+        self.null_class: int = network.null_class
+        size = network.config.sample_size
+        self.x_0_shape = (network.config.in_channels, size, size)
+        self._alphas_cumprod = linear_alphas_cumprod()
+        self._forward = network  # what `prepare` may wrap for several processes
+
+    def prepare(self, accelerator: "Accelerator") -> None:
+        """Moves the network to its device and wraps it for mixed precision and several processes."""
+        self._forward = accelerator.prepare(self.network)
+        self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
+
+    def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        return self._forward(x_t, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+
+    def noise_pred(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: float = 1.0) -> Tensor:
+        """Predicted noise [B, C, H, W] for x_t at timesteps [B] and labels [B]."""
+        return guided_noise_pred(self._predict, x_t, timesteps, class_labels, self.null_class, guidance_scale)
+
+    def loss(
+        self, x_0: Tensor, timesteps: Tensor, noise: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """Denoising loss of each sample [B], summed over channels and pixels."""
+        x_t = self.add_noise(x_0, noise, timesteps)
+        return denoising_loss(self.noise_pred(x_t, timesteps, class_labels, guidance_scale), noise)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t of the forward process."""
+        return add_noise(x_0, noise, timesteps, self._alphas_cumprod)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images -> x_0 in [-1, 1]."""
+        return encode_images(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 -> uint8 images."""
+        return decode_images(x_0)
+
+    def save(self, folder: Path) -> None:
+        """Writes a diffusers pipeline folder that `ConditionalDDPMPipeline.from_pretrained` loads."""
+        ConditionalDDPMPipeline.from_parts(self.network, self.id2label).save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":
+        """Reads such a folder."""
+        pipeline = ConditionalDDPMPipeline.from_pretrained(folder).to(device)
+        return cls(pipeline.unet, pipeline.id2label)

@@ -1,0 +1,74 @@
+"""Counter-based randomness: every draw is a pure function of (seed, phase, update).
+
+Nothing depends on loader state, on what ran before or on the number of processes, so a resumed run is bit-identical.
+"""
+
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion import antithetic_timesteps
+
+
+class Draws(NamedTuple):
+    """The random tensors of one global batch, on the CPU."""
+
+    indices: Tensor  # [B] into the data set
+    flips: Tensor  # [B] bool
+    timesteps: Tensor  # [B] in 0..T-1
+    noise: Tensor  # [B, C, H, W]
+    label_drops: Tensor  # [B] bool
+
+
+def derive_seed(*key: int | str) -> int:
+    """A 63-bit seed from a key of numbers and words; different keys give independent seeds."""
+    return int.from_bytes(sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator for the key, equal on every machine."""
+    return torch.Generator().manual_seed(derive_seed(*key))
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, phase: str, epoch: int, num_examples: int) -> Tensor:
+    return torch.randperm(num_examples, generator=generator(seed, phase, "epoch", epoch))
+
+
+def epoch_indices(seed: int, phase: str, update: int, batch_size: int, num_examples: int) -> Tensor:
+    """Indices [batch_size] of the update's batch: consecutive slices of one fresh permutation an epoch."""
+    first, parts = update * batch_size, []
+    while sum(map(len, parts)) < batch_size:
+        epoch, offset = divmod(first + sum(map(len, parts)), num_examples)
+        parts.append(_permutation(seed, phase, epoch, num_examples)[offset:])
+    return torch.cat(parts)[:batch_size]
+
+
+def draw_update(
+    seed: int,
+    phase: str,
+    update: int,
+    *,
+    batch_size: int,
+    num_examples: int,
+    shape: tuple[int, ...],
+    num_train_timesteps: int,
+    label_drop: float,
+) -> Draws:
+    """All random tensors of the update's global batch; `shape` is that of one x_0, `label_drop` a probability."""
+    source = generator(seed, phase, "batch", update)
+    return Draws(
+        indices=epoch_indices(seed, phase, update, batch_size, num_examples),
+        flips=torch.rand(batch_size, generator=source) < 0.5,
+        timesteps=antithetic_timesteps(batch_size, num_train_timesteps, source),
+        noise=torch.randn(batch_size, *shape, generator=source),
+        label_drops=torch.rand(batch_size, generator=source) < label_drop,
+    )
+
+
+def seed_dropout(seed: int, phase: str, update: int, process: int = 0, micro_batch: int = 0) -> None:
+    """Sets torch's global generators, which dropout uses, from the counter."""
+    torch.manual_seed(derive_seed(seed, phase, "dropout", update, process, micro_batch))

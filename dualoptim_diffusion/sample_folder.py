@@ -1,0 +1,63 @@
+"""`dualoptim sample`: draw from any model folder, with PNG files for people."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dualoptim_diffusion.assets import load_model, make_accelerator
+from dualoptim_diffusion.classes import resolve_class
+from dualoptim_diffusion.config import RunConfig, SamplingConfig, parse_seeds
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models import weights_sha256
+from dualoptim_diffusion.models.pipeline import to_pil
+from dualoptim_diffusion.samples import draw_samples
+
+
+def model_folder(source: Path) -> Path:
+    """The pipeline folder of a run folder, or the folder itself."""
+    return source / "model" if (source / "model").is_dir() else source
+
+
+def sample_model(
+    source: Path, class_names: Sequence[str], named: Mapping[str, Any], out: Path, png: bool
+) -> dict[str, Any]:
+    """Draws classes of the model in a run or pipeline folder into `out`.
+
+    Args:
+        class_names: names or ids; all classes if empty.
+        named: sampling settings that overrule those of the run's recipe.
+        png: also write `out/png/CLASS/SEED.png`.
+
+    Raises:
+        InputError: for an unknown class, a wrong setting, no model, or samples of another kind in `out`.
+    """
+    recipe = source / "recipe.yaml"
+    stored = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    try:
+        settings = SamplingConfig(**{**stored.get("sampling", {}), **named})
+        run = RunConfig(**stored.get("run", {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"{first['loc'][-1]} is {first['input']!r}: {first['msg']}.") from None
+    seeds = parse_seeds(settings.seeds)
+    accelerator = make_accelerator(run)
+    model = load_model(model_folder(source), accelerator.device)
+    class_ids = [resolve_class(name, model.id2label) for name in class_names] or list(model.id2label)
+    sha256 = weights_sha256(model.network.state_dict())
+    model.prepare(accelerator)
+    samples = draw_samples(out, model, sha256, class_ids, settings, accelerator)
+    if png and accelerator.is_main_process:
+        for class_id, images in samples.items():
+            folder = out / "png" / model.id2label[class_id].split(",")[0].replace("/", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            for seed, image in zip(seeds, to_pil(images), strict=True):
+                image.save(folder / f"{seed:06d}.png")
+    return {
+        "folder": str(out),
+        "model_sha256": sha256,
+        "images": {model.id2label[i]: len(images) for i, images in samples.items()},
+        "sampling": settings.model_dump(mode="json"),
+    }

@@ -1,0 +1,61 @@
+"""Seeds -> images: one generator an image, fixed padded chunks, any of diffusers' schedulers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+
+SchedulerName = Literal["ddpm", "ddim", "dpmsolver++"]
+GuidedPredictor = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # x_t, timesteps, class_labels, guidance_scale
+
+
+def make_scheduler(name: SchedulerName) -> Any:
+    """A diffusers scheduler for the linear 1000-step schedule, with every setting that changes images named."""
+    import diffusers
+
+    process = {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "beta_schedule": "linear",
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
+    }
+    if name == "ddpm":
+        return diffusers.DDPMScheduler(**process, variance_type="fixed_small", clip_sample=False)
+    if name == "ddim":
+        return diffusers.DDIMScheduler(**process, clip_sample=False, set_alpha_to_one=True)
+    return diffusers.DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++", solver_order=2)
+
+
+@torch.no_grad()
+def draw(
+    predict: GuidedPredictor,
+    scheduler: Any,
+    shape: tuple[int, ...],
+    class_labels: Sequence[int],
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    guidance_scale: float,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """x_0 [B, *shape], image i from `seeds[i]` and `class_labels[i]` alone: its first and every later noise."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: equal on every device
+    labels = torch.tensor(class_labels, device=device)
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    x_t = noise.to(device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        noise_pred = predict(x_t, timestep.expand(len(labels)), labels, guidance_scale)
+        x_t = scheduler.step(noise_pred, timestep, x_t, generator=generators).prev_sample
+    return x_t
+
+
+def padded_chunks(seeds: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(seeds to keep, the same filled up to `size` by repeating the last): every chunk is drawn at one batch size."""
+    for first in range(0, len(seeds), size):
+        kept = list(seeds[first : first + size])
+        yield kept, kept + kept[-1:] * (size - len(kept))

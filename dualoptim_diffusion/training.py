@@ -1,0 +1,217 @@
+"""Training: the resumable driver around the loop, pretraining of a denoiser, the classifier."""
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
+from dualoptim_diffusion.classifier import Classifier, ClassifierInfo
+from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.data import Batches, ImageSet
+from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
+from dualoptim_diffusion.ema import EMA
+from dualoptim_diffusion.errors import InputError, Stopped
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+from dualoptim_diffusion.randomness import derive_seed, epoch_indices, generator
+from dualoptim_diffusion.schedules import one_cycle
+from dualoptim_diffusion.unlearn import Phase, Record, unlearn
+
+CHECKPOINT_EVERY = 500  # outer steps
+LABEL_SMOOTHING = 0.1  # of the classifier's training targets
+
+
+def run_phases(
+    network: nn.Module,
+    optimizers: DualOptim,
+    phases: Sequence[Phase],
+    num_steps: int,
+    *,
+    folder: Path,
+    identity: str,
+    title: str,
+    accelerator: Accelerator,
+    ema: EMA | None = None,
+    stop_after: int | None = None,
+) -> None:
+    """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
+
+    Args:
+        identity: hash of everything the result depends on; a checkpoint of another identity is refused.
+        stop_after: save and stop after this many outer steps, as a signal would.
+
+    Raises:
+        Stopped: after saving, on SIGINT, SIGTERM or `stop_after`.
+    """
+    first_step = 0
+    if restored := load_checkpoint(folder / "checkpoints", identity):
+        first_step, state = restored
+        network.load_state_dict(state["network"])
+        optimizers.load_state_dict(state["optimizers"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+    metrics = folder / "metrics.jsonl"
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        metrics.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
+
+    with (
+        tqdm(total=num_steps, initial=first_step, desc=title, disable=not accelerator.is_main_process) as bar,
+        _stop_signals() as signals,
+    ):
+
+        def on_step(finished: int, record: Record) -> None:
+            stopping = bool(signals) or finished == stop_after
+            if accelerator.is_main_process:
+                with metrics.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(record) + "\n")
+                if stopping or finished == num_steps or finished % CHECKPOINT_EVERY == 0:
+                    state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
+                    state |= {"ema": ema.state_dict()} if ema is not None else {}
+                    save_checkpoint(folder / "checkpoints", finished, state, identity)
+                bar.set_postfix({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss")}, refresh=False)
+                bar.update()
+            if stopping and finished < num_steps:
+                raise Stopped(f"Stopped after step {finished} of {num_steps}; the state is saved in {folder}.")
+
+        unlearn(
+            network, optimizers, phases, num_steps,
+            first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step,
+        )  # fmt: skip
+    accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM; a second one acts at once."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.getsignal(number)
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def new_network(recipe: PretrainRecipe, dataset: ImageSet) -> ConditionalUNet:
+    """The recipe's network with fresh weights, shaped for the data.
+
+    Raises:
+        InputError: if the architecture does not fit the images.
+    """
+    torch.manual_seed(derive_seed(recipe.run.seed, "init"))
+    channels, size = dataset.images.shape[1:3]
+    architecture = recipe.model.model_dump(exclude={"family"})
+    try:
+        return ConditionalUNet(
+            sample_size=size, in_channels=channels, num_classes=len(dataset.id2label), **architecture
+        )
+    except ValueError as error:
+        raise InputError(f"The network does not fit the data: {error}") from None
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    dataset: ImageSet,
+    accelerator: Accelerator,
+    folder: Path,
+    identity: str,
+    stop_after: int | None = None,
+) -> ConditionalDDPM:
+    """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone. Returns averaged weights if asked."""
+    settings, seed = recipe.training, recipe.run.seed
+    network = new_network(recipe, dataset)
+    model = ConditionalDDPM(network, dataset.id2label)
+    model.prepare(accelerator)
+    network.train()
+    batches = Batches(
+        dataset,
+        model,
+        seed=seed,
+        phase="pretrain",
+        batch_size=recipe.data.batch_size,
+        horizontal_flip=recipe.data.horizontal_flip,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+    def loss(update: int) -> Tensor:
+        batch = batches(update)
+        return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
+
+    optimizer = make_optimizer(settings.optimizer, network.parameters(), settings.lr)
+    ema = None if settings.ema_decay is None else EMA(network, settings.ema_decay, warmup=True)
+    phase = Phase("retain", loss, lr_schedule=settings.schedule, clip_norm=settings.clip_norm)
+    run_phases(
+        network, DualOptim(optimizer, optimizer), [phase], settings.num_steps,
+        folder=folder, identity=identity, title="pretraining", accelerator=accelerator, ema=ema, stop_after=stop_after,
+    )  # fmt: skip
+    if ema is not None:
+        network.load_state_dict(ema.state_dict())
+    return model
+
+
+def train_classifier(
+    recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device | str
+) -> Classifier:
+    """Trains a timm network on real images and measures it on held-out ones."""
+    settings, seed = recipe.training, recipe.run.seed
+    torch.manual_seed(derive_seed(seed, "classifier-init"))
+    info = ClassifierInfo(
+        recipe.classifier.name, recipe.classifier.image_size, train_set.images.shape[1], train_set.id2label, {}, {}
+    )
+    classifier = Classifier.create(info)
+    network = classifier.network.to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    images, labels = train_set.images.to(device), train_set.class_labels.to(device)
+    bar = tqdm(range(settings.num_steps), desc="training the classifier")
+    for step in bar:
+        indices = epoch_indices(seed, "classifier", step, recipe.data.batch_size, len(train_set)).to(device)
+        shift = _random_shift(settings.max_shift, seed, step)
+        inputs = torch.roll(classifier.preprocess(images[indices]), shift, dims=(2, 3))
+        torch.manual_seed(derive_seed(seed, "classifier-dropout", step))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * one_cycle(step, settings.num_steps)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(inputs), labels[indices], label_smoothing=LABEL_SMOOTHING)
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix({"loss": f"{loss.item():.3g}"}, refresh=False)
+    return measure(classifier, held_out)
+
+
+def _random_shift(max_shift: int, seed: int, step: int) -> tuple[int, int]:
+    if not max_shift:
+        return (0, 0)
+    down, right = torch.randint(-max_shift, max_shift + 1, (2,), generator=generator(seed, "classifier-shift", step))
+    return int(down), int(right)
+
+
+def measure(classifier: Classifier, held_out: ImageSet) -> Classifier:
+    """The same classifier with its accuracy on real held-out images of each class written down."""
+    _, predicted = classifier(held_out.images)
+    accuracy, n_held_out = {}, {}
+    for class_id, name in held_out.id2label.items():
+        members = held_out.class_labels == class_id
+        if members.any():
+            accuracy[name] = (predicted[members] == class_id).double().mean().item()
+            n_held_out[name] = int(members.sum())
+    return Classifier(classifier.network, replace(classifier.info, accuracy=accuracy, n_held_out=n_held_out))

@@ -1,0 +1,123 @@
+"""THE loop: phases take turns on one network, each with its own optimizer (DualOptim, Alg. 1)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dualoptim_diffusion.dual_optim import DualOptim, PhaseName
+from dualoptim_diffusion.ema import EMA
+from dualoptim_diffusion.errors import NonFiniteError
+from dualoptim_diffusion.schedules import SCHEDULES, ScheduleName
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Record = dict[str, float]  # what one outer step logs
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One objective and how it is stepped.
+
+    Attributes:
+        name: which optimizer steps it.
+        loss: update (0, 1, ... over the whole run) -> scalar loss.
+        steps: updates an outer step (T_f, T_r).
+        weight: alpha; a dedicated Adam cancels it except through clipping, so the learning rate is the real knob.
+        weight_schedule: how alpha changes over the outer steps.
+        lr_schedule: how the optimizer's learning rate changes over the outer steps.
+        mask: bool by parameter name; gradients off it become zero.
+        clip_norm: largest global gradient norm, or None.
+        clip_first: clip before masking (joint SalUn) instead of after (SFRon and alternating SalUn).
+    """
+
+    name: PhaseName
+    loss: Callable[[int], Tensor]
+    steps: int = 1
+    weight: float = 1.0
+    weight_schedule: ScheduleName = "constant"
+    lr_schedule: ScheduleName = "constant"
+    mask: Mapping[str, Tensor] | None = None
+    clip_norm: float | None = None
+    clip_first: bool = False
+
+
+def unlearn(
+    network: nn.Module,
+    optimizers: DualOptim,
+    phases: Sequence[Phase],
+    num_steps: int,
+    *,
+    first_step: int = 0,
+    ema: EMA | None = None,
+    accelerator: "Accelerator | None" = None,
+    on_step: Callable[[int, Record], None] | None = None,
+) -> None:
+    """Runs outer steps `first_step` to `num_steps` - 1, changing the network's weights in place.
+
+    Args:
+        on_step: called with the number of finished outer steps and their last record; may raise to stop.
+
+    Raises:
+        NonFiniteError: before the step that would have used a loss or gradient that is not finite.
+    """
+    for step in range(first_step, num_steps):
+        record: Record = {"step": step}
+        for phase in phases:
+            for inner in range(phase.steps):
+                record |= _update(network, optimizers, phase, step, inner, num_steps, accelerator)
+        if ema is not None:
+            ema.update(network, step)
+        if on_step is not None:
+            on_step(step + 1, record)
+
+
+def _update(
+    network: nn.Module,
+    optimizers: DualOptim,
+    phase: Phase,
+    step: int,
+    inner: int,
+    num_steps: int,
+    accelerator: "Accelerator | None",
+) -> Record:
+    weight = phase.weight * SCHEDULES[phase.weight_schedule](step, num_steps)  # alpha_k
+    optimizers.scale_lr(phase.name, SCHEDULES[phase.lr_schedule](step, num_steps))
+    optimizers.zero_grad()
+    loss = phase.loss(step * phase.steps + inner)
+    if accelerator is None:
+        (weight * loss).backward()
+    else:
+        accelerator.backward(weight * loss)
+        loss = accelerator.reduce(loss.detach(), "mean")
+    norm = edit_gradients(network, phase.mask, phase.clip_norm, phase.clip_first)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise NonFiniteError(
+            f"The {phase.name} phase of step {step} has loss {loss.item():g} and gradient norm {norm.item():g}; "
+            f"nothing was stepped. Lower method.{phase.name}_lr."
+        )
+    if phase.name == "forget":
+        optimizers.step_forget()
+    else:
+        optimizers.step_retain()
+    return {f"{phase.name}_loss": loss.item(), f"{phase.name}_grad_norm": norm.item(), f"{phase.name}_weight": weight}
+
+
+@torch.no_grad()
+def edit_gradients(
+    network: nn.Module, mask: Mapping[str, Tensor] | None, clip_norm: float | None, clip_first: bool
+) -> Tensor:
+    """Masks and clips the gradients in the method's order; returns the global norm before clipping."""
+    norm = _clip(network, clip_norm) if clip_first or mask is None else None
+    if mask is not None:
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:  # torch.where, because inf * 0 is nan
+                parameter.grad = torch.where(mask[name], parameter.grad, torch.zeros_like(parameter.grad))
+    return _clip(network, clip_norm) if norm is None else norm
+
+
+def _clip(network: nn.Module, clip_norm: float | None) -> Tensor:
+    return nn.utils.clip_grad_norm_(network.parameters(), float("inf") if clip_norm is None else clip_norm)
