@@ -37,9 +37,7 @@ def make_accelerator(run: RunConfig) -> Accelerator:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(run.device, True):
         raise InputError(f"run.device is {run.device!r}, but this machine has none; use run.device=auto or cpu.")
-    accelerator = Accelerator(
-        cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no"
-    )
+    accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no")
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise InputError(
             f"{accelerator.distributed_type.value} keeps one optimizer state where DualOptim needs two; "

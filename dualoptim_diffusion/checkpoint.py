@@ -106,5 +106,5 @@ def load_checkpoint(folder: Path, identity: str) -> tuple[int, Any] | None:
     latest = folder / (folder / "latest").read_text(encoding="utf-8").strip()
     content = json.loads((latest / "state.json").read_text(encoding="utf-8"))
     if content["identity"] != identity:
-        raise InputError(f"The checkpoint {latest} belongs to another recipe or base model; use --overwrite to start anew.")
+        raise InputError(f"The checkpoint {latest} is of another recipe or base model; use --overwrite.")
     return content["step"], unpack(content["state"], load_file(latest / "state.safetensors"))

@@ -1,4 +1,4 @@
-"""The classifier behind FA, RA and FD[classifier]: a timm network with its preprocessing, classes and measured accuracy."""
+"""The classifier behind FA, RA and FD[classifier]: a timm network, its preprocessing, classes and accuracy."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -110,5 +110,5 @@ class Classifier:
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{folder} is not a classifier written by `dualoptim train-classifier` ({reason}).") from None
+            raise InputError(f"{folder} is not a folder of `dualoptim train-classifier` ({reason}).") from None
         return classifier

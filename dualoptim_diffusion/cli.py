@@ -64,9 +64,7 @@ def forget(
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
     out = out or Path("runs") / "-".join([experiment.recipe_path.stem, *experiment.forget_names])
-    results = work.forget(
-        experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after
-    )
+    results = work.forget(experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after)
     if experiment.accelerator.is_main_process:
         _result(results if as_json else f"{table(results)}\n\n{out / 'report.html'}", as_json)
 
@@ -177,7 +175,9 @@ def sample(
 @app.command()
 def grid(
     run: RunArgument,
-    classes: Annotated[list[str] | None, typer.Option("--class", help="A class to show; repeat for several [all].")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class to show; repeat for several [all].")
+    ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images a class on either side.")] = 8,
     out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png].")] = None,
 ) -> None:

@@ -293,8 +293,8 @@ def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) 
                 )
     if alternates:
         reads = reads - {"retain_weight"} - (forget_only if shared else set())
-    else:
-        reads = reads - forget_only - {"forget_steps", "retain_steps", "optimizers.mode"} if "update" in reads else reads
+    elif "update" in reads:  # one joint step with one optimizer
+        reads = reads - forget_only - {"forget_steps", "retain_steps", "optimizers.mode"}
     values = recipe.model_dump(mode="json")
     dropped = []
     for section, fields in (("method", method), ("optimizers", recipe.optimizers)):

@@ -1,4 +1,4 @@
-"""The diffusion process as pure functions: noise schedule, x_t, timesteps, guidance, the denoising loss (Ho et al., 2020)."""
+"""The diffusion process as pure functions: schedule, x_t, timesteps, guidance, loss (DDPM, Ho et al., 2020)."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,12 @@ def denoising_loss(noise_pred: Tensor, noise: Tensor) -> Tensor:
 
 
 def guided_noise_pred(
-    predict: NoisePredictor, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, null_class: int, guidance_scale: float
+    predict: NoisePredictor,
+    x_t: Tensor,
+    timesteps: Tensor,
+    class_labels: Tensor,
+    null_class: int,
+    guidance_scale: float,
 ) -> Tensor:
     """Classifier-free guidance null + s (cond - null) in one batched call; s = w + 1 of Ho and Salimans (2022).
 

@@ -1,4 +1,4 @@
-"""DualOptim: two optimizers over the same weights, one an objective, each with its own moments (NeurIPS 2025, Alg. 1)."""
+"""DualOptim: two optimizers over the same weights, one an objective, each with its own moments (Algorithm 1)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from dualoptim_diffusion.errors import InputError, nearest
 PhaseName = Literal["forget", "retain"]
 
 # Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
-ELEMENTWISE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "momentum", "nadam", "nadamw", "sgd"})
+ELEMENTWISE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "momentum", "nadamw", "sgd"})
 # These want another backward pass, another package or a compiler, so a recipe cannot name them.
 NEEDS_MORE = ("adahessian", "bnb", "fused", "kron")
 
@@ -30,9 +30,7 @@ class DualOptim:
 
     def __init__(self, forget: Optimizer, retain: Optimizer) -> None:
         self.forget, self.retain = forget, retain
-        self._base_lrs = {
-            phase: [group["lr"] for group in self[phase].param_groups] for phase in ("forget", "retain")
-        }
+        self._base_lrs = {phase: [group["lr"] for group in self[phase].param_groups] for phase in ("forget", "retain")}
 
     def __getitem__(self, phase: str) -> Optimizer:
         return {"forget": self.forget, "retain": self.retain}[phase]

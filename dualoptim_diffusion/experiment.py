@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_classifier, obtain_model, save_model
 from dualoptim_diffusion.checkpoint import atomic_path, write_json
@@ -108,10 +108,12 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     parse_seeds(recipe.sampling.seeds)
     train_set, _ = load_dataset(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], train_set.id2label)
-    for kind, name in named_recipes(recipe):  # checked now, and kept beside recipe.yaml under their bare names
-        load_recipe(kind, name, beside=path)
-        section, key = ("model", "pretrain") if kind is PretrainRecipe else ("evaluation", "classifier")
-        values[section][key] = Path(name).name
+    if recipe.model.pretrain is not None:  # named recipes are checked now, and kept beside recipe.yaml by bare name
+        load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
+        values["model"]["pretrain"] = Path(recipe.model.pretrain).name
+    if not Path(recipe.evaluation.classifier).is_dir():
+        load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
+        values["evaluation"]["classifier"] = Path(recipe.evaluation.classifier).name
     values["data"]["forget_classes"] = [train_set.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run)
     method = method_class(
@@ -344,7 +346,7 @@ def _check_out(out: Path, experiment: Experiment, resume: bool, overwrite: bool)
     if overwrite:
         return
     if not resume:
-        raise InputError(f"The run folder {out} exists; use --resume to go on, --overwrite to start anew, or another --out.")
+        raise InputError(f"The run folder {out} exists; use --resume to go on, --overwrite, or another --out.")
     stored = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
     if recipe_sha256(stored) != experiment.recipe_sha256:
         raise InputError(f"The run in {out} was started with another recipe or class; use --overwrite to start anew.")
@@ -368,20 +370,16 @@ def _claim(out: Path, experiment: Experiment, resume: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "recipe.yaml") as beside:
         beside.write_text(yaml.safe_dump(experiment.values, sort_keys=False), encoding="utf-8")
-    for kind, name in named_recipes(experiment.recipe):
-        text = yaml.safe_dump(load_recipe(kind, name, beside=experiment.recipe_path).model_dump(mode="json"))
-        with atomic_path(out / Path(name).name) as beside:
-            beside.write_text(text, encoding="utf-8")
+    beside, model, judge = experiment.recipe_path, experiment.recipe.model, experiment.recipe.evaluation.classifier
+    if model.pretrain is not None:
+        _write_recipe(out / Path(model.pretrain).name, load_recipe(PretrainRecipe, model.pretrain, beside=beside))
+    if not Path(judge).is_dir():
+        _write_recipe(out / Path(judge).name, load_recipe(ClassifierRecipe, judge, beside=beside))
 
 
-def named_recipes(recipe: ForgetRecipe) -> list[tuple[type[PretrainRecipe] | type[ClassifierRecipe], str]]:
-    """The other recipes that this one names."""
-    named: list[tuple[type[PretrainRecipe] | type[ClassifierRecipe], str]] = []
-    if recipe.model.pretrain is not None:
-        named.append((PretrainRecipe, recipe.model.pretrain))
-    if not Path(recipe.evaluation.classifier).is_dir():
-        named.append((ClassifierRecipe, recipe.evaluation.classifier))
-    return named
+def _write_recipe(path: Path, recipe: PretrainRecipe | ClassifierRecipe) -> None:
+    with atomic_path(path) as beside:
+        beside.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 def _labels(experiment: Experiment) -> dict[int, str]:

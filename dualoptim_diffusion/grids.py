@@ -11,6 +11,7 @@ from dualoptim_diffusion.checkpoint import atomic_path
 
 CELL = 48  # smallest side of a drawn image in pixels; smaller ones are enlarged by a whole factor
 GAP = 2
+ROW_GAP = 8
 BAND = 24  # between the two halves
 MARGIN = 12
 RED, INK, PAPER = (200, 30, 30), (30, 30, 30), (255, 255, 255)
@@ -36,14 +37,14 @@ def draw_grid(
     columns = min(columns, *(len(images) for _, part in halves for images in part.values()))
     height, width = next(iter(before.values())).shape[2:]
     factor = max(1, -(-CELL // min(height, width)))
-    cell_h, cell_w = height * factor + GAP, width * factor + GAP
+    cell_h, cell_w = height * factor + ROW_GAP, width * factor + GAP
     font = ImageFont.load_default(size=18)
     names = {i: id2label[i] for i in rows}
     label_width = int(max(font.getlength(name) for name in names.values())) + 2 * MARGIN
     top = 2 * MARGIN + 18
     half_width = columns * cell_w
-    size = (label_width + len(halves) * half_width + (len(halves) - 1) * BAND + MARGIN, top + len(rows) * cell_h + MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
+    canvas_width = label_width + len(halves) * half_width + (len(halves) - 1) * BAND + MARGIN
+    canvas = Image.new("RGB", (canvas_width, top + len(rows) * cell_h + MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
     for h, (title, part) in enumerate(halves):
         left = label_width + h * (half_width + BAND)
@@ -53,11 +54,18 @@ def draw_grid(
             y = top + r * cell_h
             colour = RED if class_id in forget_classes else INK
             if h == 0:
-                pen.text((label_width - MARGIN, y + cell_h // 2), names[class_id], fill=colour, font=font, anchor="rm")
+                pen.text(
+                    (label_width - MARGIN, y + (cell_h - ROW_GAP) // 2),
+                    names[class_id],
+                    fill=colour,
+                    font=font,
+                    anchor="rm",
+                )
             for c, image in enumerate(part[class_id][:columns]):
                 canvas.paste(_enlarge(image, factor), (left + c * cell_w, y))
             if class_id in forget_classes:
-                pen.rectangle((left - 3, y - 3, left + half_width - GAP + 2, y + cell_h - GAP + 2), outline=RED, width=3)
+                frame = (left - 3, y - 3, left + half_width - GAP + 2, y + cell_h - ROW_GAP + 2)
+                pen.rectangle(frame, outline=RED, width=3)
     with atomic_path(path) as beside:
         canvas.save(beside, format="PNG")
 

@@ -40,11 +40,13 @@ def _permutation(seed: int, phase: str, epoch: int, num_examples: int) -> Tensor
 
 def epoch_indices(seed: int, phase: str, update: int, batch_size: int, num_examples: int) -> Tensor:
     """Indices [batch_size] of the update's batch: consecutive slices of one fresh permutation an epoch."""
-    first, parts = update * batch_size, []
-    while sum(map(len, parts)) < batch_size:
-        epoch, offset = divmod(first + sum(map(len, parts)), num_examples)
-        parts.append(_permutation(seed, phase, epoch, num_examples)[offset:])
-    return torch.cat(parts)[:batch_size]
+    position, end = update * batch_size, (update + 1) * batch_size
+    parts: list[Tensor] = []
+    while position < end:
+        epoch, offset = divmod(position, num_examples)
+        parts.append(_permutation(seed, phase, epoch, num_examples)[offset : offset + end - position])
+        position += len(parts[-1])
+    return torch.cat(parts)
 
 
 def draw_update(

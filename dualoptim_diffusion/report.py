@@ -17,7 +17,7 @@ FORGET_COLOUR, RETAIN_COLOUR = "#c8402f", "#3a7ca5"
 
 def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The table's cells: every rate with its count or interval, the distance also as a multiple of the original's."""
-    cells = []
+    cells: list[tuple[str, ...]] = []
     base = results["original"]["frechet"]["value"]
     for model in MODELS:
         r = results[model]
@@ -55,8 +55,9 @@ def footnote(results: Mapping[str, Any]) -> str:
     return (
         f"Forgotten: {', '.join(results['forgotten'])}. FA: how often the forgotten label still draws it (lower is "
         f"better); RA: how often the other labels draw their class (higher is better).\n"
-        f"{protocol['samples_per_class']} images a class, {sampling['scheduler']}, {sampling['num_inference_steps']} steps, "
-        f"guidance_scale {sampling['guidance_scale']:g} (w = {protocol['guidance']['w']:g}); {fd['name']} of "
+        f"{protocol['samples_per_class']} images a class, {sampling['scheduler']}, "
+        f"{sampling['num_inference_steps']} steps, guidance_scale {sampling['guidance_scale']:g} "
+        f"(w = {protocol['guidance']['w']:g}); {fd['name']} of "
         f"{fd['n_generated']} generated against {fd['n_reference']} real retained images.\n"
         f"Classifier {protocol['classifier']['name']}, right on held-out real images: {accuracy or 'not measured'}. "
         f"Protocol {results['protocol_hash'][:12]}."

@@ -91,9 +91,7 @@ def top_fraction_mask(
     magnitudes = torch.cat([value.abs().flatten() for value in total.values()])
     chosen = torch.zeros_like(magnitudes, dtype=torch.bool)
     chosen[magnitudes.topk(round(top_fraction * len(magnitudes))).indices] = True
-    return {
-        name: part.view_as(total[name]) for name, part in zip(total, chosen.split(sizes), strict=True)
-    }
+    return {name: part.view_as(total[name]) for name, part in zip(total, chosen.split(sizes), strict=True)}
 
 
 def compute_mask(
@@ -139,10 +137,10 @@ def load_mask(path: Path, network: nn.Module, forget_classes: Mapping[int, str])
             provenance = json.loads((stored.metadata() or {}).get("provenance", "{}"))
             mask = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a mask in safetensors format ({error}); make one with `dualoptim saliency`.") from None
+        raise InputError(f"{path} is no safetensors mask ({error}); make one with `dualoptim saliency`.") from None
     shapes = {name: p.shape for name, p in network.named_parameters()}
     if {name: m.shape for name, m in mask.items()} != shapes or any(m.dtype != torch.bool for m in mask.values()):
-        raise InputError(f"The mask {path} is of another model: its tensors do not have this network's names and shapes.")
+        raise InputError(f"The mask {path} is of another model: names and shapes of its tensors differ.")
     if provenance.get("model_sha256") != weights_sha256(network.state_dict()):
         raise InputError(f"The mask {path} is of another model: it was made for other weights; make it anew.")
     if provenance.get("forget_classes") != sorted(forget_classes.values()):

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import atomic_path, write_json
 from dualoptim_diffusion.config import SamplingConfig, parse_seeds
@@ -51,7 +51,8 @@ def draw_samples(
         write_json(manifest, wanted)
     accelerator.wait_for_everyone()
 
-    chunks = [(c, *seeds) for c in class_ids for seeds in padded_chunks(parse_seeds(settings.seeds), settings.batch_size)]
+    seeds = parse_seeds(settings.seeds)
+    chunks = [(c, *chunk) for c in class_ids for chunk in padded_chunks(seeds, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
     scheduler = make_scheduler(settings.scheduler)

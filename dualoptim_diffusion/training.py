@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
 from dualoptim_diffusion.classifier import Classifier, ClassifierInfo
@@ -100,7 +100,7 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         previous[number] = signal.getsignal(number)
         signal.signal(number, note)
     try:
@@ -135,7 +135,7 @@ def pretrain(
     identity: str,
     stop_after: int | None = None,
 ) -> ConditionalDDPM:
-    """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone. Returns averaged weights if asked."""
+    """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
     settings, seed = recipe.training, recipe.run.seed
     network = new_network(recipe, dataset)
     model = ConditionalDDPM(network, dataset.id2label)

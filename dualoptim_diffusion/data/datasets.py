@@ -48,7 +48,7 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 
 
 def _digits() -> tuple[ImageSet, ImageSet]:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey: the first four fifths of a fixed shuffle of each class train."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey; a fixed fifth of each class is held out."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -75,5 +75,5 @@ def split(dataset: ImageSet, forget_classes: Sequence[int]) -> tuple[ImageSet, I
     for part, name in ((forget_set, "forget"), (retain_set, "retain")):
         if not len(part):
             named = ", ".join(dataset.id2label[i] for i in forget_classes)
-            raise InputError(f"The {name} set is empty when forgetting {named}; the data must hold images of both sets.")
+            raise InputError(f"The {name} set is empty when forgetting {named}; the data must hold both.")
     return forget_set, retain_set

@@ -1,6 +1,7 @@
 """Forgetting methods: one paper, one file, one line in the registry."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def phases(
 ) -> list[Phase]:
     """What the loop runs: forget and retain in turn, or both losses in one step."""
     settings = method.settings
-    clipping = {"clip_norm": settings.clip_norm, "clip_first": method.clip_first}
+    phase = partial(Phase, clip_norm=settings.clip_norm, clip_first=method.clip_first)
 
     def forget_loss(update: int) -> Tensor:
         return method.forget_loss(model, forget_batches(update))
@@ -58,8 +59,8 @@ def phases(
         return forget_loss(update) + settings.retain_weight * retain_loss(update)
 
     if method.forgets and not method.alternates(settings):
-        return [Phase("retain", joint_loss, lr_schedule=settings.retain_schedule, mask=mask, **clipping)]
-    forget = Phase(
+        return [phase("retain", joint_loss, lr_schedule=settings.retain_schedule, mask=mask)]
+    forget = phase(
         "forget",
         forget_loss,
         steps=settings.forget_steps,
@@ -67,14 +68,12 @@ def phases(
         weight_schedule=settings.forget_weight_schedule,
         lr_schedule=settings.forget_schedule,
         mask=mask,
-        **clipping,
     )
-    retain = Phase(
+    retain = phase(
         "retain",
         retain_loss,
         steps=settings.retain_steps,
         lr_schedule=settings.retain_schedule,
         mask=mask if method.masks_retain else None,
-        **clipping,
     )
     return [forget, retain] if method.forgets else [retain]

@@ -44,7 +44,8 @@ class Method:
         global_mean: Callable[[Tensor], Tensor] = Tensor.mean,
     ) -> None:
         if self.forgets and settings.update not in self.updates:
-            raise InputError(f"method.update is {settings.update!r}, expected {' or '.join(self.updates)} for {settings.name}.")
+            known = " or ".join(self.updates)
+            raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
         self.settings, self.forget_classes = settings, tuple(forget_classes)
         self.num_classes, self.global_mean = num_classes, global_mean
 

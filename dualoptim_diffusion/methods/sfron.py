@@ -10,7 +10,7 @@ EPS = 1e-8
 
 
 class SFRon(Method):
-    """Forget gradients live on the weights whose Fisher information is largest for the forget set; masked, then clipped."""
+    """Forget gradients live on weights with much more Fisher information on the forget set; masked, then clipped."""
 
     reads = RETAIN_KEYS | FORGET_KEYS | {"loss_exponent", "mask"}
 

@@ -21,13 +21,15 @@ __all__ = ["ConditionalDDPM", "ConditionalDDPMPipeline", "ConditionalUNet", "Den
 class DenoisingModel(Protocol):
     """A class-conditional denoiser: what data, methods and sampling may rely on."""
 
-    network: nn.Module  # the plain module that holds the weights
     id2label: dict[int, str]
     num_classes: int
     null_class: int
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
     label_drop: float  # probability of the null class in training
+
+    @property
+    def network(self) -> nn.Module: ...  # the plain module that holds the weights
 
     def prepare(self, accelerator: "Accelerator") -> None: ...
 

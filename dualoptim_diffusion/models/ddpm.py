@@ -33,7 +33,7 @@ class ConditionalDDPM:
         self.num_classes: int = network.config.num_classes
         self.null_class: int = network.null_class
         size = network.config.sample_size
-        self.x_0_shape = (network.config.in_channels, size, size)
+        self.x_0_shape: tuple[int, ...] = (network.config.in_channels, size, size)
         self._alphas_cumprod = linear_alphas_cumprod()
         self._forward = network  # what `prepare` may wrap for several processes
 

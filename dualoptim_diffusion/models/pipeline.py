@@ -60,7 +60,7 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
     @classmethod
     def from_parts(cls, unet: ConditionalUNet, id2label: dict[int, str]) -> "ConditionalDDPMPipeline":
         """A pipeline around a network, with the DDIM scheduler."""
-        return cls(unet, make_scheduler("ddim"), id2label={i: name for i, name in id2label.items()})
+        return cls(unet, make_scheduler("ddim"), id2label={str(i): name for i, name in id2label.items()})
 
     def __call__(
         self,

@@ -28,7 +28,7 @@ class TimeHalf(nn.Module):
 
 
 class ClassHalf(nn.Module):
-    """Labels [B] -> [B, 8 width]: zeros in the low half, the class MLP in the high half; label `num_classes` is null."""
+    """Labels [B] -> [B, 8 width]: zeros low, the class MLP in the high half; label `num_classes` is null."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -124,5 +124,5 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """x_t [B, C, H, W], timesteps 0..999 [B] or scalar, labels 0..num_classes [B] -> predicted noise [B, C, H, W]."""
+        """x_t [B, C, H, W], timesteps 0..999 [B], labels 0..num_classes [B] -> predicted noise [B, C, H, W]."""
         return self.unet(sample, timestep, class_labels, return_dict=return_dict)
