@@ -1,6 +1,8 @@
 """Name a class, get back a diffusers pipeline that can no longer draw it, and a report that proves it."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,10 +33,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+class _Package(ModuleType):
     """Imports a public name when it is first used, so that the command line starts without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # also replaces the submodule of the same name by the function
-    return value
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):  # the module unlearn must not hide its function
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -39,7 +39,7 @@ from dualoptim_diffusion.dual_optim import (
 )
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.evaluation import evaluate
+from dualoptim_diffusion.evaluation import evaluate, match_classes
 from dualoptim_diffusion.evaluation.protocol import protocol_of, protocol_sha256
 from dualoptim_diffusion.grids import draw_grid
 from dualoptim_diffusion.methods import Method, find_method, phases
@@ -149,6 +149,7 @@ def forget(
     _check_model(experiment, model)
     with _timed(seconds, "classifier"):
         classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
+    match_classes(classifier, model.id2label)
     mask = load_mask(mask_path, model.network, _labels(experiment)) if mask_path else None
     base_sha256 = weights_sha256(model.network.state_dict())
     if accelerator.is_main_process:

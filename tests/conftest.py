@@ -78,8 +78,11 @@ def tiny(recipes: Path) -> str:
 
 def call(*arguments: object) -> int:
     """The command line in this process; returns its exit code."""
+    from accelerate.state import AcceleratorState
+
     from dualoptim_diffusion.cli import main
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
     before, sys.argv = sys.argv, ["dualoptim", *map(str, arguments)]
     try:
         main()

@@ -105,7 +105,7 @@ def test_first_step_continues_as_if_unbroken() -> None:
         model = line()
         optimizers = DualOptim(*(torch.optim.Adam(model.parameters(), 0.1) for _ in range(2)))
         phases = [
-            Phase("forget", lambda u: -(model.weight.sum() - u) ** 2, lr_schedule="cosine", weight_schedule="cosine"),
+            Phase("forget", lambda u: -((model.weight.sum() - u) ** 2), lr_schedule="cosine", weight_schedule="cosine"),
             Phase("retain", lambda u: (model.weight.sum() + u) ** 2),
         ]
         for first, last in zip([0, *cuts], [*cuts, 6], strict=True):

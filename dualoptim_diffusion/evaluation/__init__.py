@@ -11,7 +11,7 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.accuracy import degenerate, wilson_interval
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 
-__all__ = ["evaluate", "frechet_distance", "wilson_interval"]
+__all__ = ["evaluate", "frechet_distance", "match_classes", "wilson_interval"]
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
     Raises:
         InputError: if a class is unknown to the classifier.
     """
-    ids = _classifier_ids(classifier, id2label)
+    ids = match_classes(classifier, id2label)
     forgotten = torch.tensor([ids[c] for c in forget_classes])
     hits: dict[str, tuple[int, int]] = {}
     correct: dict[str, tuple[int, int]] = {}
@@ -79,7 +79,12 @@ def _rate(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     }
 
 
-def _classifier_ids(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:
+def match_classes(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:
+    """The classifier's id of each of the model's classes, matched by name.
+
+    Raises:
+        InputError: if the classifier does not know one.
+    """
     by_name = {name: i for i, name in classifier.info.id2label.items()}
     if missing := [name for name in id2label.values() if name not in by_name]:
         raise InputError(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 LABEL_DROP = 0.1  # probability of the null class in training, for classifier-free guidance
 
 
+# Lets `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` find our class.
+PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa: F401\n"
+
+
 class ConditionalDDPM:
     """A `ConditionalUNet` with the names of its classes; see `DenoisingModel` for what it offers."""
 
@@ -71,6 +75,7 @@ class ConditionalDDPM:
     def save(self, folder: Path) -> None:
         """Writes a diffusers pipeline folder that `ConditionalDDPMPipeline.from_pretrained` loads."""
         ConditionalDDPMPipeline.from_parts(self.network, self.id2label).save_pretrained(folder)
+        (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":

@@ -15,7 +15,9 @@ from pathlib import Path
 from dualoptim_diffusion.config import ForgetRecipe, find_recipe, load_recipe
 from dualoptim_diffusion.data import load_dataset
 
-HEADER = "| forgotten | original FA | FA (95% interval) | original RA | RA | FD | FD ratio |\n|---|---|---|---|---|---|---|"
+HEADER = (
+    "| forgotten | original FA | FA (95% interval) | original RA | RA | FD | FD ratio |\n|---|---|---|---|---|---|---|"
+)
 
 
 def run_cell(recipe: str, names: list[str], folder: Path, overrides: list[str]) -> dict:

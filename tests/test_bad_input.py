@@ -1,0 +1,159 @@
+"""Whatever is wrong: one plain sentence, a non-zero exit, nothing written or lost."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def refused(outcome: Outcome, sentence: str) -> None:
+    assert outcome.code == 1
+    assert outcome.out == ""
+    complaint = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(complaint) == 1
+    assert sentence in complaint[0]
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--class", "thre"], "There is no class 'thre': did you mean three"),
+        (["--class", "12"], "There is no class '12'"),
+        ([], "No class was named"),
+        (["--class", "three", "method.forget_lrr=1"], "did you mean forget_lr"),
+        (["--class", "three", "method.forget_lr=abc"], "method.forget_lr is 'abc'"),
+        (["--class", "three", "method.name=sfronn"], "did you mean sfron"),
+        (["--class", "three", "optimizers.forget=adamm"], "did you mean adam"),
+        (["--class", "three", "run.device=tpu"], "run.device is 'tpu'"),
+        (["--class", "three", "run.device=cuda"], "this machine has none"),
+        (["--class", "three", "model.path=nowhere"], "no pipeline folder 'nowhere'"),
+        (["--class", "three", "model.pretrain=nowhere"], "no recipe 'nowhere'"),
+        (["--class", "three", "evaluation.classifier=nowhere"], "no recipe 'nowhere'"),
+        (["--class", "three", "sampling.seeds=9-1"], "run backwards"),
+        (["--class", "three", "--mask", "nowhere.safetensors"], "no mask file"),
+        (["--class", "three", "--resume", "--overwrite"], "give one of them"),
+        ([word for i in range(10) for word in ("--class", str(i))], "at least one must be retained"),
+    ],
+)
+def test_a_wrong_request_writes_nothing(
+    dualoptim: Run, tiny: str, tmp_path: Path, arguments: list[str], sentence: str, finished: Path
+) -> None:
+    if "run.device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    refused(dualoptim("forget", tiny, "--out", tmp_path / "run", *arguments), sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_recipe_file_names_its_neighbours(dualoptim: Run) -> None:
+    refused(dualoptim("forget", "digits_sfron_dula", "--class", "three"), "did you mean digits_sfron_dual")
+
+
+def test_an_existing_run_is_kept_unless_overwrite_is_asked_for(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused(dualoptim("forget", tiny, "--class", "three", "--out", run), "use --resume to go on, --overwrite")
+    refused(dualoptim("forget", tiny, "--class", "four", "--out", run, "--resume"), "another recipe or class")
+    refused(dualoptim("forget", tiny, "--class", "nil", "--out", run, "--overwrite"), "no class 'nil'")
+    refused(
+        dualoptim("forget", tiny, "--class", "three", "--out", run, "--overwrite", "--mask", "nowhere"), "no mask file"
+    )
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert dualoptim("forget", tiny, "--class", "four", "--out", run, "--overwrite").code == 0
+    assert json.loads((run / "results.json").read_text())["forgotten"] == ["four"]
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(
+    dualoptim: Run, tiny: str, tmp_path: Path, finished: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    for option in ([], ["--overwrite"], ["--resume"]):
+        refused(dualoptim("forget", tiny, "--class", "three", "--out", tmp_path, *option), "is not a run folder")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_mask_of_another_model_is_refused(dualoptim: Run, tiny: str, tmp_path: Path, finished: Path) -> None:
+    save_file({"weight": torch.ones(3, dtype=torch.bool)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("not a mask")
+    out = tmp_path / "run"
+    for mask, sentence in (
+        (tmp_path / "other.safetensors", "of another model"),
+        (tmp_path / "text.safetensors", "is no safetensors mask"),
+        (finished / "mask.safetensors", "was made to forget ['three']"),
+    ):
+        refused(dualoptim("forget", tiny, "--class", "four", "--mask", mask, "--out", out), sentence)
+    assert not out.exists()
+
+
+def test_a_classifier_without_the_class_is_refused_before_anything_is_trained(
+    dualoptim: Run, tiny: str, recipes: Path, tmp_path: Path, finished: Path
+) -> None:
+    judge = tmp_path / "judge"
+    assert dualoptim("train-classifier", recipes / "tiny_classifier.yaml", "--out", judge).code == 0
+    info = json.loads((judge / "classifier.json").read_text())
+    info["id2label"]["3"] = "owl"
+    (judge / "classifier.json").write_text(json.dumps(info))
+    command = ["forget", tiny, f"evaluation.classifier={judge}", "--class", "three", "--out", tmp_path / "run"]
+    refused(dualoptim(*command), "does not know the class 'three'")
+    assert not (tmp_path / "run").exists()
+    (judge / "classifier.safetensors").unlink()
+    refused(dualoptim(*command), "is not a folder of `dualoptim train-classifier`")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report", "grid", "sample", "classes"])
+def test_a_missing_run_is_named_by_every_verb(dualoptim: Run, verb: str, tmp_path: Path) -> None:
+    arguments = ["--out", tmp_path / "out"] if verb in ("sample", "grid") else []
+    refused(dualoptim(verb, tmp_path / "nowhere", *arguments), "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--class", "thirteen"], "There is no class 'thirteen'"),
+        (["--seeds", "x"], "not of the form"),
+        (["--scheduler", "euler"], "scheduler is 'euler'"),
+        (["--steps", "0"], "num_inference_steps is 0"),
+    ],
+)
+def test_wrong_sampling_options_draw_nothing(
+    dualoptim: Run, finished: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    refused(dualoptim("sample", finished, "--out", tmp_path / "out", *options), sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_of_other_verbs_are_not_overwritten_unasked(dualoptim: Run, recipes: Path, tiny: str, tmp_path: Path):
+    for verb, recipe in (
+        ("pretrain", recipes / "tiny_pretrain.yaml"),
+        ("train-classifier", recipes / "tiny_classifier.yaml"),
+        ("saliency", tiny),
+    ):
+        (tmp_path / verb).write_text("precious")
+        refused(dualoptim(verb, recipe, "--out", tmp_path / verb), "use --overwrite")
+        assert (tmp_path / verb).read_text() == "precious"
+
+
+def test_a_pretraining_recipe_where_a_forgetting_one_belongs_is_refused(dualoptim: Run) -> None:
+    refused(dualoptim("forget", "digits_pretrain", "--class", "three"), "Recipe")
+
+
+def test_diverging_weights_stop_with_the_phase_and_step(
+    dualoptim: Run, tiny: str, tmp_path: Path, finished: Path
+) -> None:
+    outcome = dualoptim(
+        "forget", tiny, "method.forget_lr=1e30", "method.num_steps=50", "--class", "three", "--out", tmp_path / "run"
+    )
+    refused(outcome, "nothing was stepped")
+    assert "of step" in outcome.err

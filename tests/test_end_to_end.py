@@ -1,0 +1,319 @@
+"""The command line on real digits: every promise that a run makes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import sleep
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from dualoptim_diffusion.checkpoint import load_checkpoint
+from dualoptim_diffusion.errors import EXIT_STOPPED
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def equal(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def shards(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "samples").glob("*.safetensors"))}
+
+
+def test_a_run_folder_holds_what_is_promised(finished: Path) -> None:
+    for name in ("recipe.yaml", "provenance.json", "metrics.jsonl", "results.json", "report.html", "grid.png"):
+        assert (finished / name).stat().st_size > 0
+    for name in ("model/model_index.json", "samples/manifest.json", "mask.safetensors", "checkpoints/latest"):
+        assert (finished / name).is_file()
+    origin = json.loads((finished / "provenance.json").read_text())
+    assert len(origin["base_model_sha256"]) == len(origin["classifier_sha256"]) == len(origin["model_sha256"]) == 64
+    assert origin["base_model_sha256"] != origin["model_sha256"]
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(6))
+    assert {"forget_loss", "retain_loss", "forget_grad_norm", "retain_grad_norm", "forget_weight"} <= records[0].keys()
+    assert not list(finished.rglob("*.part"))
+
+
+def test_results_have_the_promised_shape(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    for model in ("original", "unlearned"):
+        r = results[model]
+        assert r["FA"].keys() >= {"value", "hits", "n", "ci95", "per_class"}
+        assert r["FA"]["n"] == 4
+        assert r["RA"]["n"] == 36
+        assert 0 <= r["FA"]["ci95"][0] <= r["FA"]["value"] <= r["FA"]["ci95"][1] <= 1
+        assert 0 <= r["RA"]["value"] <= 1
+        assert 0 <= r["degenerate_rate"] <= 1
+        assert r["frechet"]["name"] == "FD[classifier]"
+        assert (r["frechet"]["n_generated"], r["frechet"]["n_reference"]) == (36, 1292)
+    assert len(results["protocol_hash"]) == 64
+    assert results["protocol"]["guidance"] == {"guidance_scale": 1.0, "w": 0.0}
+
+
+def test_the_page_stands_alone_and_the_grid_marks_the_forgotten_row_in_red(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    grid = Image.open(finished / "grid.png").convert("RGB")
+    red = [y for y in range(grid.height) if grid.getpixel((grid.width // 4, y)) == (200, 30, 30)]
+    assert red
+    assert grid.height * 3 / 10 < min(red) <= max(red) < grid.height * 5 / 10  # row "three" of ten
+
+
+def test_running_twice_gives_bit_identical_weights_and_images(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+):
+    assert dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "again").code == 0
+    assert equal(finished, tmp_path / "again")
+    assert shards(finished) == shards(tmp_path / "again")
+    results = [json.loads((run / "results.json").read_text()) for run in (finished, tmp_path / "again")]
+    assert results[0]["unlearned"] == results[1]["unlearned"]
+
+
+@pytest.mark.parametrize(
+    "optimizers", [[], ["method.forget_lr=1e-4", "optimizers.mode=shared", "method.ema_decay=0.5"]]
+)
+def test_a_run_stopped_half_way_and_resumed_equals_an_unbroken_one_bit_for_bit(
+    dualoptim: Run, tiny: str, tmp_path: Path, optimizers: list[str]
+) -> None:
+    command = ["forget", tiny, *optimizers, "--class", "three", "--out"]
+    assert dualoptim(*command, tmp_path / "whole").code == 0
+    stopped = dualoptim(*command, tmp_path / "halves", "--stop-after", 3)
+    assert stopped.code == EXIT_STOPPED
+    assert "--resume" in stopped.err
+    assert not (tmp_path / "halves" / "results.json").exists()
+    assert dualoptim(*command, tmp_path / "halves", "--resume").code == 0
+    assert equal(tmp_path / "whole", tmp_path / "halves")
+    assert shards(tmp_path / "whole") == shards(tmp_path / "halves")
+    for name in ("metrics.jsonl",):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "halves" / name).read_bytes()
+
+
+def test_a_signal_saves_and_exits_like_stop_after(tiny: str, tmp_path: Path, finished: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "dualoptim_diffusion",
+        "forget",
+        tiny,
+        "method.num_steps=100000",
+        "--class",
+        "three",
+    ]
+    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, err
+    steps = int((out / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == steps
+
+
+def test_forget_lr_zero_is_bit_identical_to_finetuning(
+    dualoptim: Run, tiny: str, tmp_path: Path, finished: Path
+) -> None:
+    for name, override in (("zero", "method.forget_lr=0"), ("finetune", "method.name=finetune")):
+        assert dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / name, override).code == 0
+    assert equal(tmp_path / "zero", tmp_path / "finetune")
+    assert not equal(tmp_path / "zero", finished)
+
+
+def test_off_mask_weights_never_move_where_only_masked_steps_go(dualoptim: Run, tiny: str, tmp_path: Path, cache: Path):
+    out = tmp_path / "run"
+    assert dualoptim("forget", tiny, "method.retain_steps=0", "--class", "three", "--out", out).code == 0
+    mask, after = load_file(out / "mask.safetensors"), weights(out)
+    (base,) = (path for path in (cache / "models").glob("*/model/unet/*.safetensors"))
+    before = load_file(base)
+    assert all(torch.equal(before[name][~m], after[name][~m]) for name, m in mask.items())
+    assert any(not torch.equal(before[name][m], after[name][m]) for name, m in mask.items())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method.name=salun", "method.mask={kind: top_fraction, num_batches: 2}"],
+        ["method.name=salun", "method.update=joint", "method.mask={kind: top_fraction, num_batches: 2}"],
+        ["method.name=gradient_ascent"],
+        ["method.name=retrain"],
+        ["optimizers.forget=muon", "optimizers.retain=lion"],
+        ["method.mask.estimator=published", "method.forget_schedule=cosine", "method.forget_steps=2"],
+        ["run.precision=bf16", "sampling.scheduler=ddpm", "sampling.guidance_scale=2"],
+        ["sampling.scheduler=dpmsolver++", "sampling.seeds=0-2"],
+    ],
+    ids=lambda o: " ".join(o),
+)
+def test_every_method_and_setting_runs_through(dualoptim: Run, tiny: str, tmp_path: Path, overrides: list[str]) -> None:
+    outcome = dualoptim(
+        "forget", tiny, *overrides, "--class", "3", "--class", "eight", "--out", tmp_path / "run", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    results = json.loads(outcome.out)
+    assert results["forgotten"] == ["three", "eight"]
+    assert set(results["unlearned"]["FA"]["per_class"]) == {"three", "eight"}
+
+
+def test_the_saved_pipeline_draws_in_a_new_process_what_sample_drew(
+    dualoptim: Run, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "drawn"
+    command = ["sample", finished, "--class", "three", "--seeds", "0-3", "--out", out, "--json"]
+    assert dualoptim(*command, "--guidance-scale", "2").code == 0
+    code = (
+        "import sys, torch\n"
+        "from safetensors.torch import load_file\n"
+        "from dualoptim_diffusion import ConditionalDDPMPipeline\n"
+        "pipeline = ConditionalDDPMPipeline.from_pretrained(sys.argv[1])\n"
+        "drawn = pipeline(['three'] * 4, seeds=range(4), num_inference_steps=3, guidance_scale=2.0, output_type='pt')\n"
+        "sys.exit(0 if torch.equal(drawn.images, load_file(sys.argv[2])['images']) else 'differs')"
+    )
+    (shard,) = out.glob("*.safetensors")
+    done = subprocess.run([sys.executable, "-c", code, finished / "model", shard], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((out / "png" / "three").glob("*.png"))) == 4
+    evaluated = load_file(finished / "samples" / "class0003-seed000000-4.safetensors")["images"]
+    assert not torch.equal(evaluated, load_file(shard)["images"])  # guidance was used
+
+
+def test_interrupted_sampling_goes_on_and_other_samples_are_refused(
+    dualoptim: Run, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "drawn"
+    command = ["sample", finished, "--seeds", "0-5", "--batch-size", "4", "--out", out]
+    assert dualoptim(*command).code == 0
+    drawn = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+    assert len(drawn) == 20
+    (out / sorted(drawn)[3]).unlink()
+    assert dualoptim(*command).code == 0
+    assert {path.name: path.read_bytes() for path in out.glob("*.safetensors")} == drawn
+    refused = dualoptim("sample", finished, "--seeds", "0-5", "--batch-size", "2", "--out", out)
+    assert refused.code == 1
+    assert "choose another folder" in refused.err
+
+
+def test_a_mask_is_made_once_and_used_again(dualoptim: Run, tiny: str, tmp_path: Path, finished: Path) -> None:
+    mask = tmp_path / "mask.safetensors"
+    made = dualoptim("saliency", tiny, "--class", "three", "--out", mask, "--json")
+    assert 0 < json.loads(made.out)["density"] < 1
+    outcome = dualoptim("forget", tiny, "--class", "three", "--mask", mask, "--out", tmp_path / "run")
+    assert outcome.code == 0
+    assert equal(finished, tmp_path / "run")
+
+
+def test_evaluate_grid_report_and_classes_work_on_a_finished_run(
+    dualoptim: Run, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "moved"
+    shutil.copytree(finished, run)
+    before = json.loads((run / "results.json").read_text())
+    outcome = dualoptim("evaluate", run, "--json")
+    assert {k: v for k, v in json.loads(outcome.out).items() if k != "seconds"} == {
+        k: v for k, v in before.items() if k != "seconds"
+    }
+    assert dualoptim("grid", run, "--class", "three", "--columns", 2, "--out", tmp_path / "g.png").code == 0
+    assert Image.open(tmp_path / "g.png").height < Image.open(run / "grid.png").height
+    printed = dualoptim("report", run).out
+    assert "unlearned" in printed
+    assert "95%" in printed
+    assert "3  three" in dualoptim("classes", run).out
+    assert dualoptim("classes", "digits_sfron_dual").out.splitlines()[9] == "9  nine"
+
+
+def test_samples_of_other_weights_are_not_evaluated(dualoptim: Run, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    manifest = json.loads((run / "samples" / "manifest.json").read_text())
+    (run / "samples" / "manifest.json").write_text(json.dumps(manifest | {"model_sha256": "0" * 64}))
+    outcome = dualoptim("evaluate", run)
+    assert outcome.code == 1
+    assert "other weights" in outcome.err
+
+
+def test_an_earlier_run_can_be_the_base_of_the_next(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
+    outcome = dualoptim(
+        "forget", tiny, f"model.path={finished / 'model'}", "--class", "eight", "--out", tmp_path / "second"
+    )
+    assert outcome.code == 0, outcome.err
+    first, second = (json.loads((run / "provenance.json").read_text()) for run in (finished, tmp_path / "second"))
+    assert second["base_model_sha256"] == first["model_sha256"]
+
+
+def test_pretraining_is_kept_by_its_hash_and_goes_on_after_a_stop(
+    dualoptim: Run, recipes: Path, tmp_path: Path
+) -> None:
+    command = ["pretrain", recipes / "tiny_pretrain.yaml", "run.seed=5"]
+    assert dualoptim(*command, "--stop-after", 5).code == EXIT_STOPPED
+    outcome = dualoptim(*command, "--out", tmp_path / "model", "--json")
+    assert " 5/12" in outcome.err
+    again = dualoptim(*command, "--json")
+    assert "pretraining" not in again.err
+    assert json.loads(again.out)["sha256"] == json.loads(outcome.out)["sha256"]
+    trained = dualoptim("train-classifier", recipes / "tiny_classifier.yaml", "--out", tmp_path / "judge", "--json")
+    assert set(json.loads(trained.out)["n_held_out"].values()) <= {34, 35, 36, 37}
+
+
+def test_dry_run_counts_and_writes_nothing(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+    outcome = dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run", "--dry-run", "--json")
+    plan = json.loads(outcome.out)
+    assert (plan["forget_set"], plan["retain_set"]) == (146, 1292)
+    assert plan["updates"] == {"forget": 6, "retain": 6}
+    assert plan["images_drawn_per_model"] == 40
+    memory = plan["bytes_without_activations"]
+    assert memory["forget optimizer (adam)"] == memory["retain optimizer (adam)"] == 2 * memory["weights"]
+    assert memory["weights"] == 4 * plan["parameters"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_end_with_the_weights_of_one(dualoptim: Run, recipes: Path, tmp_path: Path) -> None:
+    """Without dropout, which each process draws for itself."""
+    pretraining = yaml.safe_load((recipes / "tiny_pretrain.yaml").read_text())
+    pretraining["model"]["dropout"] = 0.0
+    (recipes / "tiny_pretrain_no_dropout.yaml").write_text(yaml.safe_dump(pretraining))
+    options = ["forget", recipes / "tiny.yaml", "model.pretrain=tiny_pretrain_no_dropout.yaml", "--class", "three"]
+    assert dualoptim(*options, "--out", tmp_path / "one").code == 0
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dualoptim_diffusion"]
+    command = [*launch, *map(str, options), "--out", str(tmp_path / "two"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["forgotten"] == ["three"]  # printed once
+    one, two = (torch.cat([w.flatten() for w in weights(tmp_path / run).values()]) for run in ("one", "two"))
+    assert (one - two).norm() / one.norm() < 1e-4
+    assert shards(tmp_path / "two").keys() == shards(tmp_path / "one").keys()
+
+
+def test_checkpoints_of_another_recipe_are_refused(finished: Path) -> None:
+    with pytest.raises(ValueError, match="another recipe"):
+        load_checkpoint(finished / "checkpoints", "other")
+
+
+def test_the_recipe_name_works_from_any_folder(dualoptim: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dualoptim("forget", "digits_sfron_dual", "--class", "three", "--dry-run").code == 0

@@ -1,0 +1,174 @@
+"""The conditional U-Net and its pipeline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualoptim_diffusion import ConditionalDDPMPipeline, ConditionalUNet, load_pipeline
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
+
+CIFAR_PARAMETERS = 38_632_323
+
+
+def small(**changes: object) -> ConditionalUNet:
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "num_classes": 4,
+        "width": 16,
+        "multipliers": (1, 2),
+        "layers_per_block": 1,
+        "attention_resolutions": (4,),
+        "dropout": 0.0,
+        "norm_groups": 4,
+    }
+    return ConditionalUNet(**(settings | changes)).eval()
+
+
+def test_the_cifar_setting_has_the_published_parameter_count() -> None:
+    with torch.device("meta"):
+        network = ConditionalUNet()
+    assert sum(p.numel() for p in network.parameters()) == CIFAR_PARAMETERS
+
+
+def test_attention_follows_each_block_at_its_resolution_and_once_in_the_middle() -> None:
+    with torch.device("meta"):
+        blocks = ConditionalUNet().unet
+    assert [hasattr(block, "attentions") for block in blocks.down_blocks] == [False, True, False, False]
+    assert [hasattr(block, "attentions") for block in blocks.up_blocks] == [False, False, True, False]
+    assert len(blocks.mid_block.attentions) == 1
+    assert all(a.heads == 1 for block in (blocks.down_blocks[1], blocks.mid_block) for a in block.attentions)
+
+
+def test_embeddings_are_concatenated_time_low_class_high() -> None:
+    network = small()
+    time = network.unet.time_embedding(torch.randn(3, 16))
+    label = network.unet.class_embedding(torch.tensor([0, 3, 4]))
+    assert time.shape == label.shape == (3, 128)
+    assert not time[:, 64:].any()
+    assert not label[:, :64].any()
+    assert time[:, :64].all()
+    assert label[:, 64:].all()
+
+
+def test_time_features_are_sines_then_cosines_of_geometric_frequencies() -> None:
+    t = torch.tensor([0.0, 1.0, 999.0])
+    frequencies = 10_000 ** (-torch.arange(8, dtype=torch.float64) / 7)
+    angles = t.double()[:, None] * frequencies
+    expected = torch.cat([angles.sin(), angles.cos()], dim=1)
+    assert torch.allclose(small().unet.time_proj(t).double(), expected, atol=1e-4)
+
+
+def test_every_label_and_the_null_class_change_the_output() -> None:
+    network = small()
+    x_t, t = torch.randn(1, 1, 8, 8).expand(5, -1, -1, -1), torch.full((5,), 500)
+    with torch.no_grad():
+        out = network(x_t, t, torch.arange(5)).sample
+    differences = (out[:, None] - out[None]).abs().flatten(2).amax(2) + torch.eye(5)
+    assert differences.min() > 1e-3
+
+
+def test_the_null_vector_is_learned_apart_from_the_class_table() -> None:
+    network = small()
+    network(torch.randn(2, 1, 8, 8), torch.zeros(2).long(), torch.tensor([4, 4])).sample.sum().backward()
+    half = network.unet.class_embedding
+    assert half.null.grad.abs().sum() > 0
+    assert not half.table.weight.grad.any()
+
+
+def test_downsampling_pads_right_and_bottom_alone() -> None:
+    conv = small().unet.down_blocks[0].downsamplers[0]
+    assert conv.padding == 0
+    assert conv.conv.stride == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sample_size": 30, "multipliers": (1, 1, 1)}, "nearest sizes that can are 28 and 32"),
+        ({"norm_groups": 16}, "at least 2 channels a group"),
+        ({"norm_groups": 5}, "must divide"),
+    ],
+)
+def test_an_architecture_that_cannot_work_is_refused(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        small(**changes)
+
+
+def test_28_pixels_work_with_three_levels() -> None:
+    network = small(sample_size=28, multipliers=(1, 1, 1))
+    assert network(torch.randn(1, 1, 28, 28), torch.tensor([5]), torch.tensor([0])).sample.shape == (1, 1, 28, 28)
+
+
+def test_encode_and_decode_are_inverse_on_every_grey_level() -> None:
+    model = ConditionalDDPM(small(), {i: str(i) for i in range(4)})
+    images = torch.arange(256).to(torch.uint8).view(4, 1, 8, 8)
+    x_0 = model.encode(images)
+    assert (x_0.min(), x_0.max()) == (-1, 1)
+    assert torch.equal(model.decode(x_0), images)
+
+
+def test_a_saved_pipeline_keeps_weights_names_and_null_class(tmp_path: Path) -> None:
+    names = {0: "cat, moggy", 1: "dog", 2: "owl", 3: "eel"}
+    model = ConditionalDDPM(small(), names)
+    model.save(tmp_path / "m")
+    loaded = load_pipeline(tmp_path / "m")
+    assert loaded.id2label == names
+    assert loaded.null_class == 4
+    assert weights_sha256(loaded.unet.state_dict()) == weights_sha256(model.network.state_dict())
+    assert "dog" in json.loads((tmp_path / "m" / "model_index.json").read_text())["id2label"].values()
+    assert not [path for path in (tmp_path / "m").rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
+
+
+def test_stock_diffusers_loads_the_folder_where_the_package_is_installed(tmp_path: Path) -> None:
+    ConditionalDDPM(small(), dict(enumerate("abcd"))).save(tmp_path / "m")
+    assert (tmp_path / "m" / "pipeline.py").is_file()
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; "
+        "p = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline=sys.argv[1], trust_remote_code=True); "
+        "print(p(['b'], num_inference_steps=2, output_type='pt').images.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True, check=False
+    )
+    assert "[1, 1, 8, 8]" in done.stdout, done.stderr
+
+
+def test_the_pipeline_draws_by_name_and_by_seed() -> None:
+    pipeline = ConditionalDDPMPipeline.from_parts(small(), dict(enumerate("abcd")))
+    drawn = pipeline(["b", 1, 4], seeds=[7, 7, 7], num_inference_steps=2, output_type="pt").images
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert pipeline(["a"], num_inference_steps=2).images[0].size == (8, 8)
+
+
+def test_each_image_has_its_own_generator_for_every_noise() -> None:
+    from dualoptim_diffusion.sampling import draw, make_scheduler
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
+        return torch.zeros_like(x_t)  # so that images depend on the drawn noises alone
+
+    three = draw(predict, make_scheduler("ddpm"), (1, 4, 4), [0, 0, 0], [5, 6, 7], 5, 1.0)
+    one = draw(predict, make_scheduler("ddpm"), (1, 4, 4), [0], [6], 5, 1.0)
+    assert torch.equal(three[1], one[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "seeds", "sentence"),
+    [(["b"], [1, 2], "one seed an image"), (["bb"], None, "There is no class 'bb'"), ([9], None, "no class 9")],
+)
+def test_the_pipeline_refuses_what_it_cannot_draw(labels: list, seeds: list | None, sentence: str) -> None:
+    pipeline = ConditionalDDPMPipeline.from_parts(small(), dict(enumerate("abcd")))
+    with pytest.raises(InputError, match=sentence):
+        pipeline(labels, seeds=seeds)
+
+
+def test_a_missing_pipeline_folder_is_named() -> None:
+    with pytest.raises(InputError, match="no pipeline folder 'nowhere'"):
+        load_pipeline("nowhere")
