@@ -1,7 +1,6 @@
 """What an experiment needs before it starts: accelerator, base model, classifier; made once and kept by recipe hash."""
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -9,18 +8,12 @@ from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.config import (
-    ClassifierRecipe,
-    ModelConfig,
-    PretrainRecipe,
-    RunConfig,
-    cache_folder,
-    load_recipe,
-    recipe_sha256,
-)
+from dualoptim_diffusion.config import ClassifierRecipe, ModelConfig, PretrainRecipe, RunConfig
 from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.provenance import digest
+from dualoptim_diffusion.recipes import cache_folder, load_recipe, recipe_sha256
 from dualoptim_diffusion.training import pretrain, train_classifier
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -75,7 +68,7 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
-    identity = _cache_key(recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256)
+    identity = digest(recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256)
     folder = cache_folder() / "models" / identity[:16]
     if not (folder / "model" / "model_index.json").is_file():
         model = pretrain(recipe, dataset, accelerator, folder, identity, stop_after)
@@ -107,13 +100,9 @@ def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) 
 def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:
     """Folder of the classifier that the recipe makes."""
     train_set, held_out = load_dataset(recipe.data)
-    key = _cache_key(recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
+    key = digest(recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
     folder = cache_folder() / "classifiers" / key[:16]
     if accelerator.is_main_process and not folder.is_dir():
         train_classifier(recipe, train_set, held_out, accelerator.device).save(folder)
     accelerator.wait_for_everyone()
     return folder
-
-
-def _cache_key(*parts: str) -> str:
-    return sha256(repr(parts).encode()).hexdigest()

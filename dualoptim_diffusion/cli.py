@@ -52,10 +52,9 @@ def forget(
 
     With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
     """
-    from dualoptim_diffusion import experiment as work
-    from dualoptim_diffusion.report import table
+    from dualoptim_diffusion.experiment import open_experiment
 
-    experiment = work.open_experiment(recipe, classes or (), overrides or ())
+    experiment = open_experiment(recipe, classes or (), overrides or ())
     if dry_run:
         from dualoptim_diffusion.dry_run import plan
 
@@ -64,7 +63,12 @@ def forget(
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
     out = out or Path("runs") / "-".join([experiment.recipe_path.stem, *experiment.forget_names])
-    results = work.forget(experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after)
+    from dualoptim_diffusion import forgetting
+    from dualoptim_diffusion.report import table
+
+    results = forgetting.forget(
+        experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after
+    )
     if experiment.accelerator.is_main_process:
         _result(results if as_json else f"{table(results)}\n\n{out / 'report.html'}", as_json)
 
@@ -79,19 +83,20 @@ def saliency(
     as_json: Json = False,
 ) -> None:
     """Compute which weights the forget phase may change, for `forget --mask`."""
-    from dualoptim_diffusion import experiment as work
+    from dualoptim_diffusion import forgetting
     from dualoptim_diffusion.assets import obtain_model
+    from dualoptim_diffusion.experiment import open_experiment
     from dualoptim_diffusion.models import weights_sha256
     from dualoptim_diffusion.saliency import density, save_mask
 
     _refuse_existing(out, overwrite)
-    experiment = work.open_experiment(recipe, classes or (), overrides or ())
+    experiment = open_experiment(recipe, classes or (), overrides or ())
     model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
-    mask = work.saliency(experiment, model)
+    mask = forgetting.saliency(experiment, model)
     if experiment.accelerator.is_main_process:
-        provenance = work.mask_provenance(experiment, base_sha256)
+        provenance = forgetting.mask_provenance(experiment, base_sha256)
         save_mask(out, mask, provenance)
         _result({"mask": str(out), "density": density(mask)} | provenance, as_json)
 
@@ -107,9 +112,10 @@ def pretrain(
 ) -> None:
     """Train a model from scratch; kept by recipe hash, so a second call finds it, and an interrupted one goes on."""
     from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_pretrained
-    from dualoptim_diffusion.config import PretrainRecipe, load_recipe
+    from dualoptim_diffusion.config import PretrainRecipe
     from dualoptim_diffusion.data import load_dataset
     from dualoptim_diffusion.models import weights_sha256
+    from dualoptim_diffusion.recipes import load_recipe
 
     _refuse_existing(out, overwrite)
     loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
@@ -131,7 +137,8 @@ def train_classifier(
     """Train the classifier that judges samples, and measure it on held-out real images."""
     from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
     from dualoptim_diffusion.classifier import Classifier
-    from dualoptim_diffusion.config import ClassifierRecipe, load_recipe
+    from dualoptim_diffusion.config import ClassifierRecipe
+    from dualoptim_diffusion.recipes import load_recipe
 
     _refuse_existing(out, overwrite)
     loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
@@ -183,8 +190,8 @@ def grid(
 ) -> None:
     """Draw the before/after grid of a run anew, for other classes or more columns."""
     from dualoptim_diffusion.classes import resolve_class
-    from dualoptim_diffusion.experiment import sample_both
     from dualoptim_diffusion.grids import draw_grid
+    from dualoptim_diffusion.scoring import sample_both
 
     experiment = _open_run(run)
     id2label = experiment.train_set.id2label
@@ -198,8 +205,8 @@ def grid(
 @app.command()
 def evaluate(run: RunArgument, as_json: Json = False) -> None:
     """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report."""
-    from dualoptim_diffusion.experiment import evaluate_run
     from dualoptim_diffusion.report import table
+    from dualoptim_diffusion.scoring import evaluate_run
 
     experiment = _open_run(run)
     results = evaluate_run(experiment, run)
@@ -230,8 +237,9 @@ def classes(
 
         id2label = load_model(model_folder(Path(source))).id2label
     else:
-        from dualoptim_diffusion.config import ForgetRecipe, load_recipe
+        from dualoptim_diffusion.config import ForgetRecipe
         from dualoptim_diffusion.data import load_dataset
+        from dualoptim_diffusion.recipes import load_recipe
 
         id2label = load_dataset(load_recipe(ForgetRecipe, source).data)[0].id2label
     _result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import PretrainRecipe, load_recipe, parse_seeds
+from dualoptim_diffusion.config import PretrainRecipe
 from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.randomness import derive_seed
+from dualoptim_diffusion.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.training import new_network
 
 PROBE_SIZE = 32  # images in the timed forward and backward pass

@@ -1,11 +1,15 @@
-"""Where a result comes from: command, versions, machine, source revision."""
+"""Where a result comes from: command, versions, machine, source revision, inputs, time."""
 
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -47,3 +51,16 @@ def _revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Adds the wall time of the block to `seconds[part]`."""
+    start = perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + perf_counter() - start
+
+
+def digest(*parts: str) -> str:
+    """One hash of several texts."""
+    return sha256(repr(parts).encode()).hexdigest()

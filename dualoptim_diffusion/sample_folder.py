@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from dualoptim_diffusion.assets import load_model, make_accelerator
 from dualoptim_diffusion.classes import resolve_class
-from dualoptim_diffusion.config import RunConfig, SamplingConfig, parse_seeds
+from dualoptim_diffusion.config import RunConfig, SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import weights_sha256
 from dualoptim_diffusion.models.pipeline import to_pil
+from dualoptim_diffusion.recipes import parse_seeds
 from dualoptim_diffusion.samples import draw_samples
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, cat
 from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import atomic_path, write_json
-from dualoptim_diffusion.config import SamplingConfig, parse_seeds
+from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.recipes import parse_seeds
 from dualoptim_diffusion.sampling import draw, make_scheduler, padded_chunks
 
 MANIFEST = "manifest.json"

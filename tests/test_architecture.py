@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
 FLOORS = {
-    "pure": "dual_optim diffusion randomness config classes schedules ema errors",
+    "pure": "dual_optim diffusion randomness config recipes classes schedules ema errors",
     "parts": "models data classifier sampling samples saliency checkpoint grids provenance",
     "doing": "unlearn methods training evaluation",
-    "surface": "cli report experiment assets dry_run sample_folder __main__",
+    "surface": "cli report experiment forgetting scoring run_folder assets dry_run sample_folder __main__",
 }
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS.values()) for room in rooms.split()}
 STRANGERS = ("unlearn", "evaluation")  # these do not import each other
@@ -62,8 +62,8 @@ def test_rooms_import_each_other_without_cycles() -> None:
 def test_help_recipes_and_class_names_need_no_torch() -> None:
     code = (
         "import sys, contextlib, io\n"
-        "from dualoptim_diffusion import cli, config, classes\n"
-        "config.load_recipe(config.ForgetRecipe, 'digits_sfron_dual')\n"
+        "from dualoptim_diffusion import cli, config, recipes, classes\n"
+        "recipes.load_recipe(config.ForgetRecipe, 'digits_sfron_dual')\n"
         "sys.argv = ['dualoptim', '--help']\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()\n"
         "heavy = {'torch', 'diffusers', 'timm', 'sklearn', 'matplotlib', 'accelerate'} & set(sys.modules)\n"

@@ -6,18 +6,10 @@ import pytest
 import yaml
 
 from dualoptim_diffusion.classes import resolve_class, resolve_classes
-from dualoptim_diffusion.config import (
-    ClassifierRecipe,
-    ForgetRecipe,
-    PretrainRecipe,
-    load_recipe,
-    parse_seeds,
-    recipe_folder,
-    recipe_sha256,
-    resolve_keys,
-)
+from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.methods import METHODS
+from dualoptim_diffusion.recipes import load_recipe, parse_seeds, recipe_folder, recipe_sha256, resolve_keys
 
 FORGET_RECIPES = sorted(p.stem for p in recipe_folder().glob("*.yaml") if "method:" in p.read_text())
 

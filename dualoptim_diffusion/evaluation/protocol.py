@@ -6,9 +6,10 @@ from hashlib import sha256
 from typing import Any
 
 from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.config import SamplingConfig, parse_seeds
+from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.accuracy import FLAT_RANGE
+from dualoptim_diffusion.recipes import parse_seeds
 
 
 def protocol_of(settings: SamplingConfig, classifier: Classifier, dataset: ImageSet) -> dict[str, Any]:

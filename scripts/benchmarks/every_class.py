@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dualoptim_diffusion.config import ForgetRecipe, find_recipe, load_recipe
+from dualoptim_diffusion.config import ForgetRecipe
 from dualoptim_diffusion.data import load_dataset
+from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
 HEADER = (
     "| forgotten | original FA | FA (95% interval) | original RA | RA | FD | FD ratio |\n|---|---|---|---|---|---|---|"

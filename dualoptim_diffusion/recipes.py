@@ -1,0 +1,194 @@
+"""Recipe files: one YAML = one whole experiment. Found by path or packaged name, overridden, checked, hashed.
+
+An unknown key is an error that names the nearest one; `section.key=value` overrides a value. No torch here.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dualoptim_diffusion.config import (
+    ClassifierRecipe,
+    FisherRatioMask,
+    ForgetRecipe,
+    PretrainRecipe,
+    TopFractionMask,
+)
+from dualoptim_diffusion.errors import InputError, nearest
+
+Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
+
+# Which keys change nothing about results and so stay out of the hash.
+UNHASHED = {"run": {"device"}}
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    return next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), package / "configs")
+
+
+def find_recipe(name: str, beside: Path | None = None) -> Path:
+    """The file of a recipe given by path, by a name relative to another recipe, or by a packaged name.
+
+    Raises:
+        InputError: if there is none; the nearest packaged names are listed.
+    """
+    packaged = recipe_folder()
+    stem = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    candidates = [beside.parent / stem, packaged / stem, Path(name)] if beside else [Path(name), packaged / stem]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = [path.stem for path in packaged.glob("*.yaml")]
+    raise InputError(f"There is no recipe {name!r}: {nearest(Path(stem).stem, known)}")
+
+
+def load_recipe(kind: type[Recipe], name: str, overrides: Sequence[str] = (), beside: Path | None = None) -> Recipe:
+    """Reads, overrides and checks a recipe.
+
+    Args:
+        kind: the sections expected.
+        name: a path, or the name of a packaged recipe.
+        overrides: `section.key=value` each.
+        beside: another recipe's file, whose folder is searched too.
+
+    Raises:
+        InputError: one sentence with the key, its value and what was expected.
+    """
+    path = find_recipe(name, beside)
+    values = _read(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"Recipe {path}: {_sentence(kind, error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"Recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict) or not all(isinstance(section, dict | str) for section in values.values()):
+        raise InputError(f"Recipe {path} must hold sections such as 'method:' with keys below them.")
+    base = values.pop("base", None)
+    return values if base is None else _merge(_read(find_recipe(str(base), path)), values)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return below | dict(above) | {key: _merge(below[key], above[key]) for key in both}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    keys, equals, text = override.partition("=")
+    *sections, key = keys.split(".")
+    if not equals or not sections or not key:
+        raise InputError(f"Override {override!r} is not of the form section.key=value, such as method.forget_lr=1e-4.")
+    place = values
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    try:
+        place[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"The value {text!r} of {keys} cannot be read; quote it.") from None
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"] if part not in ("fisher_ratio", "top_fraction")]
+    key, value = ".".join(path), first["input"]
+    if first["type"] == "extra_forbidden":
+        siblings = _keys_beside(kind, path)
+        return f"there is no key {key}; {nearest(path[-1], siblings)}"
+    if first["type"] == "missing":
+        return f"the key {key} is missing."
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
+    return f"{key} is {value!r}, expected {expected}." if key else f"{expected}."
+
+
+def _keys_beside(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    fields = kind.model_fields
+    for part in path[:-1]:
+        annotation: Any = fields[part].annotation
+        if part == "mask":
+            return sorted({*FisherRatioMask.model_fields, *TopFractionMask.model_fields})
+        fields = annotation.model_fields
+    return list(fields)
+
+
+def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) -> tuple[dict[str, Any], list[str]]:
+    """The recipe as plain data without the keys that nobody reads, and the names of those that had been set.
+
+    Args:
+        reads: keys of `method`, and dotted keys of other sections, that the chosen method reads.
+        alternates: whether it steps forget and retain in turn rather than both at once.
+
+    Raises:
+        InputError: if `optimizers.mode=shared` meets a forget rate or schedule that differs from the retain one.
+    """
+    method, shared = recipe.method, recipe.optimizers.mode == "shared"
+    forget_only = {"forget_lr", "forget_schedule", "optimizers.forget"}
+    if alternates and shared:
+        for forget, retain in (("forget_lr", "retain_lr"), ("forget_schedule", "retain_schedule")):
+            ours, common = getattr(method, forget), getattr(method, retain)
+            if forget in method.model_fields_set and ours != common:
+                raise InputError(
+                    f"optimizers.mode=shared steps both phases by method.{retain}={common}, but method.{forget} is "
+                    f"{ours}; remove it or set it to the same."
+                )
+    if alternates:
+        reads = reads - {"retain_weight"} - (forget_only if shared else set())
+    elif "update" in reads:  # one joint step with one optimizer
+        reads = reads - forget_only - {"forget_steps", "retain_steps", "optimizers.mode"}
+    values = recipe.model_dump(mode="json")
+    dropped = []
+    for section, fields in (("method", method), ("optimizers", recipe.optimizers)):
+        for key in list(values[section]):
+            if key != "name" and (key if section == "method" else f"{section}.{key}") not in reads:
+                del values[section][key]
+                dropped += [f"{section}.{key}"] if key in fields.model_fields_set else []
+    return values, dropped
+
+
+def recipe_sha256(values: Mapping[str, Any]) -> str:
+    """Hash of a resolved recipe, without what cannot change results."""
+    hashed = {
+        section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
+        for section, keys in values.items()
+    }
+    return sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-4,7' -> [0, 1, 2, 3, 4, 7].
+
+    Raises:
+        InputError: if it is not a list of numbers and ranges, runs backwards or names a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or part.strip().endswith("-"):
+            raise InputError(f"Seeds {text!r} are not of the form 0-499 or 0-9,20.")
+        if last and int(last) < int(first):
+            raise InputError(f"Seeds {text!r} run backwards in {part.strip()!r}; write the smaller first.")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"Seeds {text!r} name a seed twice.")
+    return seeds
+
+
+def cache_folder() -> Path:
+    """Where pretrained models, classifiers and samples are kept for reuse: $DUALOPTIM_CACHE or ~/.cache."""
+    return Path(os.environ.get("DUALOPTIM_CACHE") or Path.home() / ".cache" / "dualoptim_diffusion")
