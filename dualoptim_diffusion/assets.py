@@ -1,5 +1,6 @@
 """What an experiment needs before it starts: accelerator, base model, classifier; made once and kept by recipe hash."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,29 +9,31 @@ from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.config import ClassifierRecipe, ModelConfig, PretrainRecipe, RunConfig
+from dualoptim_diffusion.config import ClassifierRecipe, ModelConfig, PretrainRecipe
 from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDDPM
-from dualoptim_diffusion.provenance import digest
-from dualoptim_diffusion.recipes import cache_folder, load_recipe, recipe_sha256
+from dualoptim_diffusion.provenance import cache_entry, digest, locked
+from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
 from dualoptim_diffusion.training import pretrain, train_classifier
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def make_accelerator(run: RunConfig) -> Accelerator:
+def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     """The accelerator of this process: auto takes cuda, then mps, then the CPU.
 
     Raises:
         InputError: for a device that is not there, or a launch configuration that breaks two optimizers.
     """
-    if run.device not in DEVICES:
-        raise InputError(f"run.device is {run.device!r}, expected one of {', '.join(DEVICES)}.")
+    if device not in DEVICES:
+        raise InputError(f"run.device is {device!r}, expected one of {', '.join(DEVICES)}.")
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        raise InputError("fp16 unscales the shared gradients once for each optimizer; launch with bf16 instead.")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(run.device, True):
-        raise InputError(f"run.device is {run.device!r}, but this machine has none; use run.device=auto or cpu.")
-    accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no")
+    if not available.get(device, True):
+        raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise InputError(
             f"{accelerator.distributed_type.value} keeps one optimizer state where DualOptim needs two; "
@@ -68,13 +71,14 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
-    identity = digest(recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256)
-    folder = cache_folder() / "models" / identity[:16]
-    if not (folder / "model" / "model_index.json").is_file():
-        model = pretrain(recipe, dataset, accelerator, folder, identity, stop_after)
-        save_model(model, folder / "model", accelerator)
-        if accelerator.is_main_process:
-            shutil.rmtree(folder / "checkpoints")
+    inputs = (recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256, accelerator.mixed_precision)
+    folder = cache_entry("models", *inputs)
+    with locked(folder, accelerator):
+        if not (folder / "model" / "model_index.json").is_file():
+            model = pretrain(recipe, dataset, accelerator, folder, digest(*inputs), stop_after)
+            save_model(model, folder / "model", accelerator)
+            if accelerator.is_main_process:
+                shutil.rmtree(folder / "checkpoints")
     return folder / "model"
 
 
@@ -100,9 +104,10 @@ def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) 
 def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:
     """Folder of the classifier that the recipe makes."""
     train_set, held_out = load_dataset(recipe.data)
-    key = digest(recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
-    folder = cache_folder() / "classifiers" / key[:16]
-    if accelerator.is_main_process and not folder.is_dir():
-        train_classifier(recipe, train_set, held_out, accelerator.device).save(folder)
-    accelerator.wait_for_everyone()
+    inputs = (recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
+    folder = cache_entry("classifiers", *inputs)
+    with locked(folder, accelerator):
+        if accelerator.is_main_process and not folder.is_dir():
+            train_classifier(recipe, train_set, held_out, accelerator.device).save(folder)
+        accelerator.wait_for_everyone()
     return folder

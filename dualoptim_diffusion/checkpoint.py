@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,16 +17,26 @@ from dualoptim_diffusion.errors import InputError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder to; it takes the place of `path` when the block ends well."""
+    """A path beside `path` to write a file or folder to; it takes the place of `path` when the block ends well.
+
+    Raises:
+        InputError: if a file would take the place of a folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
         for written in [beside, *beside.rglob("*")] if beside.is_dir() else [beside]:
             _fsync(written)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(beside, path)
+        if path.is_dir() and not beside.is_dir():
+            raise InputError(f"{path} is a folder; name a file.")
+        if path.is_dir():  # a folder cannot be replaced in one call: the old one is moved away, then deleted
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            os.replace(beside, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(beside, path)
         _fsync(path.parent)
     finally:
         if beside.is_dir():
@@ -103,8 +114,12 @@ def load_checkpoint(folder: Path, identity: str) -> tuple[int, Any] | None:
     """
     if not (folder / "latest").is_file():
         return None
-    latest = folder / (folder / "latest").read_text(encoding="utf-8").strip()
-    content = json.loads((latest / "state.json").read_text(encoding="utf-8"))
+    latest = folder / Path((folder / "latest").read_text(encoding="utf-8").strip()).name
+    try:
+        content = json.loads((latest / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(latest / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"The checkpoint {latest} is damaged ({error}); use --overwrite to start anew.") from None
     if content["identity"] != identity:
         raise InputError(f"The checkpoint {latest} is of another recipe or base model; use --overwrite.")
-    return content["step"], unpack(content["state"], load_file(latest / "state.safetensors"))
+    return content["step"], unpack(content["state"], tensors)

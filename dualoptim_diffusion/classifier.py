@@ -108,7 +108,7 @@ class Classifier:
             stored["id2label"] = {int(i): name for i, name in stored["id2label"].items()}
             classifier = cls.create(ClassifierInfo(**stored))
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
-        except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{folder} is not a folder of `dualoptim train-classifier` ({reason}).") from None
         return classifier

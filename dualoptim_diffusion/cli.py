@@ -117,9 +117,9 @@ def pretrain(
     from dualoptim_diffusion.models import weights_sha256
     from dualoptim_diffusion.recipes import load_recipe
 
-    _refuse_existing(out, overwrite)
+    _refuse_existing(out, overwrite, "model_index.json")
     loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
-    accelerator = make_accelerator(loaded.run)
+    accelerator = make_accelerator(loaded.run.device, loaded.run.precision)
     folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
     if accelerator.is_main_process:
         folder = _copy(folder, out)
@@ -140,9 +140,9 @@ def train_classifier(
     from dualoptim_diffusion.config import ClassifierRecipe
     from dualoptim_diffusion.recipes import load_recipe
 
-    _refuse_existing(out, overwrite)
+    _refuse_existing(out, overwrite, "classifier.json")
     loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
-    accelerator = make_accelerator(loaded.run)
+    accelerator = make_accelerator(loaded.run.device)
     folder = obtain_trained_classifier(loaded, accelerator)
     if accelerator.is_main_process:
         folder = _copy(folder, out)
@@ -165,7 +165,7 @@ def sample(
     png: Annotated[bool, typer.Option(help="Also write one PNG an image.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Draw images; a run folder's recipe gives the settings that are not named here."""
+    """Draw images; a run folder's recipe gives the scheduler settings that are not named here."""
     from dualoptim_diffusion.sample_folder import sample_model
 
     named = {
@@ -176,7 +176,8 @@ def sample(
         "seeds": seeds,
     }
     settings = {key: value for key, value in named.items() if value is not None}
-    _result(sample_model(model, classes or (), settings, out, png), as_json)
+    if (drawn := sample_model(model, classes or (), settings, out, png)) is not None:
+        _result(drawn, as_json)
 
 
 @app.command()
@@ -187,19 +188,22 @@ def grid(
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images a class on either side.")] = 8,
     out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png].")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw the before/after grid of a run anew, for other classes or more columns."""
     from dualoptim_diffusion.classes import resolve_class
     from dualoptim_diffusion.grids import draw_grid
     from dualoptim_diffusion.scoring import sample_both
 
+    _refuse_existing(out, overwrite)
     experiment = _open_run(run)
     id2label = experiment.train_set.id2label
     shown = [resolve_class(name, id2label) for name in classes or ()] or list(id2label)
     before, after = ({i: images[i] for i in shown} for images in sample_both(experiment, run))
     out = out or run / "grid.png"
-    draw_grid(out, before, after, id2label, experiment.forget_classes, columns)
-    typer.echo(out)
+    if experiment.accelerator.is_main_process:
+        draw_grid(out, before, after, id2label, experiment.forget_classes, columns)
+        typer.echo(out)
 
 
 @app.command()
@@ -253,9 +257,14 @@ def _open_run(run: Path) -> "Experiment":
     return open_experiment(str(run / "recipe.yaml"))
 
 
-def _refuse_existing(out: Path | None, overwrite: bool) -> None:
-    if out is not None and out.exists() and not overwrite:
+def _refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None) -> None:
+    """Only a file replaces a file, and only a folder that holds `marker` the like of it."""
+    if out is None or not out.exists():
+        return
+    if not overwrite:
         raise InputError(f"{out} exists; use --overwrite to replace it, or another --out.")
+    if out.is_dir() != (marker is not None) or (marker is not None and not (out / marker).is_file()):
+        raise InputError(f"{out} exists and is not what this command writes; choose another --out.")
 
 
 def _copy(folder: Path, out: Path | None) -> Path:
@@ -290,7 +299,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except Stopped as stop:
-        print(f"{stop} Run the same command with --resume to go on.", file=sys.stderr)
+        print(f"{stop} Run the same command again to go on (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)

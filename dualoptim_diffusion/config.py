@@ -14,13 +14,22 @@ class Section(BaseModel):
 class RunConfig(Section):
     seed: int = Field(0, ge=0)
     device: str = "auto"  # auto = cuda, mps, cpu
+
+
+class DenoiserRunConfig(RunConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class DataConfig(Section):
     name: Literal["digits"]
     batch_size: int = Field(128, ge=1)  # of the global batch
+
+
+class DenoiserDataConfig(DataConfig):
     horizontal_flip: bool = False
+
+
+class ForgetDataConfig(DenoiserDataConfig):
     forget_classes: tuple[str, ...] = ()  # --class adds to these
 
 
@@ -99,8 +108,8 @@ class EvaluationConfig(Section):
 
 
 class ForgetRecipe(Section):
-    run: RunConfig = RunConfig()
-    data: DataConfig
+    run: DenoiserRunConfig = DenoiserRunConfig()
+    data: ForgetDataConfig
     model: ModelConfig
     method: MethodConfig
     optimizers: OptimizersConfig = OptimizersConfig()
@@ -131,8 +140,8 @@ class TrainingConfig(Section):
 
 
 class PretrainRecipe(Section):
-    run: RunConfig = RunConfig()
-    data: DataConfig
+    run: DenoiserRunConfig = DenoiserRunConfig()
+    data: DenoiserDataConfig
     model: DenoiserConfig
     training: TrainingConfig
 

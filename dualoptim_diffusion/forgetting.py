@@ -1,5 +1,6 @@
 """Forgetting: base model, mask, optimizers, the loop; everything into one run folder."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 from dualoptim_diffusion.assets import obtain_classifier, obtain_model, save_model
-from dualoptim_diffusion.checkpoint import write_json
+from dualoptim_diffusion.checkpoint import load_checkpoint, write_json
 from dualoptim_diffusion.config import PretrainRecipe
-from dualoptim_diffusion.data import ImageSet, split
+from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import ELEMENTWISE, DualOptim, freeze_off_mask, make_optimizer
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError
@@ -17,10 +18,10 @@ from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
-from dualoptim_diffusion.provenance import describe_origin, digest, timed
-from dualoptim_diffusion.recipes import cache_folder, load_recipe, recipe_sha256
+from dualoptim_diffusion.provenance import cache_entry, describe_origin, digest, timed
+from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.run_folder import check_out, claim
-from dualoptim_diffusion.saliency import Mask, compute_mask, density, load_mask, save_mask
+from dualoptim_diffusion.saliency import Mask, compute_mask, density, load_mask, mask_header, save_mask
 from dualoptim_diffusion.scoring import Results, evaluate_run
 from dualoptim_diffusion.training import pretrain, run_phases
 
@@ -37,96 +38,91 @@ def forget(
     """Forgets the classes of the experiment, samples before and after, evaluates and reports; all in `out`.
 
     Raises:
-        InputError: before anything is written, if something does not fit.
+        InputError: before anything in `out` is changed, if something does not fit.
         Stopped: after `stop_after` steps or a signal, with the state saved for `resume`.
     """
-    accelerator, recipe = experiment.accelerator, experiment.recipe
+    accelerator, recipe, method = experiment.accelerator, experiment.recipe, experiment.method
     seconds: dict[str, float] = {}
-    check_out(out, experiment, resume, overwrite)
+    check_out(out, experiment, resume, overwrite, mask_path)
     with timed(seconds, "base model"):
         model = obtain_model(recipe.model, experiment.recipe_path, accelerator)
     check_model(experiment, model)
+    base_sha256 = weights_sha256(model.network.state_dict())
     with timed(seconds, "classifier"):
         classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
     match_classes(classifier, model.id2label)
-    mask = load_mask(mask_path, model.network, experiment.forget_labels) if mask_path else None
-    base_sha256 = weights_sha256(model.network.state_dict())
+    forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
+    model.prepare(accelerator)
+    with timed(seconds, "saliency"):
+        mask = _mask(experiment, model, mask_path)
+    identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
+    forget_batches = experiment.batches(model, forget_set, "forget")
+    retain_batches = experiment.batches(model, retain_set, "retain")
+    if resume:
+        load_checkpoint(out / "checkpoints", identity)  # refuses another run's before anything is written
+
+    accelerator.wait_for_everyone()
+    origin = describe_origin(accelerator.device) | {
+        "recipe_sha256": experiment.recipe_sha256,
+        "seed": recipe.run.seed,
+        "base_model_sha256": base_sha256,
+        "classifier_sha256": classifier.sha256,
+    }
     if accelerator.is_main_process:
         claim(out, experiment, resume)
-        origin = describe_origin(accelerator.device) | {
-            "recipe_sha256": experiment.recipe_sha256,
-            "seed": recipe.run.seed,
-            "base_model_sha256": base_sha256,
-            "classifier_sha256": classifier.sha256,
-        }
         write_json(out / "provenance.json", origin)
+        sizes = (
+            f"{len(forget_set)} images of {', '.join(experiment.forget_names)}, retain set: {len(retain_set)} images"
+        )
+        say(f"forget set: {sizes}" + (f"; mask: {density(mask):.1%} of the weights" if mask else ""))
+        if mask is not None:
+            header = mask_header(mask_path) if mask_path else mask_provenance(experiment, base_sha256)
+            save_mask(out / "mask.safetensors", mask, header)
     accelerator.wait_for_everyone()
 
-    model.prepare(accelerator)
-    forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
-    if accelerator.is_main_process:
-        say(f"forget set: {len(forget_set)} images of {', '.join(experiment.forget_names)}; "
-            f"retain set: {len(retain_set)} images")  # fmt: skip
-    with timed(seconds, "saliency"):
-        if recipe.method.mask is not None and "mask" in experiment.method.reads:
-            mask = mask or saliency(experiment, model)
-            if accelerator.is_main_process:
-                say(f"mask: {density(mask):.1%} of the weights")
-                save_mask(out / "mask.safetensors", mask, mask_provenance(experiment, base_sha256))
-        else:
-            mask = None
     with timed(seconds, "forgetting"):
-        if experiment.method.from_scratch:
-            model = _retrain(experiment, retain_set, out, stop_after)
+        if method.from_scratch:
+            model = pretrain(_retraining_recipe(experiment), retain_set, accelerator, out, identity, stop_after)
         else:
-            _forget(experiment, model, mask, forget_set, retain_set, out, base_sha256, stop_after)
+            if mask is not None:
+                mask = {name: part.to(accelerator.device) for name, part in mask.items()}
+            ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
+            model.network.train()
+            run_phases(
+                model.network,
+                make_optimizers(experiment, model, mask),
+                phases(method, model, forget_batches, retain_batches, mask),
+                recipe.method.num_steps,
+                folder=out,
+                identity=identity,
+                title=f"forgetting {', '.join(experiment.forget_names)}",
+                accelerator=accelerator,
+                ema=ema,
+                stop_after=stop_after,
+            )
+            if ema is not None:
+                model.network.load_state_dict(ema.state_dict())
     save_model(model, out / "model", accelerator)
     if accelerator.is_main_process:
         write_json(out / "provenance.json", origin | {"model_sha256": weights_sha256(model.network.state_dict())})
     return evaluate_run(experiment, out, seconds)
 
 
-def _forget(
-    experiment: Experiment,
-    model: ConditionalDDPM,
-    mask: Mask | None,
-    forget_set: ImageSet,
-    retain_set: ImageSet,
-    out: Path,
-    base_sha256: str,
-    stop_after: int | None,
-) -> None:
-    settings, network = experiment.recipe.method, model.network
-    mask = {name: m.to(experiment.accelerator.device) for name, m in mask.items()} if mask else None
-    ema = None if settings.ema_decay is None else EMA(network, settings.ema_decay)
-    network.train()
-    run_phases(
-        network,
-        make_optimizers(experiment, model, mask),
-        phases(
-            experiment.method,
-            model,
-            experiment.batches(model, forget_set, "forget"),
-            experiment.batches(model, retain_set, "retain"),
-            mask,
-        ),
-        settings.num_steps,
-        folder=out,
-        identity=digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else ""),
-        title=f"forgetting {', '.join(experiment.forget_names)}",
-        accelerator=experiment.accelerator,
-        ema=ema,
-        stop_after=stop_after,
-    )
-    if ema is not None:
-        network.load_state_dict(ema.state_dict())
+def _mask(experiment: Experiment, model: ConditionalDDPM, mask_path: Path | None) -> Mask | None:
+    """The mask given, or the one the recipe asks for, or none."""
+    reads_mask = "mask" in experiment.method.reads
+    if mask_path is not None:
+        if not reads_mask:
+            raise InputError(f"{experiment.recipe.method.name} uses no mask; leave out --mask {mask_path}.")
+        return load_mask(mask_path, model.network, experiment.forget_labels)
+    return saliency(experiment, model) if reads_mask and experiment.recipe.method.mask is not None else None
 
 
-def _retrain(experiment: Experiment, retain_set: ImageSet, out: Path, stop_after: int | None) -> ConditionalDDPM:
+def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
+    """The base model's own recipe, with the seed of this run."""
     assert experiment.recipe.model.pretrain is not None  # open_experiment has checked it
     recipe = load_recipe(PretrainRecipe, experiment.recipe.model.pretrain, beside=experiment.recipe_path)
-    identity = digest(experiment.recipe_sha256, recipe_sha256(recipe.model_dump(mode="json")), retain_set.sha256)
-    return pretrain(recipe, retain_set, experiment.accelerator, out, identity, stop_after)
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": experiment.recipe.run.seed})})
 
 
 def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask | None) -> DualOptim:
@@ -153,11 +149,11 @@ def saliency(experiment: Experiment, model: ConditionalDDPM) -> Mask:
     config, accelerator = experiment.recipe.method.mask, experiment.accelerator
     if config is None:
         raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
-    base_sha256 = weights_sha256(model.network.state_dict())
-    provenance = mask_provenance(experiment, base_sha256)
-    path = cache_folder() / "masks" / f"{digest(repr(sorted(provenance.items())))[:16]}.safetensors"
+    provenance = mask_provenance(experiment, weights_sha256(model.network.state_dict()))
+    path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
     if path.is_file():
-        return load_mask(path, model.network, experiment.forget_labels)
+        with contextlib.suppress(InputError):  # damaged: made anew below
+            return load_mask(path, model.network, experiment.forget_labels)
     sets = split(experiment.train_set, experiment.forget_classes)
     forget_batches, retain_batches = (
         experiment.batches(model, part, f"saliency-{name}", config.batch_size)
@@ -184,5 +180,7 @@ def mask_provenance(experiment: Experiment, base_sha256: str) -> dict[str, Any]:
         "data_sha256": experiment.train_set.sha256,
         "forget_classes": sorted(experiment.forget_names),
         "seed": experiment.recipe.run.seed,
+        "precision": experiment.accelerator.mixed_precision,
+        "horizontal_flip": experiment.recipe.data.horizontal_flip,
         "mask": config.model_dump(mode="json") if config else None,
     }

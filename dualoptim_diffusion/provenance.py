@@ -10,10 +10,17 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 
+from dualoptim_diffusion.recipes import cache_folder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CACHE_VERSION = "1"  # raised when the same recipe would make something else
 PACKAGES = ("dualoptim-diffusion", "torch", "torchvision", "diffusers", "accelerate", "timm", "torch-fidelity")
 
 
@@ -64,3 +71,22 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 def digest(*parts: str) -> str:
     """One hash of several texts."""
     return sha256(repr(parts).encode()).hexdigest()
+
+
+def cache_entry(kind: str, *parts: str) -> Path:
+    """Where something made from these inputs is kept."""
+    return cache_folder() / kind / digest(CACHE_VERSION, *parts)[:16]
+
+
+@contextmanager
+def locked(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other runs from making the same cache entry at the same time; they wait and then find it."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
+    if accelerator.is_main_process:
+        lock.acquire()
+    try:
+        accelerator.wait_for_everyone()
+        yield
+    finally:
+        lock.release()

@@ -24,6 +24,8 @@ from dualoptim_diffusion.errors import InputError, nearest
 
 Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
 
+MAX_SEED = 2**63 - 1
+
 # Which keys change nothing about results and so stay out of the hash.
 UNHASHED = {"run": {"device"}}
 
@@ -44,7 +46,7 @@ def find_recipe(name: str, beside: Path | None = None) -> Path:
     stem = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     candidates = [beside.parent / stem, packaged / stem, Path(name)] if beside else [Path(name), packaged / stem]
     for candidate in candidates:
-        if candidate.is_file():
+        if candidate.is_file() and not (beside and candidate.resolve() == beside.resolve()):
             return candidate
     known = [path.stem for path in packaged.glob("*.yaml")]
     raise InputError(f"There is no recipe {name!r}: {nearest(Path(stem).stem, known)}")
@@ -72,15 +74,29 @@ def load_recipe(kind: type[Recipe], name: str, overrides: Sequence[str] = (), be
         raise InputError(f"Recipe {path}: {_sentence(kind, error)}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of sections as plain data.
+
+    Raises:
+        InputError: if it is anything else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"Recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict) or not all(isinstance(section, dict | str) for section in values.values()):
         raise InputError(f"Recipe {path} must hold sections such as 'method:' with keys below them.")
-    base = values.pop("base", None)
-    return values if base is None else _merge(_read(find_recipe(str(base), path)), values)
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    if (base := values.pop("base", None)) is None:
+        return values
+    below = read_yaml(find_recipe(str(base), path))
+    if "base" in below:
+        raise InputError(f"Recipe {path} has base {base!r}, which has a base itself; one level is allowed.")
+    return _merge(below, values)
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +166,8 @@ def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) 
     if alternates:
         reads = reads - {"retain_weight"} - (forget_only if shared else set())
     elif "update" in reads:  # one joint step with one optimizer
-        reads = reads - forget_only - {"forget_steps", "retain_steps", "optimizers.mode"}
+        weight = {"forget_weight", "forget_weight_schedule"}
+        reads = reads - forget_only - weight - {"forget_steps", "retain_steps", "optimizers.mode"}
     values = recipe.model_dump(mode="json")
     dropped = []
     for section, fields in (("method", method), ("optimizers", recipe.optimizers)):
@@ -183,6 +200,8 @@ def parse_seeds(text: str) -> list[int]:
             raise InputError(f"Seeds {text!r} are not of the form 0-499 or 0-9,20.")
         if last and int(last) < int(first):
             raise InputError(f"Seeds {text!r} run backwards in {part.strip()!r}; write the smaller first.")
+        if int(last or first) > MAX_SEED:
+            raise InputError(f"Seeds {text!r} go beyond the largest seed, {MAX_SEED}.")
         seeds += range(int(first), int(last or first) + 1)
     if len(set(seeds)) != len(seeds):
         raise InputError(f"Seeds {text!r} name a seed twice.")

@@ -71,9 +71,11 @@ def read_results(run: Path) -> dict[str, Any]:
         InputError: if it is not there or not readable.
     """
     try:
-        return dict(json.loads((run / "results.json").read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{run} has no results ({error}); run `dualoptim evaluate {run}` first.") from None
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        table(results)  # whatever is missing shows here
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{run} has no readable results ({error!r}); run `dualoptim evaluate {run}` first.") from None
+    return dict(results)
 
 
 def write_report(run: Path) -> Path:
@@ -82,7 +84,10 @@ def write_report(run: Path) -> Path:
 
     results = read_results(run)
     metrics = run / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    try:
+        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    except json.JSONDecodeError as error:
+        raise InputError(f"{metrics} is damaged ({error}); delete it to write the report without curves.") from None
     environment = Environment(loader=PackageLoader("dualoptim_diffusion"), autoescape=True)
     page = environment.get_template("report.html").render(
         forgotten=", ".join(results["forgotten"]),

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.config import FisherRatioMask, TopFractionMask
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.errors import InputError
@@ -119,9 +120,15 @@ def density(mask: Mask) -> float:
 
 def save_mask(path: Path, mask: Mask, provenance: Mapping[str, object]) -> None:
     """Writes the mask as safetensors; `provenance` goes into its header as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"provenance": json.dumps(dict(provenance), sort_keys=True)}
-    save_file({name: m.cpu().contiguous() for name, m in mask.items()}, path, metadata=header)
+    with atomic_path(path) as beside:
+        save_file({name: m.cpu().contiguous() for name, m in mask.items()}, beside, metadata=header)
+
+
+def mask_header(path: Path) -> dict[str, object]:
+    """What a mask file says of its making."""
+    with safe_open(path, framework="pt") as stored:
+        return dict(json.loads((stored.metadata() or {}).get("provenance", "{}")))
 
 
 def load_mask(path: Path, network: nn.Module, forget_classes: Mapping[int, str]) -> Mask:
@@ -133,10 +140,10 @@ def load_mask(path: Path, network: nn.Module, forget_classes: Mapping[int, str])
     if not path.is_file():
         raise InputError(f"There is no mask file {str(path)!r}; `dualoptim saliency` makes one.")
     try:
+        provenance = mask_header(path)
         with safe_open(path, framework="pt") as stored:
-            provenance = json.loads((stored.metadata() or {}).get("provenance", "{}"))
             mask = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is no safetensors mask ({error}); make one with `dualoptim saliency`.") from None
     shapes = {name: p.shape for name, p in network.named_parameters()}
     if {name: m.shape for name, m in mask.items()} != shapes or any(m.dtype != torch.bool for m in mask.values()):

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from dualoptim_diffusion.assets import load_model, make_accelerator
 from dualoptim_diffusion.classes import resolve_class
-from dualoptim_diffusion.config import RunConfig, SamplingConfig
+from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import weights_sha256
 from dualoptim_diffusion.models.pipeline import to_pil
-from dualoptim_diffusion.recipes import parse_seeds
+from dualoptim_diffusion.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.samples import draw_samples
 
 
@@ -24,7 +23,7 @@ def model_folder(source: Path) -> Path:
 
 def sample_model(
     source: Path, class_names: Sequence[str], named: Mapping[str, Any], out: Path, png: bool
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Draws classes of the model in a run or pipeline folder into `out`.
 
     Args:
@@ -32,25 +31,31 @@ def sample_model(
         named: sampling settings that overrule those of the run's recipe.
         png: also write `out/png/CLASS/SEED.png`.
 
+    Returns:
+        What was drawn, on the main process.
+
     Raises:
         InputError: for an unknown class, a wrong setting, no model, or samples of another kind in `out`.
     """
     recipe = source / "recipe.yaml"
-    stored = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    stored = load_recipe(ForgetRecipe, str(recipe)) if recipe.is_file() else None
+    defaults = stored.sampling.model_dump() if stored else {}
     try:
-        settings = SamplingConfig(**{**stored.get("sampling", {}), **named})
-        run = RunConfig(**stored.get("run", {}))
+        settings = SamplingConfig(**{**defaults, **named})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(f"{first['loc'][-1]} is {first['input']!r}: {first['msg']}.") from None
+    run = stored.run if stored else DenoiserRunConfig()
     seeds = parse_seeds(settings.seeds)
-    accelerator = make_accelerator(run)
+    accelerator = make_accelerator(run.device, run.precision)
     model = load_model(model_folder(source), accelerator.device)
     class_ids = [resolve_class(name, model.id2label) for name in class_names] or list(model.id2label)
     sha256 = weights_sha256(model.network.state_dict())
     model.prepare(accelerator)
     samples = draw_samples(out, model, sha256, class_ids, settings, accelerator)
-    if png and accelerator.is_main_process:
+    if not accelerator.is_main_process:
+        return None
+    if png:
         for class_id, images in samples.items():
             folder = out / "png" / model.id2label[class_id].split(",")[0].replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 from tqdm import tqdm
@@ -21,9 +22,16 @@ from dualoptim_diffusion.sampling import draw, make_scheduler, padded_chunks
 MANIFEST = "manifest.json"
 
 
-def describe(model_sha256: str, class_ids: Sequence[int], settings: SamplingConfig) -> dict[str, Any]:
+def describe(
+    model_sha256: str, class_ids: Sequence[int], settings: SamplingConfig, accelerator: Accelerator
+) -> dict[str, Any]:
     """All that the images depend on, besides the machine."""
-    return {"model_sha256": model_sha256, "class_ids": list(class_ids), "sampling": settings.model_dump(mode="json")}
+    return {
+        "model_sha256": model_sha256,
+        "class_ids": list(class_ids),
+        "sampling": settings.model_dump(mode="json"),
+        "precision": accelerator.mixed_precision,
+    }
 
 
 def draw_samples(
@@ -37,19 +45,23 @@ def draw_samples(
 ) -> dict[int, Tensor]:
     """Draws each class with each seed into `folder` and returns uint8 images [N, C, H, W] by class id.
 
-    Shards that are there already are kept, so an interrupted call goes on; processes share the chunks.
+    Shards that are there and sound are kept, so an interrupted call goes on; processes share the chunks.
 
     Raises:
-        InputError: if the folder holds samples drawn otherwise.
+        InputError: if the folder holds anything but samples drawn in this very way.
     """
-    wanted = describe(model_sha256, class_ids, settings)
-    manifest = folder / MANIFEST
-    if manifest.is_file():
+    wanted = describe(model_sha256, class_ids, settings, accelerator)
+    known: dict[str, str] = {}
+    if (folder / MANIFEST).is_file():
         found = _read_manifest(folder)
         if {key: found.get(key) for key in wanted} != wanted:
             raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
-    elif accelerator.is_main_process:
-        write_json(manifest, wanted)
+        known = found.get("shards", {})
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and holds no samples of this kind; choose another folder.")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not (folder / MANIFEST).is_file():
+        write_json(folder / MANIFEST, wanted)
     accelerator.wait_for_everyone()
 
     seeds = parse_seeds(settings.seeds)
@@ -59,7 +71,7 @@ def draw_samples(
     scheduler = make_scheduler(settings.scheduler)
     for class_id, kept, padded in tqdm(mine, desc=title, disable=not accelerator.is_main_process):
         shard = folder / _shard_name(class_id, kept)
-        if shard.is_file():
+        if _is_sound(shard, len(kept), known.get(shard.name)):
             continue
         x_0 = draw(
             model.noise_pred,
@@ -76,33 +88,20 @@ def draw_samples(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shards = {name: _file_sha256(folder / name) for name in (_shard_name(c, kept) for c, kept, _ in chunks)}
-        write_json(manifest, wanted | {"shards": shards})
+        write_json(folder / MANIFEST, wanted | {"shards": shards})
     accelerator.wait_for_everyone()
-    return read_samples(folder, model_sha256)
+    drawn: dict[int, list[Tensor]] = {}
+    for class_id, kept, _ in chunks:
+        drawn.setdefault(class_id, []).append(load_file(folder / _shard_name(class_id, kept))["images"])
+    return {class_id: cat(parts) for class_id, parts in drawn.items()}
 
 
-def read_samples(folder: Path, model_sha256: str) -> dict[int, Tensor]:
-    """uint8 images [N, C, H, W] by class id, in the order of the seeds.
-
-    Raises:
-        InputError: if the folder is not finished, was drawn from other weights, or a shard does not match its hash.
-    """
-    manifest = _read_manifest(folder)
-    if manifest.get("model_sha256") != model_sha256:
-        raise InputError(f"The samples in {folder} were drawn from other weights; draw them anew.")
-    if "shards" not in manifest:
-        raise InputError(f"The samples in {folder} are not finished; run the same command again.")
-    settings = SamplingConfig(**manifest["sampling"])
-    images: dict[int, Tensor] = {}
-    for class_id in manifest["class_ids"]:
-        parts = []
-        for kept, _ in padded_chunks(parse_seeds(settings.seeds), settings.batch_size):
-            name = _shard_name(class_id, kept)
-            if not (folder / name).is_file() or _file_sha256(folder / name) != manifest["shards"].get(name):
-                raise InputError(f"The shard {folder / name} is missing or damaged; delete the folder and draw anew.")
-            parts.append(load_file(folder / name)["images"])
-        images[class_id] = cat(parts)
-    return images
+def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
+    """Whether a shard is there, readable, complete and, where the manifest knows it, unchanged."""
+    try:
+        return len(load_file(shard)["images"]) == count and sha256 in (None, _file_sha256(shard))
+    except (OSError, KeyError, SafetensorError):
+        return False
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -110,7 +109,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{folder} holds no samples: its manifest.json cannot be read ({error}).") from None
-    return dict(manifest)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
+        raise InputError(f"{folder} holds no samples: its manifest.json is of another kind.")
+    return manifest
 
 
 def _shard_name(class_id: int, seeds: Sequence[int]) -> str:

@@ -70,7 +70,7 @@ def run_phases(
     ):
 
         def on_step(finished: int, record: Record) -> None:
-            stopping = bool(signals) or finished == stop_after
+            stopping = _any_process(bool(signals) or finished == stop_after, accelerator)
             if accelerator.is_main_process:
                 with metrics.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")
@@ -81,6 +81,7 @@ def run_phases(
                 bar.set_postfix({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss")}, refresh=False)
                 bar.update()
             if stopping and finished < num_steps:
+                accelerator.wait_for_everyone()  # nobody leaves before the state is saved
                 raise Stopped(f"Stopped after step {finished} of {num_steps}; the state is saved in {folder}.")
 
         unlearn(
@@ -88,6 +89,13 @@ def run_phases(
             first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step,
         )  # fmt: skip
     accelerator.wait_for_everyone()
+
+
+def _any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether any process says so: a signal may reach one a step before the others."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum"))
 
 
 @contextmanager

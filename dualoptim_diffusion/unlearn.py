@@ -97,7 +97,7 @@ def _update(
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise NonFiniteError(
             f"The {phase.name} phase of step {step} has loss {loss.item():g} and gradient norm {norm.item():g}; "
-            f"nothing was stepped. Lower method.{phase.name}_lr."
+            f"nothing was stepped. Lower the learning rate."
         )
     if phase.name == "forget":
         optimizers.step_forget()

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Forgets the handwritten digit "three": makes .venv, installs, pretrains a small conditional DDPM on scikit-learn's
-# digits (kept for the next time), forgets with SFRon + DualOptim, samples, evaluates and writes a report.
-# Arguments go to `dualoptim forget`, such as --class eight instead of three.
+# Forgets a handwritten digit: makes .venv, installs, pretrains a small conditional DDPM on scikit-learn's digits (kept
+# for the next time), forgets with SFRon + DualOptim, samples, evaluates and writes a report into runs/demo.
+#   bash scripts/demo.sh [CLASS]    three, or any of zero ... nine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 environment ""
-[ $# -gt 0 ] || set -- --class three --out runs/demo --overwrite
 start=$SECONDS
-.venv/bin/dualoptim forget digits_sfron_dual "$@"
+.venv/bin/dualoptim forget digits_sfron_dual --class "${1:-three}" --out runs/demo --overwrite
 echo "Took $((SECONDS - start)) s after installation."

@@ -80,5 +80,5 @@ class ConditionalDDPM:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":
         """Reads such a folder."""
-        pipeline = ConditionalDDPMPipeline.from_pretrained(folder).to(device)
+        pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True).to(device)
         return cls(pipeline.unet, pipeline.id2label)

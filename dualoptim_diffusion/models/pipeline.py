@@ -132,4 +132,4 @@ def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> Con
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
-    return ConditionalDDPMPipeline.from_pretrained(folder).to(device)
+    return ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True).to(device)

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/every_class.py digits_sfron_dual --group three,eight
 
-Each cell is a run folder below --runs; finished cells are skipped and interrupted ones go on, so the command can be
-stopped and given again. The table goes to --out as JSON and markdown.
+Each cell is a run folder below --runs; finished cells are only scored again and interrupted ones go on, so the command
+can be stopped and given again. The table goes to --out as JSON and markdown.
 """
 
 import argparse
@@ -22,11 +22,10 @@ HEADER = (
 
 
 def run_cell(recipe: str, names: list[str], folder: Path, overrides: list[str]) -> dict:
-    """Results of one run, made if they are not there."""
-    if not (folder / "results.json").is_file():
-        classes = [word for name in names for word in ("--class", name)]
-        command = ["forget", recipe, *overrides, *classes, "--out", str(folder), "--resume"]
-        subprocess.run([sys.executable, "-m", "dualoptim_diffusion", *command], check=True, stdout=subprocess.DEVNULL)
+    """Results of one run; a finished one is only scored again, one of another recipe is refused."""
+    classes = [word for name in names for word in ("--class", name)]
+    command = ["forget", recipe, *overrides, *classes, "--out", str(folder), "--resume"]
+    subprocess.run([sys.executable, "-m", "dualoptim_diffusion", *command], check=True, stdout=subprocess.DEVNULL)
     return json.loads((folder / "results.json").read_text())
 
 
