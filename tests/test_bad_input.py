@@ -157,3 +157,69 @@ def test_diverging_weights_stop_with_the_phase_and_step(
     )
     refused(outcome, "nothing was stepped")
     assert "of step" in outcome.err
+
+
+def test_overwrite_never_deletes_what_the_run_needs(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    options = ["--class", "three", "--out", run, "--overwrite"]
+    for arguments in (
+        [run / "recipe.yaml"],
+        [tiny, f"model.path={run / 'model'}"],
+        [tiny, "--mask", run / "mask.safetensors"],
+    ):
+        refused(dualoptim("forget", *arguments, *options), "would delete")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_is_never_replaced_by_a_file(dualoptim: Run, finished: Path, tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.txt").write_text("precious")
+    refused(dualoptim("grid", finished, "--out", tmp_path / "pictures"), "use --overwrite")
+    refused(dualoptim("grid", finished, "--out", tmp_path / "pictures", "--overwrite"), "not what this command writes")
+    refused(dualoptim("saliency", tiny, "--out", tmp_path / "pictures", "--overwrite"), "not what this command writes")
+    refused(dualoptim("sample", finished, "--out", tmp_path / "pictures"), "holds no samples of this kind")
+    assert (tmp_path / "pictures" / "cat.txt").read_text() == "precious"
+
+
+def test_a_mask_for_a_method_without_one_is_refused(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
+    mask = finished / "mask.safetensors"
+    command = ["forget", tiny, "method.name=finetune", "--class", "three", "--mask", mask, "--out", tmp_path / "run"]
+    refused(dualoptim(*command), "finetune uses no mask")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_base_model_changed_is_not_scored(dualoptim: Run, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    origin = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(origin | {"base_model_sha256": "0" * 64}))
+    refused(dualoptim("evaluate", run), "The base model is not the one")
+
+
+def test_damaged_files_of_a_run_are_named(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "results.json").write_text("{}")
+    refused(dualoptim("report", run), "no readable results")
+    (run / "checkpoints" / "step_6" / "state.safetensors").write_bytes(b"short")
+    refused(dualoptim("forget", tiny, "--class", "three", "--out", run, "--resume"), "is damaged")
+    (run / "recipe.yaml").write_text("{")
+    for command in (["evaluate", run], ["sample", run, "--out", tmp_path / "out"]):
+        refused(dualoptim(*command), "is not YAML")
+
+
+def test_a_pipeline_folder_with_pickled_weights_is_refused(dualoptim: Run, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({"weight": torch.zeros(1)}, weights.with_suffix(".bin"))
+    weights.unlink()
+    refused(dualoptim("sample", tmp_path / "model", "--out", tmp_path / "out"), "is not a pipeline folder")
+
+
+def test_fp16_launches_are_refused_with_the_remedy(
+    dualoptim: Run, tiny: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    refused(dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run"), "launch with bf16")

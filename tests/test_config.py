@@ -98,6 +98,15 @@ def test_base_is_merged_below_the_recipe(tmp_path: Path) -> None:
     assert (recipe.method.num_steps, recipe.method.mask.threshold, recipe.method.name) == (7, 2, "sfron")
 
 
+def test_a_recipe_is_never_its_own_base_and_a_base_has_none(tmp_path: Path) -> None:
+    mine = tmp_path / "digits_sfron_dual.yaml"
+    mine.write_text("base: digits_sfron_dual\nmethod: {num_steps: 7}")  # the packaged one of the same name
+    assert load_recipe(ForgetRecipe, str(mine)).method.num_steps == 7
+    (tmp_path / "third.yaml").write_text("base: digits_sfron_dual")
+    with pytest.raises(InputError, match="one level is allowed"):
+        load_recipe(ForgetRecipe, str(tmp_path / "third.yaml"))
+
+
 def test_keys_that_the_method_does_not_read_are_dropped_and_named() -> None:
     values, dropped = resolved("method.name=finetune")
     assert set(values["method"]) == {
@@ -130,7 +139,7 @@ def test_the_device_does_not_enter_the_hash_and_everything_else_does() -> None:
 def test_seed_lists() -> None:
     assert parse_seeds("0-4,7") == [0, 1, 2, 3, 4, 7]
     assert parse_seeds("12") == [12]
-    for wrong in ("", "a", "5-", "-5", "9-1", "1-3,2", "1.5"):
+    for wrong in ("", "a", "99999999999999999999", "5-", "-5", "9-1", "1-3,2", "1.5"):
         with pytest.raises(InputError):
             parse_seeds(wrong)
 
