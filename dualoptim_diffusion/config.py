@@ -74,6 +74,7 @@ class MethodConfig(Section):
     name: str
     update: Literal["alternate", "joint"] = "alternate"
     num_steps: int = Field(150, ge=1)  # T_out
+    num_steps_per: Literal["run", "class"] = "run"  # class: times the number of forgotten classes
     forget_steps: int = Field(1, ge=1)  # T_f
     retain_steps: int = Field(1, ge=0)  # T_r
     forget_lr: float = Field(1e-4, ge=0)

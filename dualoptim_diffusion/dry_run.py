@@ -64,15 +64,15 @@ def _model(experiment: Experiment) -> ConditionalDDPM:
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:
-    settings, config = experiment.recipe.method, experiment.recipe.model
-    if experiment.method.from_scratch and config.pretrain is not None:
+    method, settings, config = experiment.method, experiment.recipe.method, experiment.recipe.model
+    if method.from_scratch and config.pretrain is not None:
         recipe = load_recipe(PretrainRecipe, config.pretrain, beside=experiment.recipe_path)
         return {"pretraining": recipe.training.num_steps}
-    if not experiment.method.forgets:
-        return {"retain": settings.num_steps * settings.retain_steps}
-    if not experiment.method.alternates(settings):
-        return {"joint": settings.num_steps}
-    return {"forget": settings.num_steps * settings.forget_steps, "retain": settings.num_steps * settings.retain_steps}
+    if not method.forgets:
+        return {"retain": method.num_steps * settings.retain_steps}
+    if not method.alternates(settings):
+        return {"joint": method.num_steps}
+    return {"forget": method.num_steps * settings.forget_steps, "retain": method.num_steps * settings.retain_steps}
 
 
 def _state_ratio(name: str) -> float:

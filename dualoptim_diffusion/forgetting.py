@@ -92,7 +92,7 @@ def forget(
                 model.network,
                 make_optimizers(experiment, model, mask),
                 phases(method, model, forget_batches, retain_batches, mask),
-                recipe.method.num_steps,
+                method.num_steps,
                 folder=out,
                 identity=identity,
                 title=f"forgetting {', '.join(experiment.forget_names)}",

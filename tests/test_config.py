@@ -112,6 +112,7 @@ def test_keys_that_the_method_does_not_read_are_dropped_and_named() -> None:
     assert set(values["method"]) == {
         "name",
         "num_steps",
+        "num_steps_per",
         "retain_steps",
         "retain_lr",
         "retain_schedule",

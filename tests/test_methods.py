@@ -159,6 +159,12 @@ def test_sfron_masks_the_forget_phase_alone_and_finetune_has_no_other() -> None:
     ]
 
 
+def test_steps_per_class_count_the_forgotten_classes() -> None:
+    assert make("sfron", (1, 2), num_steps=7).num_steps == 7
+    assert make("sfron", (1, 2), num_steps=7, num_steps_per="class").num_steps == 14
+    assert make("sfron", (1,), num_steps=7, num_steps_per="class").num_steps == 7
+
+
 def test_the_registry_names_its_neighbours() -> None:
     assert set(METHODS) == {"sfron", "salun", "gradient_ascent", "finetune", "retrain"}
     with pytest.raises(InputError, match="did you mean sfron"):

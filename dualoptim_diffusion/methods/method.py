@@ -11,7 +11,16 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
 
 RETAIN_KEYS = frozenset(
-    {"num_steps", "retain_steps", "retain_lr", "retain_schedule", "clip_norm", "ema_decay", "optimizers.retain"}
+    {
+        "num_steps",
+        "num_steps_per",
+        "retain_steps",
+        "retain_lr",
+        "retain_schedule",
+        "clip_norm",
+        "ema_decay",
+        "optimizers.retain",
+    }
 )
 FORGET_KEYS = frozenset(
     {"forget_steps", "forget_lr", "forget_schedule", "forget_weight", "forget_weight_schedule"}
@@ -48,6 +57,11 @@ class Method:
             raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
         self.settings, self.forget_classes = settings, tuple(forget_classes)
         self.num_classes, self.global_mean = num_classes, global_mean
+
+    @property
+    def num_steps(self) -> int:
+        """Outer steps K: several classes share each forget batch, so `num_steps_per: class` gives each its own."""
+        return self.settings.num_steps * (len(self.forget_classes) if self.settings.num_steps_per == "class" else 1)
 
     @classmethod
     def alternates(cls, settings: MethodConfig) -> bool:
