@@ -17,7 +17,8 @@ from dualoptim_diffusion.data import load_dataset
 from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
 HEADER = (
-    "| forgotten | original FA | FA (95% interval) | original RA | RA | FD | FD ratio |\n|---|---|---|---|---|---|---|"
+    "| forgotten | original FA | FA (95% interval) | original RA | RA | FD[classifier] | FD ratio | degenerate |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -36,7 +37,7 @@ def line(names: str, results: dict) -> str:
     return (
         f"| {names} | {before['FA']['value']:.1%} | {after['FA']['value']:.1%} ({low:.1%} to {high:.1%}, "
         f"n = {after['FA']['n']}) | {before['RA']['value']:.1%} | {after['RA']['value']:.1%} | "
-        f"{after['frechet']['value']:.3f} | {ratio:.2f} |"
+        f"{after['frechet']['value']:.3f} | {ratio:.2f} | {after['degenerate_rate']:.1%} |"
     )
 
 
