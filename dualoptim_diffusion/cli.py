@@ -234,10 +234,9 @@ def classes(
     as_json: Json = False,
 ) -> None:
     """List the classes of a recipe's data or of a model."""
-    from dualoptim_diffusion.sample_folder import model_folder
-
     if Path(source).is_dir():
         from dualoptim_diffusion.assets import load_model
+        from dualoptim_diffusion.models.pipeline import model_folder
 
         id2label = load_model(model_folder(Path(source))).id2label
     else:

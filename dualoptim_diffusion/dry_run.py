@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import PretrainRecipe
 from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.randomness import derive_seed
-from dualoptim_diffusion.recipes import load_recipe, parse_seeds
+from dualoptim_diffusion.recipes import parse_seeds
 from dualoptim_diffusion.training import new_network
 
 PROBE_SIZE = 32  # images in the timed forward and backward pass
@@ -58,16 +57,14 @@ def _model(experiment: Experiment) -> ConditionalDDPM:
     config = experiment.recipe.model
     if config.path is not None:
         return load_model(Path(config.path))
-    assert config.pretrain is not None  # the recipe has checked it
-    recipe = load_recipe(PretrainRecipe, config.pretrain, beside=experiment.recipe_path)
-    return ConditionalDDPM(new_network(recipe, experiment.train_set), experiment.train_set.id2label)
+    assert experiment.pretrain_recipe is not None  # the only other source of a model
+    return ConditionalDDPM(new_network(experiment.pretrain_recipe, experiment.train_set), experiment.train_set.id2label)
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:
-    method, settings, config = experiment.method, experiment.recipe.method, experiment.recipe.model
-    if method.from_scratch and config.pretrain is not None:
-        recipe = load_recipe(PretrainRecipe, config.pretrain, beside=experiment.recipe_path)
-        return {"pretraining": recipe.training.num_steps}
+    method, settings = experiment.method, experiment.recipe.method
+    if method.from_scratch and experiment.pretrain_recipe is not None:
+        return {"pretraining": experiment.pretrain_recipe.training.num_steps}
     if not method.forgets:
         return {"retain": method.num_steps * settings.retain_steps}
     if not method.alternates(settings):

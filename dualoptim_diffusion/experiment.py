@@ -32,7 +32,8 @@ class Experiment:
     recipe: ForgetRecipe
     recipe_path: Path
     values: dict[str, Any]  # the resolved recipe as plain data
-    named_recipes: dict[str, PretrainRecipe | ClassifierRecipe]  # by their file names in a run folder
+    pretrain_recipe: PretrainRecipe | None  # none where the model is given as a folder
+    classifier_recipe: ClassifierRecipe | None  # likewise
     accelerator: Accelerator
     train_set: ImageSet
     forget_classes: tuple[int, ...]
@@ -44,7 +45,7 @@ class Experiment:
 
     @property
     def forget_names(self) -> list[str]:
-        return [self.train_set.id2label[i] for i in self.forget_classes]
+        return list(self.forget_labels.values())
 
     @property
     def forget_labels(self) -> dict[int, str]:
@@ -80,27 +81,29 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     parse_seeds(recipe.sampling.seeds)
     train_set, _ = load_dataset(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], train_set.id2label)
-    named: dict[str, PretrainRecipe | ClassifierRecipe] = {}  # checked now, and kept beside recipe.yaml
+    pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml
     if recipe.model.path is not None:
         values["model"] |= {"path": str(Path(recipe.model.path).resolve()), "pretrain": None}
     elif recipe.model.pretrain is not None:
-        named["pretrain.yaml"] = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
+        pretrain_recipe = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
         values["model"]["pretrain"] = "pretrain.yaml"
     if Path(recipe.evaluation.classifier).is_dir():
         values["evaluation"]["classifier"] = str(Path(recipe.evaluation.classifier).resolve())
     else:
-        named["classifier.yaml"] = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
+        classifier_recipe = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
         values["evaluation"]["classifier"] = "classifier.yaml"
     values["data"]["forget_classes"] = [train_set.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     method = method_class(
         recipe.method, forget_classes, len(train_set.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
     )
-    if method_class.from_scratch and "pretrain.yaml" not in named:
+    if method_class.from_scratch and pretrain_recipe is None:
         raise InputError("Retraining needs a pretraining recipe; give model.pretrain and no model.path.")
     if dropped and accelerator.is_main_process:
         say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
-    return Experiment(recipe, path, values, named, accelerator, train_set, forget_classes, method)
+    return Experiment(
+        recipe, path, values, pretrain_recipe, classifier_recipe, accelerator, train_set, forget_classes, method
+    )
 
 
 def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:

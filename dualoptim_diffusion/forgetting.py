@@ -19,7 +19,6 @@ from dualoptim_diffusion.experiment import Experiment, check_model, say
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
 from dualoptim_diffusion.provenance import cache_entry, describe_origin, digest, timed
-from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.run_folder import check_out, claim
 from dualoptim_diffusion.saliency import Mask, compute_mask, density, load_mask, mask_header, save_mask
 from dualoptim_diffusion.scoring import Results, evaluate_run
@@ -120,8 +119,8 @@ def _mask(experiment: Experiment, model: ConditionalDDPM, mask_path: Path | None
 
 def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
     """The base model's own recipe, with the seed of this run."""
-    assert experiment.recipe.model.pretrain is not None  # open_experiment has checked it
-    recipe = load_recipe(PretrainRecipe, experiment.recipe.model.pretrain, beside=experiment.recipe_path)
+    recipe = experiment.pretrain_recipe
+    assert recipe is not None  # open_experiment has checked it
     return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": experiment.recipe.run.seed})})
 
 

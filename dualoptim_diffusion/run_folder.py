@@ -41,9 +41,9 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def claim(out: Path, experiment: Experiment, resume: bool) -> None:
     """Makes the run folder: the resolved recipe and, beside it, the recipes it names."""
-    recipes = {"recipe.yaml": experiment.values} | {
-        name: recipe.model_dump(mode="json") for name, recipe in experiment.named_recipes.items()
-    }
+    recipes = {"recipe.yaml": experiment.values}
+    named = (("pretrain.yaml", experiment.pretrain_recipe), ("classifier.yaml", experiment.classifier_recipe))
+    recipes |= {name: recipe.model_dump(mode="json") for name, recipe in named if recipe is not None}
     if out.exists() and not resume:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,9 @@ from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import weights_sha256
-from dualoptim_diffusion.models.pipeline import to_pil
+from dualoptim_diffusion.models.pipeline import model_folder, to_pil
 from dualoptim_diffusion.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.samples import draw_samples
-
-
-def model_folder(source: Path) -> Path:
-    """The pipeline folder of a run folder, or the folder itself."""
-    return source / "model" if (source / "model").is_dir() else source
 
 
 def sample_model(

@@ -122,14 +122,18 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
         return guided_noise_pred(predict, x_t, timesteps, class_labels, self.null_class, guidance_scale)
 
 
+def model_folder(source: Path) -> Path:
+    """The pipeline folder of a run folder, or the folder itself."""
+    return source / "model" if (source / "model").is_dir() else source
+
+
 def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> ConditionalDDPMPipeline:
     """The pipeline in a run folder or a pipeline folder.
 
     Raises:
         InputError: if there is none.
     """
-    folder = Path(folder)
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    folder = model_folder(Path(folder))
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
     return ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True).to(device)
