@@ -150,13 +150,19 @@ class PretrainRecipe(Section):
 class ClassifierConfig(Section):
     name: str  # timm's
     image_size: int = Field(ge=8)  # images are resized to this
+    pretrained: bool = False  # start from timm's published weights
+    checkpoint: str | None = None  # or from a file of weights
+    mean: tuple[float, ...] | None = None  # of pixel values in [0, 1]; null = the published weights', else 0.5
+    std: tuple[float, ...] | None = None
 
 
 class ClassifierTrainingConfig(Section):
-    num_steps: int = Field(ge=1)
-    lr: float = Field(gt=0)
+    num_steps: int = Field(ge=0)  # 0 = judge with the given weights as they are
+    lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     max_shift: int = Field(0, ge=0)  # random shift of the resized image, in pixels
+    noise: float = Field(0.0, ge=0)  # of contrast and pixels, relative to the normalised image
+    none_share: float = Field(0.0, ge=0)  # images of nothing per real one; above 0 the answer "none of these" exists
 
 
 class ClassifierRecipe(Section):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
-from dualoptim_diffusion.classifier import Classifier, ClassifierInfo
-from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
-from dualoptim_diffusion.data import Batches, ImageSet
+from dualoptim_diffusion.classifier import Classifier, new_classifier
+from dualoptim_diffusion.config import ClassifierRecipe, ClassifierTrainingConfig, PretrainRecipe
+from dualoptim_diffusion.data import Batches, ImageSet, images_of_nothing
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError, Stopped
@@ -180,46 +180,58 @@ def pretrain(
 def train_classifier(
     recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device | str
 ) -> Classifier:
-    """Trains a timm network on real images and measures it on held-out ones."""
+    """Trains a timm network on real images, and on images of nothing if asked; measures it on held-out real images."""
     settings, seed = recipe.training, recipe.run.seed
     torch.manual_seed(derive_seed(seed, "classifier-init"))
-    info = ClassifierInfo(
-        recipe.classifier.name, recipe.classifier.image_size, train_set.images.shape[1], train_set.id2label, {}, {}
-    )
-    classifier = Classifier.create(info)
+    channels, with_none = train_set.images.shape[1], settings.none_share > 0
+    classifier = new_classifier(recipe.classifier, train_set.id2label, channels, settings.num_steps, with_none)
+    if settings.num_steps == 0:
+        return measure(classifier, held_out)
     network = classifier.network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    images, labels = train_set.images.to(device), train_set.class_labels.to(device)
+    num_nothing = round(settings.none_share * recipe.data.batch_size)
     bar = tqdm(range(settings.num_steps), desc="training the classifier")
     for step in bar:
-        indices = epoch_indices(seed, "classifier", step, recipe.data.batch_size, len(train_set)).to(device)
-        shift = _random_shift(settings.max_shift, seed, step)
-        inputs = torch.roll(classifier.preprocess(images[indices]), shift, dims=(2, 3))
+        indices = epoch_indices(seed, "classifier", step, recipe.data.batch_size, len(train_set))
+        images, labels = train_set.images[indices], train_set.class_labels[indices]
+        randomness = generator(seed, "classifier-augmentation", step)
+        if num_nothing:
+            images = torch.cat([images, images_of_nothing(train_set.images, num_nothing, randomness)])
+            labels = torch.cat([labels, labels.new_full((num_nothing,), len(train_set.id2label))])
+        inputs = _augment(classifier.preprocess(images.to(device)), settings, randomness)
         torch.manual_seed(derive_seed(seed, "classifier-dropout", step))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * one_cycle(step, settings.num_steps)
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(inputs), labels[indices], label_smoothing=LABEL_SMOOTHING)
+        loss = nn.functional.cross_entropy(network(inputs), labels.to(device), label_smoothing=LABEL_SMOOTHING)
         loss.backward()
         optimizer.step()
         bar.set_postfix({"loss": f"{loss.item():.3g}"}, refresh=False)
     return measure(classifier, held_out)
 
 
-def _random_shift(max_shift: int, seed: int, step: int) -> tuple[int, int]:
-    if not max_shift:
-        return (0, 0)
-    down, right = torch.randint(-max_shift, max_shift + 1, (2,), generator=generator(seed, "classifier-shift", step))
-    return int(down), int(right)
+def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: torch.Generator) -> Tensor:
+    """Shifts the batch, scales each image's contrast and adds noise: a judge must not hang on exact grey levels."""
+    limit = settings.max_shift
+    down, right = torch.randint(-limit, limit + 1, (2,), generator=randomness).tolist()
+    inputs = torch.roll(inputs, (down, right), dims=(2, 3))
+    if settings.noise == 0:
+        return inputs
+    one_each = (len(inputs), 1, 1, 1)
+    contrast = (1 + settings.noise * torch.randn(one_each, generator=randomness)).clamp(0.5, 2)
+    strength = settings.noise * torch.rand(one_each, generator=randomness)
+    noise = strength * torch.randn(inputs.shape, generator=randomness)
+    return inputs * contrast.to(inputs.device) + noise.to(inputs.device)
 
 
 def measure(classifier: Classifier, held_out: ImageSet) -> Classifier:
     """The same classifier with its accuracy on real held-out images of each class written down."""
-    _, predicted = classifier(held_out.images)
+    ids = {name: i for i, name in classifier.info.id2label.items()}
+    predicted = classifier(held_out.images)[1].argmax(1)
     accuracy, n_held_out = {}, {}
     for class_id, name in held_out.id2label.items():
         members = held_out.class_labels == class_id
         if members.any():
-            accuracy[name] = (predicted[members] == class_id).double().mean().item()
+            accuracy[name] = (predicted[members] == ids[name]).double().mean().item()
             n_held_out[name] = int(members.sum())
     return Classifier(classifier.network, replace(classifier.info, accuracy=accuracy, n_held_out=n_held_out))

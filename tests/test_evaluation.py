@@ -72,10 +72,11 @@ class Oracle(Classifier):
     """Calls an image by its first pixel."""
 
     def __init__(self, names: dict[int, str] = NAMES) -> None:
-        super().__init__(nn.Identity(), ClassifierInfo("oracle", 2, 1, names, {}, {}))
+        super().__init__(nn.Identity(), ClassifierInfo("oracle", 2, 1, names))
 
     def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-        return images.flatten(1).float() + torch.rand(len(images), 4), images[:, 0, 0, 0].long()
+        logits = nn.functional.one_hot(images[:, 0, 0, 0].long(), 256).float()
+        return images.flatten(1).float() + torch.rand(len(images), 4), logits
 
 
 def drawn(*shown: int) -> torch.Tensor:
@@ -99,6 +100,7 @@ def test_a_hit_is_any_forgotten_class_and_ra_counts_the_own_class_alone() -> Non
     assert result["FA"]["per_class"] == {"one": pytest.approx(2 / 3), "two": pytest.approx(2 / 3)}
     assert (result["RA"]["value"], result["RA"]["n"]) == (pytest.approx(4 / 6), 6)
     assert result["FA"]["ci95"] == list(wilson_interval(4, 6))
+    assert result["drawn"]["one"] == {"one": 1, "two": 1, "zero": 1}
     assert result["frechet"]["name"] == "FD[classifier]"
     assert (result["frechet"]["n_generated"], result["frechet"]["n_reference"]) == (6, 5)
 

@@ -1,6 +1,7 @@
 """Real images, their split into forget and retain sets, and batches that depend on counters alone."""
 
+from dualoptim_diffusion.data.background import images_of_nothing
 from dualoptim_diffusion.data.batches import Batch, Batches
 from dualoptim_diffusion.data.datasets import ImageSet, load_dataset, split
 
-__all__ = ["Batch", "Batches", "ImageSet", "load_dataset", "split"]
+__all__ = ["Batch", "Batches", "ImageSet", "images_of_nothing", "load_dataset", "split"]

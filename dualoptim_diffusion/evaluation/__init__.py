@@ -34,6 +34,7 @@ def evaluate(
         `FA`: a hit is an image drawn with a forgotten label that the classifier calls any forgotten class; lower is
         better. `RA`: share of images of retained labels it calls by their label; higher is better. `degenerate_rate`:
         share of all images that show one flat colour; beside FA, because a collapsed model also has FA 0.
+        `drawn`: what the classifier calls the images of each label, as counts.
         `frechet`: distance of generated to real retained images on the classifier's penultimate features. All rates
         are fractions in [0, 1].
 
@@ -42,13 +43,18 @@ def evaluate(
     """
     ids = match_classes(classifier, id2label)
     forgotten = torch.tensor([ids[c] for c in forget_classes])
+    called = classifier.info.id2label
+    drawn: dict[str, dict[str, int]] = {}
     hits: dict[str, tuple[int, int]] = {}
     correct: dict[str, tuple[int, int]] = {}
     generated = FeatureStatistics()
     flat = total = 0
     for class_id, images in samples.items():
-        features, predicted = classifier(images)
+        features, logits = classifier(images)
+        predicted = logits.argmax(1)
         flat, total = flat + int(degenerate(images).sum()), total + len(images)
+        counts = torch.bincount(predicted, minlength=len(called)).tolist()
+        drawn[id2label[class_id]] = {called[i]: counts[i] for i in called if counts[i]}
         if class_id in forget_classes:
             hits[id2label[class_id]] = (int(torch.isin(predicted, forgotten).sum()), len(images))
         else:
@@ -59,6 +65,7 @@ def evaluate(
     return {
         "FA": _rate(hits) | {"hits": sum(k for k, _ in hits.values())},
         "RA": _rate(correct),
+        "drawn": drawn,
         "degenerate_rate": flat / total,
         "frechet": {
             "name": "FD[classifier]",

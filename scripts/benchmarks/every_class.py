@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from dualoptim_diffusion.config import ForgetRecipe
@@ -17,8 +18,9 @@ from dualoptim_diffusion.data import load_dataset
 from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
 HEADER = (
-    "| forgotten | original FA | FA (95% interval) | original RA | RA | FD[classifier] | FD ratio | degenerate |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| forgotten | original FA | FA (95% interval) | original RA | RA | FD[classifier] | FD ratio | degenerate "
+    "| the label draws now |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -37,8 +39,17 @@ def line(names: str, results: dict) -> str:
     return (
         f"| {names} | {before['FA']['value']:.1%} | {after['FA']['value']:.1%} ({low:.1%} to {high:.1%}, "
         f"n = {after['FA']['n']}) | {before['RA']['value']:.1%} | {after['RA']['value']:.1%} | "
-        f"{after['frechet']['value']:.3f} | {ratio:.2f} | {after['degenerate_rate']:.1%} |"
+        f"{after['frechet']['value']:.3f} | {ratio:.2f} | {after['degenerate_rate']:.1%} | "
+        f"{draws(results)} |"
     )
+
+
+def draws(results: dict) -> str:
+    """What the classifier calls most of the images of the forgotten labels."""
+    counts: Counter[str] = Counter()
+    for name in results["forgotten"]:
+        counts.update(results["unlearned"]["drawn"][name])
+    return ", ".join(f"{name} {n / counts.total():.0%}" for name, n in counts.most_common(2))
 
 
 def main() -> None:
