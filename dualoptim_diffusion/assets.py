@@ -9,13 +9,22 @@ from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.config import ClassifierRecipe, ModelConfig, PretrainRecipe
+from dualoptim_diffusion.classifier_training import train_classifier
+from dualoptim_diffusion.config import ClassifierRecipe, EvaluationConfig, ModelConfig, PretrainRecipe
 from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.evaluation.features import (
+    Extractor,
+    classifier_features,
+    inception_features,
+    timm_features,
+    with_full_contrast_bgr,
+)
+from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.provenance import cache_entry, digest, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
-from dualoptim_diffusion.training import pretrain, train_classifier
+from dualoptim_diffusion.training import pretrain
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -99,6 +108,28 @@ def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) 
     classifier = Classifier.load(folder)
     classifier.network.to(accelerator.device)
     return classifier
+
+
+def obtain_extractor(
+    config: EvaluationConfig, protocol: Protocol, classifier: Classifier, device: torch.device | str
+) -> Extractor:
+    """Where the features for distances come from.
+
+    Raises:
+        InputError: if weights are missing, or the protocol measures on others.
+    """
+    if protocol.inception_only and config.features != "inception":
+        raise InputError(
+            f"The protocol {protocol.name} measures FID, but evaluation.features is {config.features!r}; set "
+            "evaluation.features=inception or choose another protocol."
+        )
+    if config.features == "inception":
+        extractor = inception_features(config.features_weights, device)
+    elif config.features == "classifier":
+        extractor = classifier_features(classifier)
+    else:
+        extractor = timm_features(config.features, config.features_weights, device)
+    return with_full_contrast_bgr(extractor) if protocol.edit == "stretched, BGR" else extractor
 
 
 def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:

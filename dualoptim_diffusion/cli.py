@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,10 @@ Classes = Annotated[
     list[str] | None, typer.Option("--class", help="A class to forget, by name or id; repeat for several.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+InceptionWeights = Annotated[
+    Path | None,
+    typer.Option(help="torch-fidelity's Inception weights, for FID without a network.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 StopAfter = Annotated[
@@ -46,6 +51,7 @@ def forget(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Overwrite = False,
     stop_after: StopAfter = None,
+    inception_weights: InceptionWeights = None,
     as_json: Json = False,
 ) -> None:
     """Forget classes of a model, sample it before and after, and report.
@@ -54,7 +60,7 @@ def forget(
     """
     from dualoptim_diffusion.experiment import open_experiment
 
-    experiment = open_experiment(recipe, classes or (), overrides or ())
+    experiment = open_experiment(recipe, classes or (), [*(overrides or ()), *_inception(inception_weights)])
     if dry_run:
         from dualoptim_diffusion.dry_run import plan
 
@@ -83,7 +89,7 @@ def saliency(
     as_json: Json = False,
 ) -> None:
     """Compute which weights the forget phase may change, for `forget --mask`."""
-    from dualoptim_diffusion import forgetting
+    from dualoptim_diffusion import masking
     from dualoptim_diffusion.assets import obtain_model
     from dualoptim_diffusion.experiment import open_experiment
     from dualoptim_diffusion.models import weights_sha256
@@ -94,9 +100,9 @@ def saliency(
     model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
-    mask = forgetting.saliency(experiment, model)
+    mask = masking.saliency(experiment, model)
     if experiment.accelerator.is_main_process:
-        provenance = forgetting.mask_provenance(experiment, base_sha256)
+        provenance = masking.mask_provenance(experiment, base_sha256)
         save_mask(out, mask, provenance)
         _result({"mask": str(out), "density": density(mask)} | provenance, as_json)
 
@@ -184,48 +190,91 @@ def sample(
 def grid(
     run: RunArgument,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class to show; repeat for several [all].")
+        list[str] | None, typer.Option("--class", help="A class to show; repeat for several [up to 12: all].")
+    ] = None,
+    others: Annotated[
+        int | None, typer.Option(min=0, metavar="K", help="Show the forgotten classes and K others.")
+    ] = None,
+    contact_sheet: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Show one class alone, up to 100 images.")
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images a class on either side.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png].")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png or RUN/sheet_NAME.png].")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the before/after grid of a run anew, for other classes or more columns."""
+    """Draw the before/after grid of a run anew, for other classes or more columns, or one class's contact sheet."""
     from dualoptim_diffusion.classes import resolve_class
-    from dualoptim_diffusion.grids import draw_grid
+    from dualoptim_diffusion.grids import choose_rows, draw_contact_sheet, draw_grid, grid_files, sheet_name
     from dualoptim_diffusion.scoring import sample_both
 
-    _refuse_existing(out, overwrite)
+    if sum(bool(given) for given in (classes, others is not None, contact_sheet)) > 1:
+        raise InputError("--class, --others and --contact-sheet each choose what is shown; give one of them.")
+    for path in () if out is None else grid_files(out)[: 1 if contact_sheet else None]:
+        _refuse_existing(path, overwrite)
     experiment = _open_run(run)
-    id2label = experiment.train_set.id2label
-    shown = [resolve_class(name, id2label) for name in classes or ()] or list(id2label)
-    before, after = ({i: images[i] for i in shown} for images in sample_both(experiment, run))
-    out = out or run / "grid.png"
-    if experiment.accelerator.is_main_process:
-        draw_grid(out, before, after, id2label, experiment.forget_classes, columns)
-        typer.echo(out)
+    id2label, forgotten = experiment.train_set.id2label, experiment.forget_classes
+    rows = [resolve_class(name, id2label) for name in classes or ()] or choose_rows(id2label, forgotten, others)
+    sheet = None if contact_sheet is None else resolve_class(contact_sheet, id2label)
+    drawn = sample_both(experiment, run)
+    before, after = drawn.original, drawn.unlearned
+    if not experiment.accelerator.is_main_process:
+        return
+    if sheet is not None:
+        out = out or run / sheet_name(id2label[sheet])
+        draw_contact_sheet(out, before[sheet], after[sheet], id2label[sheet], sheet in forgotten)
+    else:
+        draw_grid(out := out or run / "grid.png", before, after, id2label, forgotten, columns, rows)
+    typer.echo(out)
 
 
 @app.command()
-def evaluate(run: RunArgument, as_json: Json = False) -> None:
-    """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report."""
-    from dualoptim_diffusion.report import table
-    from dualoptim_diffusion.scoring import evaluate_run
+def evaluate(
+    run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Such as evaluation.protocol=quick."),
+    ] = None,
+    inception_weights: InceptionWeights = None,
+    real_images: Annotated[
+        Path | None, typer.Option(help="A folder CLASS/*.png to measure the classifier on.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report.
 
-    experiment = _open_run(run)
-    results = evaluate_run(experiment, run)
+    Overrides may change the sections sampling and evaluation alone: the run was made with the others.
+    """
+    from dualoptim_diffusion.report import table
+    from dualoptim_diffusion.scoring import evaluate_run, open_bench
+
+    for override in overrides or ():
+        if override.partition(".")[0] not in ("sampling", "evaluation"):
+            raise InputError(f"{override!r} would change how the run was made; override sampling and evaluation alone.")
+    experiment = _open_run(run, [*(overrides or ()), *_inception(inception_weights)])
+    results = evaluate_run(experiment, run, bench=open_bench(experiment, real_images))
     if experiment.accelerator.is_main_process:
         _result(results if as_json else table(results), as_json)
 
 
 @app.command()
-def report(run: RunArgument, as_json: Json = False) -> None:
-    """Print a run's table and write its HTML page anew from the files in the folder."""
-    from dualoptim_diffusion.report import read_results, table, write_report
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files [default: the one RUN, or report for several].")
+    ] = None,
+    control: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A model retrained without the class; gaps to it are shown.")
+    ] = None,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="List figures of different protocols, with a warning.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print one table of one or more runs; write it as HTML page, Markdown, CSV and JSON."""
+    from dualoptim_diffusion.report import report as write
 
-    results = read_results(run)
-    page = write_report(run)
-    _result(results if as_json else f"{table(results)}\n\n{page}", as_json)
+    written = write(runs, out, control, mixed)
+    _result(written.json if as_json else f"{written.text}\n\n{written.page}", as_json)
 
 
 @app.command()
@@ -248,12 +297,19 @@ def classes(
     _result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)
 
 
-def _open_run(run: Path) -> "Experiment":
+def _inception(weights: Path | None) -> list[str]:
+    """Overrides that measure on Inception with weights from a file."""
+    if weights is None:
+        return []
+    return ["evaluation.features=inception", f"evaluation.features_weights={weights.resolve()}"]
+
+
+def _open_run(run: Path, overrides: Sequence[str] = ()) -> "Experiment":
     from dualoptim_diffusion.experiment import open_experiment
 
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
-    return open_experiment(str(run / "recipe.yaml"))
+    return open_experiment(str(run / "recipe.yaml"), overrides=overrides)
 
 
 def _refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None) -> None:

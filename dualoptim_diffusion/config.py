@@ -20,6 +20,10 @@ class DenoiserRunConfig(RunConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+class ForgetRunConfig(DenoiserRunConfig):
+    tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
+
+
 class DataConfig(Section):
     name: Literal["digits"]
     batch_size: int = Field(128, ge=1)  # of the global batch
@@ -105,11 +109,23 @@ class SamplingConfig(Section):
 
 
 class EvaluationConfig(Section):
+    protocol: str = "standard"
     classifier: str  # a recipe, or a folder written by train-classifier
+    min_accuracy: float = Field(0.6, ge=0, le=1)  # of the classifier on real images of each forgotten class
+    features: str = "inception"  # for distances: inception, classifier, or timm's name of a network
+    features_weights: str | None = None  # a file of weights for them; null = the published ones
+    every: int | None = Field(None, ge=1)  # outer steps between quick looks along the run; null = none
+    keep: Literal["last", "best"] = "last"  # which weights the run ends with; best needs quick looks
+
+    @model_validator(mode="after")
+    def _best_needs_looks(self) -> "EvaluationConfig":
+        if self.keep == "best" and self.every is None:
+            raise ValueError("evaluation.every (a number of steps) beside keep: best")
+        return self
 
 
 class ForgetRecipe(Section):
-    run: DenoiserRunConfig = DenoiserRunConfig()
+    run: ForgetRunConfig = ForgetRunConfig()
     data: ForgetDataConfig
     model: ModelConfig
     method: MethodConfig

@@ -15,6 +15,7 @@ from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainR
 from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
 from dualoptim_diffusion.dual_optim import check_optimizer_name
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.methods import Method, find_method
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
@@ -79,6 +80,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     for name in (recipe.optimizers.forget, recipe.optimizers.retain):
         check_optimizer_name(name)
     parse_seeds(recipe.sampling.seeds)
+    find_protocol(recipe.evaluation.protocol)
     train_set, _ = load_dataset(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], train_set.id2label)
     pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml

@@ -1,13 +1,10 @@
 """Forgetting: base model, mask, optimizers, the loop; everything into one run folder."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
+from accelerate.tracking import filter_trackers, get_available_trackers
 
-from dualoptim_diffusion.assets import obtain_classifier, obtain_model, save_model
+from dualoptim_diffusion.assets import obtain_model, save_model
 from dualoptim_diffusion.checkpoint import load_checkpoint, write_json
 from dualoptim_diffusion.config import PretrainRecipe
 from dualoptim_diffusion.data import split
@@ -16,12 +13,14 @@ from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
+from dualoptim_diffusion.looks import Looks
+from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
-from dualoptim_diffusion.provenance import cache_entry, describe_origin, digest, timed
+from dualoptim_diffusion.provenance import describe_origin, digest, timed
 from dualoptim_diffusion.run_folder import check_out, claim
-from dualoptim_diffusion.saliency import Mask, compute_mask, density, load_mask, mask_header, save_mask
-from dualoptim_diffusion.scoring import Results, evaluate_run
+from dualoptim_diffusion.saliency import Mask, density, mask_header, save_mask
+from dualoptim_diffusion.scoring import Results, evaluate_run, open_bench
 from dualoptim_diffusion.training import pretrain, run_phases
 
 
@@ -48,12 +47,12 @@ def forget(
     check_model(experiment, model)
     base_sha256 = weights_sha256(model.network.state_dict())
     with timed(seconds, "classifier"):
-        classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
-    match_classes(classifier, model.id2label)
+        bench = open_bench(experiment)
+    match_classes(bench.classifier, model.id2label)
     forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
     model.prepare(accelerator)
     with timed(seconds, "saliency"):
-        mask = _mask(experiment, model, mask_path)
+        mask = obtain_mask(experiment, model, mask_path)
     identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
     forget_batches = experiment.batches(model, forget_set, "forget")
     retain_batches = experiment.batches(model, retain_set, "retain")
@@ -65,7 +64,7 @@ def forget(
         "recipe_sha256": experiment.recipe_sha256,
         "seed": recipe.run.seed,
         "base_model_sha256": base_sha256,
-        "classifier_sha256": classifier.sha256,
+        "classifier_sha256": bench.classifier.sha256,
     }
     if accelerator.is_main_process:
         claim(out, experiment, resume)
@@ -86,7 +85,9 @@ def forget(
             if mask is not None:
                 mask = {name: part.to(accelerator.device) for name, part in mask.items()}
             ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
+            looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()
+            start_tracker(experiment, out)
             run_phases(
                 model.network,
                 make_optimizers(experiment, model, mask),
@@ -98,23 +99,34 @@ def forget(
                 accelerator=accelerator,
                 ema=ema,
                 stop_after=stop_after,
+                look=looks,
+                look_every=recipe.evaluation.every,
             )
+            for tracker in accelerator.trackers:
+                tracker.finish()
             if ema is not None:
                 model.network.load_state_dict(ema.state_dict())
+            if looks is not None and recipe.evaluation.keep == "best":
+                looks.load_best()
     save_model(model, out / "model", accelerator)
     if accelerator.is_main_process:
         write_json(out / "provenance.json", origin | {"model_sha256": weights_sha256(model.network.state_dict())})
-    return evaluate_run(experiment, out, seconds)
+    return evaluate_run(experiment, out, seconds, bench)
 
 
-def _mask(experiment: Experiment, model: ConditionalDDPM, mask_path: Path | None) -> Mask | None:
-    """The mask given, or the one the recipe asks for, or none."""
-    reads_mask = "mask" in experiment.method.reads
-    if mask_path is not None:
-        if not reads_mask:
-            raise InputError(f"{experiment.recipe.method.name} uses no mask; leave out --mask {mask_path}.")
-        return load_mask(mask_path, model.network, experiment.forget_labels)
-    return saliency(experiment, model) if reads_mask and experiment.recipe.method.mask is not None else None
+def start_tracker(experiment: Experiment, out: Path) -> None:
+    """Lets the accelerator log every step to the recipe's tracker, if it names one.
+
+    Raises:
+        InputError: if the tracker's package is not installed.
+    """
+    if (name := experiment.recipe.run.tracker) is None:
+        return
+    if name not in map(str, get_available_trackers()):
+        raise InputError(f"run.tracker is {name!r}, but that package is not installed; `pip install {name}`.")
+    experiment.accelerator.project_configuration.logging_dir = str(out)
+    experiment.accelerator.log_with = filter_trackers([name], str(out))
+    experiment.accelerator.init_trackers(name)
 
 
 def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
@@ -137,49 +149,3 @@ def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask |
     if mask and names.forget not in ELEMENTWISE:
         freeze_off_mask(forget, parameters, mask)
     return DualOptim(forget, retain)
-
-
-def saliency(experiment: Experiment, model: ConditionalDDPM) -> Mask:
-    """The mask the recipe asks for, on the CPU or the model's device; kept by its inputs for the next time.
-
-    Raises:
-        InputError: if the recipe asks for none.
-    """
-    config, accelerator = experiment.recipe.method.mask, experiment.accelerator
-    if config is None:
-        raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
-    provenance = mask_provenance(experiment, weights_sha256(model.network.state_dict()))
-    path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
-    if path.is_file():
-        with contextlib.suppress(InputError):  # damaged: made anew below
-            return load_mask(path, model.network, experiment.forget_labels)
-    sets = split(experiment.train_set, experiment.forget_classes)
-    forget_batches, retain_batches = (
-        experiment.batches(model, part, f"saliency-{name}", config.batch_size)
-        for part, name in zip(sets, ("forget", "retain"), strict=True)
-    )
-    one_pass = [-(-len(part) // config.batch_size) for part in sets]
-    num_batches = (config.num_batches or one_pass[0], config.num_batches or one_pass[1])
-
-    def progress(total: int, title: str) -> Iterator[int]:
-        return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))
-
-    mask = compute_mask(config, model, forget_batches, retain_batches, num_batches, progress)
-    if accelerator.is_main_process:
-        save_mask(path, mask, provenance)
-    accelerator.wait_for_everyone()
-    return mask
-
-
-def mask_provenance(experiment: Experiment, base_sha256: str) -> dict[str, Any]:
-    """What a mask was made from."""
-    config = experiment.recipe.method.mask
-    return {
-        "model_sha256": base_sha256,
-        "data_sha256": experiment.train_set.sha256,
-        "forget_classes": sorted(experiment.forget_names),
-        "seed": experiment.recipe.run.seed,
-        "precision": experiment.accelerator.mixed_precision,
-        "horizontal_flip": experiment.recipe.data.horizontal_flip,
-        "mask": config.model_dump(mode="json") if config else None,
-    }

@@ -47,18 +47,18 @@ def sample_model(
     class_ids = [resolve_class(name, model.id2label) for name in class_names] or list(model.id2label)
     sha256 = weights_sha256(model.network.state_dict())
     model.prepare(accelerator)
-    samples = draw_samples(out, model, sha256, class_ids, settings, accelerator)
+    samples = draw_samples(out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator)
     if not accelerator.is_main_process:
         return None
     if png:
-        for class_id, images in samples.items():
+        for class_id in class_ids:
             folder = out / "png" / model.id2label[class_id].split(",")[0].replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
-            for seed, image in zip(seeds, to_pil(images), strict=True):
+            for seed, image in zip(seeds, to_pil(samples[class_id]), strict=True):
                 image.save(folder / f"{seed:06d}.png")
     return {
         "folder": str(out),
         "model_sha256": sha256,
-        "images": {model.id2label[i]: len(images) for i, images in samples.items()},
+        "images": {model.id2label[i]: len(seeds) for i in class_ids},
         "sampling": settings.model_dump(mode="json"),
     }

@@ -1,11 +1,12 @@
 """Sample folders: shards of drawn images with a manifest that says from which weights and how they were drawn."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,20 +17,77 @@ from dualoptim_diffusion.checkpoint import atomic_path, write_json
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.recipes import parse_seeds
 from dualoptim_diffusion.sampling import draw, make_scheduler, padded_chunks
+from dualoptim_diffusion.weight_files import file_sha256
 
 MANIFEST = "manifest.json"
 
 
-def describe(
-    model_sha256: str, class_ids: Sequence[int], settings: SamplingConfig, accelerator: Accelerator
-) -> dict[str, Any]:
-    """All that the images depend on, besides the machine."""
+class Samples(Mapping[int, Tensor]):
+    """uint8 images [N, C, H, W] by the label they were drawn with, read from their shards when asked for."""
+
+    def __init__(self, shards: Mapping[int, Sequence[Path]]) -> None:
+        self._shards = shards
+
+    def __getitem__(self, label: int) -> Tensor:
+        return cat([load_file(path)["images"] for path in self._shards[label]])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def of(self, labels: Sequence[int]) -> "Samples":
+        """The samples of these labels, in this order."""
+        return Samples({label: self._shards[label] for label in labels})
+
+
+class Draws(Mapping[int, Tensor]):
+    """uint8 images [N, C, H, W] by label, drawn by this process when asked for; nothing is written."""
+
+    def __init__(
+        self,
+        model: DenoisingModel,
+        seeds: Mapping[int, Sequence[int]],
+        settings: SamplingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._model, self._seeds, self._settings, self._device = model, seeds, settings, accelerator.device
+        self._scheduler = make_scheduler(settings.scheduler)
+
+    def __getitem__(self, label: int) -> Tensor:
+        self._model.network.eval()
+        chunks = padded_chunks(self._seeds[label], self._settings.batch_size)
+        return cat([_draw_chunk(self._model, self._scheduler, label, *c, self._settings, self._device) for c in chunks])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._seeds)
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+
+def _draw_chunk(
+    model: DenoisingModel,
+    scheduler: Any,
+    label: int,
+    kept: Sequence[int],
+    padded: Sequence[int],
+    settings: SamplingConfig,
+    device: torch.device,
+) -> Tensor:
+    """uint8 images of the seeds to keep."""
+    steps, scale = settings.num_inference_steps, settings.guidance_scale
+    x_0 = draw(model.noise_pred, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
+    return model.decode(x_0)[: len(kept)].cpu().contiguous()
+
+
+def describe(model_sha256: str, settings: SamplingConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """All that an image depends on, besides its label, its seed and the machine."""
     return {
         "model_sha256": model_sha256,
-        "class_ids": list(class_ids),
-        "sampling": settings.model_dump(mode="json"),
+        "sampling": settings.model_dump(mode="json", exclude={"seeds"}),
         "precision": accelerator.mixed_precision,
     }
 
@@ -38,19 +96,19 @@ def draw_samples(
     folder: Path,
     model: DenoisingModel,
     model_sha256: str,
-    class_ids: Sequence[int],
+    seeds: Mapping[int, Sequence[int]],
     settings: SamplingConfig,
     accelerator: Accelerator,
     title: str = "sampling",
-) -> dict[int, Tensor]:
-    """Draws each class with each seed into `folder` and returns uint8 images [N, C, H, W] by class id.
+) -> Samples:
+    """Draws each label with its seeds into `folder`; whatever else the folder holds stays there.
 
     Shards that are there and sound are kept, so an interrupted call goes on; processes share the chunks.
 
     Raises:
         InputError: if the folder holds anything but samples drawn in this very way.
     """
-    wanted = describe(model_sha256, class_ids, settings, accelerator)
+    wanted = describe(model_sha256, settings, accelerator)
     known: dict[str, str] = {}
     if (folder / MANIFEST).is_file():
         found = _read_manifest(folder)
@@ -64,42 +122,34 @@ def draw_samples(
         write_json(folder / MANIFEST, wanted)
     accelerator.wait_for_everyone()
 
-    seeds = parse_seeds(settings.seeds)
-    chunks = [(c, *chunk) for c in class_ids for chunk in padded_chunks(seeds, settings.batch_size)]
+    chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
     scheduler = make_scheduler(settings.scheduler)
-    for class_id, kept, padded in tqdm(mine, desc=title, disable=not accelerator.is_main_process):
-        shard = folder / _shard_name(class_id, kept)
-        if _is_sound(shard, len(kept), known.get(shard.name)):
-            continue
-        x_0 = draw(
-            model.noise_pred,
-            scheduler,
-            model.x_0_shape,
-            [class_id] * len(padded),
-            padded,
-            settings.num_inference_steps,
-            settings.guidance_scale,
-            accelerator.device,
-        )
-        with atomic_path(shard) as beside:
-            save_file({"images": model.decode(x_0)[: len(kept)].cpu().contiguous()}, beside)
+    total = sum(len(kept) for _, kept, _ in mine)
+    with tqdm(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
+        for label, kept, padded in mine:
+            shard = folder / _shard_name(label, kept)
+            if not _is_sound(shard, len(kept), known.get(shard.name)):
+                images = _draw_chunk(model, scheduler, label, kept, padded, settings, accelerator.device)
+                with atomic_path(shard) as beside:
+                    save_file({"images": images}, beside)
+            bar.update(len(kept))
     accelerator.wait_for_everyone()
+    drawn: dict[int, list[Path]] = {label: [] for label in seeds}
+    for label, kept, _ in chunks:
+        drawn[label].append(folder / _shard_name(label, kept))
     if accelerator.is_main_process:
-        shards = {name: _file_sha256(folder / name) for name in (_shard_name(c, kept) for c, kept, _ in chunks)}
-        write_json(folder / MANIFEST, wanted | {"shards": shards})
+        here = {path.name: file_sha256(path) for paths in drawn.values() for path in paths}
+        write_json(folder / MANIFEST, wanted | {"shards": known | here})
     accelerator.wait_for_everyone()
-    drawn: dict[int, list[Tensor]] = {}
-    for class_id, kept, _ in chunks:
-        drawn.setdefault(class_id, []).append(load_file(folder / _shard_name(class_id, kept))["images"])
-    return {class_id: cat(parts) for class_id, parts in drawn.items()}
+    return Samples(drawn)
 
 
 def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
     """Whether a shard is there, readable, complete and, where the manifest knows it, unchanged."""
     try:
-        return len(load_file(shard)["images"]) == count and sha256 in (None, _file_sha256(shard))
+        return len(load_file(shard)["images"]) == count and sha256 in (None, file_sha256(shard))
     except (OSError, KeyError, SafetensorError):
         return False
 
@@ -114,9 +164,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _shard_name(class_id: int, seeds: Sequence[int]) -> str:
-    return f"class{class_id:04d}-seed{seeds[0]:06d}-{len(seeds)}.safetensors"
-
-
-def _file_sha256(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
+def _shard_name(label: int, seeds: Sequence[int]) -> str:
+    """Names label and seeds; seeds that are no plain range go by a hash of them all."""
+    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    end = f"{seeds[-1]:06d}" if whole else sha256(repr(list(seeds)).encode()).hexdigest()[:8]
+    return f"class{label:04d}-seed{seeds[0]:06d}-{end}.safetensors"

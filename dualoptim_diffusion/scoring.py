@@ -1,48 +1,125 @@
 """Scoring: the original and the unlearned model under equal seeds, then figures, grid and report."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from dualoptim_diffusion.assets import load_model, obtain_classifier, obtain_model
+from dualoptim_diffusion.assets import load_model, obtain_classifier, obtain_extractor, obtain_model
 from dualoptim_diffusion.checkpoint import write_json
-from dualoptim_diffusion.data import split
+from dualoptim_diffusion.classifier import Classifier
+from dualoptim_diffusion.classifier_training import measure
+from dualoptim_diffusion.config import ForgetRecipe, SamplingConfig
+from dualoptim_diffusion.data import ImageSet, load_image_folder, split
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate
-from dualoptim_diffusion.evaluation.protocol import protocol_of, protocol_sha256
+from dualoptim_diffusion.evaluation.features import Extractor
+from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol, make_plan, protocol_of, protocol_sha256
+from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.grids import draw_grid
 from dualoptim_diffusion.models import weights_sha256
-from dualoptim_diffusion.provenance import cache_entry, timed
+from dualoptim_diffusion.provenance import cache_entry, digest, timed
+from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.report import write_report
-from dualoptim_diffusion.samples import describe, draw_samples
+from dualoptim_diffusion.samples import Samples, describe, draw_samples
 
 Results = dict[str, Any]
 
 
-def sample_both(
-    experiment: Experiment, out: Path, seconds: dict[str, float] | None = None
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """uint8 images by class id of the original and of the unlearned model under equal seeds.
+@dataclass(frozen=True)
+class Bench:
+    """Everything that figures are taken with, besides the images."""
 
-    The original's are kept in the cache for every run that starts from it, the unlearned model's in the run folder.
+    protocol: Protocol
+    settings: SamplingConfig  # under the protocol
+    classifier: Classifier
+    verified: bool  # the classifier has seen real images of every forgotten class
+    extractor: Extractor
+    reference: ImageSet
+
+
+def open_bench(experiment: Experiment, real_images: Path | None = None) -> Bench:
+    """Loads the judge and the extractor and checks that they can serve.
+
+    Args:
+        real_images: a folder `CLASS/*.png` to measure the classifier's accuracy on anew.
+
+    Raises:
+        InputError: if the classifier is too often wrong on real images of a forgotten class, or weights are missing.
     """
-    accelerator, settings = experiment.accelerator, experiment.recipe.sampling
-    original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
+    recipe, accelerator = experiment.recipe, experiment.accelerator
+    classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
+    if real_images is not None:
+        shape = tuple(experiment.train_set.images.shape[1:])
+        classifier = measure(classifier, load_image_folder(real_images, experiment.train_set.id2label, shape))
+    verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
+    protocol = find_protocol(recipe.evaluation.protocol)
+    extractor = obtain_extractor(recipe.evaluation, protocol, classifier, accelerator.device)
+    _, retain_set = split(experiment.train_set, experiment.forget_classes)
+    reference = protocol.reference_of(retain_set)
+    return Bench(protocol, protocol.settings(recipe.sampling), classifier, verified, extractor, reference)
+
+
+def check_judge(classifier: Classifier, forgotten: Sequence[str], floor: float) -> bool:
+    """Whether the classifier's accuracy on real images is known for every forgotten class.
+
+    Raises:
+        InputError: if it is known and below `floor`: then FA would say nothing.
+    """
+    known = classifier.info.accuracy
+    for name in forgotten:
+        if name in known and known[name] < floor:
+            raise InputError(
+                f"The classifier calls only {known[name]:.1%} of {classifier.info.n_held_out[name]} real images of "
+                f"{name!r} by their name, below evaluation.min_accuracy {floor:.0%}, so FA would say nothing; train it "
+                "better or use another."
+            )
+    return all(name in known for name in forgotten)
+
+
+class Drawn(NamedTuple):
+    """Images of every label, the null label included, under equal seeds."""
+
+    original: Samples
+    unlearned: Samples
+    per_class: int  # images of each retained label that count for distances
+
+
+def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | None = None) -> Drawn:
+    """Draws from the original and the unlearned model what the protocol asks for.
+
+    The original's images are kept in the cache for every run that starts from it, the others in the run folder.
+    """
+    accelerator, recipe = experiment.accelerator, experiment.recipe
+    protocol = find_protocol(recipe.evaluation.protocol)
+    settings = protocol.settings(recipe.sampling)
+    original = obtain_model(recipe.model, experiment.recipe_path, accelerator)
     _check_origin(out, "base_model_sha256", weights_sha256(original.network.state_dict()), "base model")
-    unlearned = load_model(out / "model", accelerator.device)
-    class_ids = list(experiment.train_set.id2label)
-    drawn = []
-    for name, model in (("original", original), ("unlearned", unlearned)):
-        sha = weights_sha256(model.network.state_dict())
-        key = repr(describe(sha, class_ids, settings, accelerator))
-        folder = cache_entry("samples", key) if name == "original" else out / "samples"
+    models = {"original": original, "unlearned": load_model(out / "model", accelerator.device)}
+    _, retain_set = split(experiment.train_set, experiment.forget_classes)
+    n_reference = len(protocol.reference_of(retain_set))
+    plan = make_plan(protocol, settings, original, experiment.forget_classes, n_reference)
+    drawn = {}
+    for name, model in models.items():
+        sha256 = weights_sha256(model.network.state_dict())
+        key = repr(describe(sha256, settings, accelerator))
+        folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
         model.prepare(accelerator)
         with timed({} if seconds is None else seconds, title := f"sampling, {name}"):
-            drawn.append(draw_samples(folder, model, sha, class_ids, settings, accelerator, title))
-    return drawn[0], drawn[1]
+            drawn[name] = draw_samples(folder, model, sha256, plan.seeds, settings, accelerator, title)
+    return Drawn(drawn["original"], drawn["unlearned"], plan.per_class)
+
+
+def _samples_folder(out: Path, settings: SamplingConfig) -> str:
+    """`samples` for the settings the run was made with; another folder for an evaluation under others."""
+    stored = load_recipe(ForgetRecipe, str(out / "recipe.yaml"))
+    own = find_protocol(stored.evaluation.protocol).settings(stored.sampling)
+    drop = {"seeds"}
+    if own.model_dump(exclude=drop) == settings.model_dump(exclude=drop):
+        return "samples"
+    return f"samples-{digest(repr(settings.model_dump(exclude=drop)))[:8]}"
 
 
 def _check_origin(out: Path, key: str, sha256: str, name: str) -> None:
@@ -51,30 +128,51 @@ def _check_origin(out: Path, key: str, sha256: str, name: str) -> None:
         raise InputError(f"The {name} is not the one that the run {out} was made with; restore it or forget anew.")
 
 
-def evaluate_run(experiment: Experiment, out: Path, seconds: dict[str, float] | None = None) -> Results:
+def evaluate_run(
+    experiment: Experiment, out: Path, seconds: dict[str, float] | None = None, bench: Bench | None = None
+) -> Results:
     """Scores the original and the unlearned model under equal seeds; writes results, grid and report into `out`."""
-    accelerator, recipe = experiment.accelerator, experiment.recipe
+    accelerator = experiment.accelerator
     seconds = {} if seconds is None else seconds
-    classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
-    _check_origin(out, "classifier_sha256", classifier.sha256, "classifier")
-    before, after = sample_both(experiment, out, seconds)
-    results: Results = {}
+    bench = bench or open_bench(experiment)
+    _check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
+    drawn = sample_both(experiment, out, seconds)
+    id2label, forgotten = experiment.train_set.id2label, experiment.forget_classes
+    with timed(seconds, "features, real images"):
+        reference = cached_reference(bench.reference.images, bench.extractor)
+    results: Results = {
+        name: evaluate(
+            samples,
+            bench.classifier,
+            id2label,
+            forgotten,
+            reference,
+            extractor=bench.extractor,
+            per_class=drawn.per_class,
+            accelerator=accelerator,
+            seconds=seconds,
+        )
+        for name, samples in (("original", drawn.original), ("unlearned", drawn.unlearned))
+    }
     if accelerator.is_main_process:
-        id2label, forgotten = experiment.train_set.id2label, experiment.forget_classes
-        _, retain_set = split(experiment.train_set, forgotten)
-        with timed(seconds, "metrics"):
-            for name, images in (("original", before), ("unlearned", after)):
-                results[name] = evaluate(images, classifier, id2label, forgotten, retain_set.images)
-        protocol = protocol_of(recipe.sampling, classifier, experiment.train_set)
+        info, classes = bench.classifier.info, list(id2label)
+        protocol = protocol_of(bench.protocol, bench.settings, bench.classifier, bench.extractor, experiment.train_set)
         results |= {
             "forgotten": experiment.forget_names,
             "protocol": protocol,
             "protocol_hash": protocol_sha256(protocol),
-            "classifier": {"accuracy": classifier.info.accuracy, "n_held_out": classifier.info.n_held_out},
+            "classifier": {
+                "verified": bench.verified,
+                "accuracy": info.accuracy,
+                "n_held_out": info.n_held_out,
+            },
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
         }
+        selection = out / "best" / "selection.json"
+        if selection.is_file():
+            results["selection"] = json.loads(selection.read_text(encoding="utf-8"))
         write_json(out / "results.json", results)
-        draw_grid(out / "grid.png", before, after, id2label, forgotten)
+        draw_grid(out / "grid.png", drawn.original.of(classes), drawn.unlearned.of(classes), id2label, forgotten)
         write_report(out)
     accelerator.wait_for_everyone()
     return results

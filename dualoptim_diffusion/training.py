@@ -1,10 +1,9 @@
-"""Training: the resumable driver around the loop, pretraining of a denoiser, the classifier."""
+"""Training: the resumable driver around the loop, and pretraining of a denoiser."""
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
-from dualoptim_diffusion.classifier import Classifier, new_classifier
-from dualoptim_diffusion.config import ClassifierRecipe, ClassifierTrainingConfig, PretrainRecipe
-from dualoptim_diffusion.data import Batches, ImageSet, images_of_nothing
+from dualoptim_diffusion.config import PretrainRecipe
+from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError, Stopped
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
-from dualoptim_diffusion.randomness import derive_seed, epoch_indices, generator
-from dualoptim_diffusion.schedules import one_cycle
+from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.unlearn import Phase, Record, unlearn
 
 CHECKPOINT_EVERY = 500  # outer steps
-LABEL_SMOOTHING = 0.1  # of the classifier's training targets
+LOOKED_AT = ("FA", "RA", "FD")  # what a look adds to a record
 
 
 def run_phases(
@@ -41,12 +38,15 @@ def run_phases(
     accelerator: Accelerator,
     ema: EMA | None = None,
     stop_after: int | None = None,
+    look: Callable[[int], Record] | None = None,
+    look_every: int | None = None,
 ) -> None:
     """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
 
     Args:
         identity: hash of everything the result depends on; a checkpoint of another identity is refused.
         stop_after: save and stop after this many outer steps, as a signal would.
+        look: figures of the weights after so many steps, added to the record every `look_every` steps and at the end.
 
     Raises:
         Stopped: after saving, on SIGINT, SIGTERM or `stop_after`.
@@ -68,8 +68,11 @@ def run_phases(
         tqdm(total=num_steps, initial=first_step, desc=title, disable=not accelerator.is_main_process) as bar,
         _stop_signals() as signals,
     ):
+        shown: dict[str, str] = {}
 
         def on_step(finished: int, record: Record) -> None:
+            if look is not None and look_every is not None and (finished % look_every == 0 or finished == num_steps):
+                record |= look(finished)
             stopping = _any_process(bool(signals) or finished == stop_after, accelerator)
             if accelerator.is_main_process:
                 with metrics.open("a", encoding="utf-8") as log:
@@ -78,7 +81,9 @@ def run_phases(
                     state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
                     state |= {"ema": ema.state_dict()} if ema is not None else {}
                     save_checkpoint(folder / "checkpoints", finished, state, identity)
-                bar.set_postfix({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss")}, refresh=False)
+                accelerator.log(record, step=finished)  # to the recipe's tracker, if it names one
+                shown.update({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss") or key in LOOKED_AT})
+                bar.set_postfix(shown, refresh=False)
                 bar.update()
             if stopping and finished < num_steps:
                 accelerator.wait_for_everyone()  # nobody leaves before the state is saved
@@ -175,63 +180,3 @@ def pretrain(
     if ema is not None:
         network.load_state_dict(ema.state_dict())
     return model
-
-
-def train_classifier(
-    recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device | str
-) -> Classifier:
-    """Trains a timm network on real images, and on images of nothing if asked; measures it on held-out real images."""
-    settings, seed = recipe.training, recipe.run.seed
-    torch.manual_seed(derive_seed(seed, "classifier-init"))
-    channels, with_none = train_set.images.shape[1], settings.none_share > 0
-    classifier = new_classifier(recipe.classifier, train_set.id2label, channels, settings.num_steps, with_none)
-    if settings.num_steps == 0:
-        return measure(classifier, held_out)
-    network = classifier.network.to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    num_nothing = round(settings.none_share * recipe.data.batch_size)
-    bar = tqdm(range(settings.num_steps), desc="training the classifier")
-    for step in bar:
-        indices = epoch_indices(seed, "classifier", step, recipe.data.batch_size, len(train_set))
-        images, labels = train_set.images[indices], train_set.class_labels[indices]
-        randomness = generator(seed, "classifier-augmentation", step)
-        if num_nothing:
-            images = torch.cat([images, images_of_nothing(train_set.images, num_nothing, randomness)])
-            labels = torch.cat([labels, labels.new_full((num_nothing,), len(train_set.id2label))])
-        inputs = _augment(classifier.preprocess(images.to(device)), settings, randomness)
-        torch.manual_seed(derive_seed(seed, "classifier-dropout", step))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * one_cycle(step, settings.num_steps)
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(inputs), labels.to(device), label_smoothing=LABEL_SMOOTHING)
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix({"loss": f"{loss.item():.3g}"}, refresh=False)
-    return measure(classifier, held_out)
-
-
-def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: torch.Generator) -> Tensor:
-    """Shifts the batch, scales each image's contrast and adds noise: a judge must not hang on exact grey levels."""
-    limit = settings.max_shift
-    down, right = torch.randint(-limit, limit + 1, (2,), generator=randomness).tolist()
-    inputs = torch.roll(inputs, (down, right), dims=(2, 3))
-    if settings.noise == 0:
-        return inputs
-    one_each = (len(inputs), 1, 1, 1)
-    contrast = (1 + settings.noise * torch.randn(one_each, generator=randomness)).clamp(0.5, 2)
-    strength = settings.noise * torch.rand(one_each, generator=randomness)
-    noise = strength * torch.randn(inputs.shape, generator=randomness)
-    return inputs * contrast.to(inputs.device) + noise.to(inputs.device)
-
-
-def measure(classifier: Classifier, held_out: ImageSet) -> Classifier:
-    """The same classifier with its accuracy on real held-out images of each class written down."""
-    ids = {name: i for i, name in classifier.info.id2label.items()}
-    predicted = classifier(held_out.images)[1].argmax(1)
-    accuracy, n_held_out = {}, {}
-    for class_id, name in held_out.id2label.items():
-        members = held_out.class_labels == class_id
-        if members.any():
-            accuracy[name] = (predicted[members] == ids[name]).double().mean().item()
-            n_held_out[name] = int(members.sum())
-    return Classifier(classifier.network, replace(classifier.info, accuracy=accuracy, n_held_out=n_held_out))

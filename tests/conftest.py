@@ -41,7 +41,12 @@ RECIPES = {
             "mask": {"kind": "fisher_ratio", "threshold": 1.5, "estimator": "plain", "num_batches": 2},
         },
         "sampling": {"num_inference_steps": 3, "seeds": "0-3", "batch_size": 4},
-        "evaluation": {"classifier": "tiny_classifier.yaml"},
+        "evaluation": {
+            "protocol": "seeds",
+            "classifier": "tiny_classifier.yaml",
+            "min_accuracy": 0,
+            "features": "classifier",
+        },
     },
 }
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo, new_classifier, timm_network
+from dualoptim_diffusion.classifier_training import measure, train_classifier
 from dualoptim_diffusion.config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig, DataConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.training import measure, train_classifier
 
 TEN = {i: f"class {i}" for i in range(10)}
 

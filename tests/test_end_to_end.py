@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_the_saved_pipeline_draws_in_a_new_process_what_sample_drew(
     done = subprocess.run([sys.executable, "-c", code, finished / "model", shard], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((out / "png" / "three").glob("*.png"))) == 4
-    evaluated = load_file(finished / "samples" / "class0003-seed000000-4.safetensors")["images"]
+    evaluated = load_file(finished / "samples" / "class0003-seed000000-000003.safetensors")["images"]
     assert not torch.equal(evaluated, load_file(shard)["images"])  # guidance was used
 
 
@@ -296,7 +297,7 @@ def test_dry_run_counts_and_writes_nothing(dualoptim: Run, tiny: str, tmp_path: 
     plan = json.loads(outcome.out)
     assert (plan["forget_set"], plan["retain_set"]) == (146, 1292)
     assert plan["updates"] == {"forget": 6, "retain": 6}
-    assert plan["images_drawn_per_model"] == 40
+    assert plan["images_drawn_per_model"] == 44  # ten labels and the null label
     memory = plan["bytes_without_activations"]
     assert memory["forget optimizer (adam)"] == memory["retain optimizer (adam)"] == 2 * memory["weights"]
     assert memory["weights"] == 4 * plan["parameters"]
@@ -311,12 +312,8 @@ def test_two_processes_forget_and_saliency_agree_with_one(dualoptim: Run, recipe
     options = ["forget", recipes / "tiny.yaml", "model.pretrain=no_dropout.yaml", "--class", "three"]
     assert dualoptim(*options, "--out", tmp_path / "one").code == 0
     shutil.rmtree(cache_folder() / "masks")  # so that two processes make their own
-    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, *launch.split(), "--dynamo_backend", "no", "-m", "dualoptim_diffusion"]
-    command += [*map(str, options), "--out", str(tmp_path / "two"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["forgotten"] == ["three"]  # printed once
+    results = launch(*options, "--out", tmp_path / "two", "--json")
+    assert results["forgotten"] == ["three"]  # printed once
     masks = [load_file(tmp_path / run / "mask.safetensors") for run in ("one", "two")]
     differing = sum(int((masks[0][name] != masks[1][name]).sum()) for name in masks[0])
     assert differing / sum(m.numel() for m in masks[0].values()) < 1e-3  # ratios next to the threshold
@@ -333,3 +330,73 @@ def test_checkpoints_of_another_recipe_are_refused(finished: Path) -> None:
 def test_the_recipe_name_works_from_any_folder(dualoptim: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert dualoptim("forget", "digits_sfron_dual", "--class", "three", "--dry-run").code == 0
+
+
+def launch(*arguments: object) -> dict[str, Any]:
+    """The command under two processes; what it printed as JSON."""
+    options = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = [sys.executable, *options.split(), "--dynamo_backend", "no", "-m", "dualoptim_diffusion"]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_two_processes_evaluate_to_the_same_figures_as_one(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    one, two = json.loads((finished / "results.json").read_text()), launch("evaluate", run, "--json")
+    a, b = flat(one), flat(two)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert b[key] == (pytest.approx(value, rel=1e-4, abs=1e-7) if isinstance(value, float) else value), key
+
+
+def flat(results: Any, path: str = "") -> dict[str, Any]:
+    """Every figure by its path, without wall times."""
+    if isinstance(results, list):
+        results = dict(enumerate(results))
+    if not isinstance(results, dict):
+        return {path: results}
+    parts = [flat(value, f"{path}/{key}") for key, value in results.items() if key != "seconds"]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def test_a_run_can_be_evaluated_under_another_protocol_beside_its_own_samples(
+    dualoptim: Run, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = shards(run)
+    command = ["evaluate", run, "sampling.num_inference_steps=2", "sampling.seeds=0-1", "--json"]
+    results = json.loads(dualoptim(*command).out)
+    assert results["unlearned"]["FA"]["n"] == 2
+    assert results["protocol_hash"] != json.loads((finished / "results.json").read_text())["protocol_hash"]
+    assert shards(run) == before
+    assert len(list(run.glob("samples-*/*.safetensors"))) == 11
+    refused = dualoptim("evaluate", run, "method.forget_lr=1")
+    assert refused.code == 1
+    assert "sampling and evaluation alone" in refused.err
+
+
+def test_fa_of_a_judge_that_saw_no_real_image_is_unverified_until_it_does(
+    dualoptim: Run, finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    run, judge = tmp_path / "run", tmp_path / "judge"
+    shutil.copytree(finished, run)
+    (folder,) = (path.parent for path in (cache / "classifiers").glob("*/classifier.json"))
+    shutil.copytree(folder, judge)
+    info = json.loads((judge / "classifier.json").read_text())
+    (judge / "classifier.json").write_text(json.dumps(info | {"accuracy": {}, "n_held_out": {}}))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["evaluation"]["classifier"] = str(judge)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outcome = dualoptim("evaluate", run)
+    assert "unverified" in outcome.out
+    assert json.loads((run / "results.json").read_text())["classifier"]["verified"] is False
+    real = tmp_path / "real"
+    assert dualoptim("sample", finished, "--class", "three", "--seeds", "0-2", "--out", tmp_path / "drawn").code == 0
+    shutil.copytree(tmp_path / "drawn" / "png", real)
+    outcome = dualoptim("evaluate", run, "--real-images", real, "--json")
+    assert json.loads(outcome.out)["classifier"]["verified"] is True
+    refused = dualoptim("evaluate", run, "--real-images", real, "evaluation.min_accuracy=1")
+    assert "evaluation.min_accuracy" in refused.err or json.loads(outcome.out)["classifier"]["accuracy"]["three"] == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.classifier import Classifier, ClassifierInfo
+from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance, wilson_interval
 from dualoptim_diffusion.evaluation.accuracy import degenerate
@@ -72,10 +72,10 @@ class Oracle(Classifier):
     """Calls an image by its first pixel."""
 
     def __init__(self, names: dict[int, str] = NAMES) -> None:
-        super().__init__(nn.Identity(), ClassifierInfo("oracle", 2, 1, names))
+        super().__init__(nn.Identity(), ClassifierInfo("oracle", 2, 1, names | {len(names): NONE_OF_THESE}))
 
     def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = nn.functional.one_hot(images[:, 0, 0, 0].long(), 256).float()
+        logits = nn.functional.one_hot(images[:, 0, 0, 0].long().clamp(max=4), 5).float()
         return images.flatten(1).float() + torch.rand(len(images), 4), logits
 
 

@@ -1,17 +1,30 @@
-"""Is the class gone, are the others intact: FA, RA, degenerate images and the Frechet distance of retained classes."""
+"""Is the class gone, are the others intact: FA, RA, what labels draw, degenerate images, distances of retained ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, cat
 
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.evaluation.accuracy import degenerate, wilson_interval
+from dualoptim_diffusion.evaluation.accuracy import LabelScore, rate, score_label, wilson_interval
+from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
+from dualoptim_diffusion.evaluation.relatives import (
+    NEIGHBOURHOOD,
+    inception_score,
+    kernel_distance,
+    precision_and_recall,
+)
+from dualoptim_diffusion.provenance import timed
 
-__all__ = ["evaluate", "frechet_distance", "match_classes", "wilson_interval"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["NULL_LABEL", "evaluate", "frechet_distance", "match_classes", "wilson_interval"]
+
+NULL_LABEL = "null label"  # how reports name the class of no class
 
 
 def evaluate(
@@ -19,71 +32,98 @@ def evaluate(
     classifier: Classifier,
     id2label: Mapping[int, str],
     forget_classes: Sequence[int],
-    reference: Tensor,
+    reference: Tensor | Reference,
+    *,
+    extractor: Extractor | None = None,
+    per_class: int | None = None,
+    accelerator: "Accelerator | None" = None,
+    seconds: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Scores generated images.
+    """Scores generated images; several processes share the labels, and each returns all figures.
 
     Args:
-        samples: uint8 images [N, C, H, W] by the class id they were drawn with, every class of the model.
+        samples: uint8 images [N, C, H, W] by the class id they were drawn with, every class of the model; an id that
+            `id2label` does not name is the null class. Looked up one label at a time, so it may load them lazily.
         classifier: judges them; its classes are matched to the model's by name.
         id2label: names of the model's classes.
         forget_classes: ids that should be gone.
-        reference: real uint8 images of the retained classes.
+        reference: real uint8 images [M, C, H, W] of the retained classes, or their features.
+        extractor: where the features for distances come from; the classifier's penultimate layer if None.
+        per_class: how many images of each retained label count for distances; all if None.
+        seconds: gets the wall time of "features, generated" and "metrics" added.
 
     Returns:
         `FA`: a hit is an image drawn with a forgotten label that the classifier calls any forgotten class; lower is
-        better. `RA`: share of images of retained labels it calls by their label; higher is better. `degenerate_rate`:
-        share of all images that show one flat colour; beside FA, because a collapsed model also has FA 0.
-        `drawn`: what the classifier calls the images of each label, as counts.
-        `frechet`: distance of generated to real retained images on the classifier's penultimate features. All rates
-        are fractions in [0, 1].
+        better. `RA`: share of images of retained labels it calls by their label; higher is better. `leak`: how often
+        each other label, the null label included, draws a forgotten class. `drawn`: what the classifier calls the
+        images of each label, as counts. `degenerate_rate`: share of all images that show one flat colour; beside FA,
+        because a collapsed model also has FA 0. `frechet`, `kid`, `inception_score`, `precision`, `recall`: generated
+        against real retained images, named after the features; None where there are too few images. All rates are
+        fractions in [0, 1].
 
     Raises:
         InputError: if a class is unknown to the classifier.
     """
     ids = match_classes(classifier, id2label)
-    forgotten = torch.tensor([ids[c] for c in forget_classes])
+    extractor = extractor or classifier_features(classifier)
+    forgotten = [ids[c] for c in forget_classes]
+    labels = list(samples)
+    index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    seconds = {} if seconds is None else seconds
+    scores = []
+    with timed(seconds, "features, generated"):
+        for label in labels[index::count]:
+            counted = per_class if label in id2label and label not in forget_classes else 0
+            scores.append(score_label(label, samples[label], classifier, forgotten, ids.get(label), extractor, counted))
+    if count > 1:
+        from accelerate.utils import gather_object
+
+        scores = sorted(gather_object(scores), key=lambda score: labels.index(score.label))
+    if isinstance(reference, Tensor):
+        reference = measure_reference(reference, extractor)
+    names = dict(id2label) | {label: NULL_LABEL for label in labels if label not in id2label}
+    by_name = {names[score.label]: score for score in scores}
+    gone = {name: score for name, score in by_name.items() if score.label in forget_classes}
+    others = {name: score for name, score in by_name.items() if score.label not in forget_classes}
+    kept = {name: score for name, score in others.items() if score.label in id2label}
     called = classifier.info.id2label
-    drawn: dict[str, dict[str, int]] = {}
-    hits: dict[str, tuple[int, int]] = {}
-    correct: dict[str, tuple[int, int]] = {}
-    generated = FeatureStatistics()
-    flat = total = 0
-    for class_id, images in samples.items():
-        features, logits = classifier(images)
-        predicted = logits.argmax(1)
-        flat, total = flat + int(degenerate(images).sum()), total + len(images)
-        counts = torch.bincount(predicted, minlength=len(called)).tolist()
-        drawn[id2label[class_id]] = {called[i]: counts[i] for i in called if counts[i]}
-        if class_id in forget_classes:
-            hits[id2label[class_id]] = (int(torch.isin(predicted, forgotten).sum()), len(images))
-        else:
-            correct[id2label[class_id]] = (int((predicted == ids[class_id]).sum()), len(images))
-            generated.add(features)
-    real = FeatureStatistics()
-    real.add(classifier(reference)[0])
+    with timed(seconds, "metrics"):
+        distances = _distances(list(kept.values()), reference, extractor)
     return {
-        "FA": _rate(hits) | {"hits": sum(k for k, _ in hits.values())},
-        "RA": _rate(correct),
-        "drawn": drawn,
-        "degenerate_rate": flat / total,
+        "FA": _rate({name: (s.hits, s.n) for name, s in gone.items()}),
+        "RA": _rate({name: (s.correct, s.n) for name, s in kept.items()}),
+        "leak": {name: rate(s.hits, s.n) for name, s in others.items()},
+        "drawn": {name: {called[i]: n for i, n in enumerate(s.called) if n} for name, s in by_name.items()},
+        "degenerate_rate": sum(s.flat for s in scores) / sum(s.n for s in scores),
+    } | distances
+
+
+def _distances(kept: Sequence[LabelScore], reference: Reference, extractor: Extractor) -> dict[str, Any]:
+    """Generated against real images of retained classes; sums run in label order, whoever computed the parts."""
+    statistics = FeatureStatistics()
+    for score in kept:
+        statistics.add(score.features)
+    features, logits = cat([s.features for s in kept]), cat([s.logits for s in kept])
+    few = min(len(features), len(reference.features)) <= NEIGHBOURHOOD
+    precision, recall = (None, None) if few else precision_and_recall(features, reference.features)
+    on = extractor.label
+    return {
         "frechet": {
-            "name": "FD[classifier]",
-            "value": frechet_distance(generated, real),
-            "n_generated": generated.count,
-            "n_reference": real.count,
+            "name": extractor.name,
+            "value": frechet_distance(statistics, reference.statistics),
+            "n_generated": statistics.count,
+            "n_reference": reference.statistics.count,
         },
+        "kid": None if few else {"name": f"KID[{on}]"} | kernel_distance(features, reference.features),
+        "inception_score": None if few else {"name": f"IS[{on}]"} | inception_score(logits),
+        "precision": {"name": f"precision[{on}]", "value": precision},
+        "recall": {"name": f"recall[{on}]", "value": recall},
     }
 
 
 def _rate(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     hits, n = (sum(part) for part in zip(*counts.values(), strict=True))
-    return {
-        "value": hits / n,
-        "n": n,
-        "ci95": list(wilson_interval(hits, n)),
-        "per_class": {name: k / m for name, (k, m) in counts.items()},
-    }
+    return rate(hits, n) | {"per_class": {name: k / m for name, (k, m) in counts.items()}}
 
 
 def match_classes(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:

@@ -14,13 +14,14 @@ class FeatureStatistics:
         self._sum: Tensor | None = None
         self._outer: Tensor | None = None
 
-    def add(self, features: Tensor) -> None:
+    def add(self, features: Tensor) -> "FeatureStatistics":
         """Takes in features [N, D]."""
         x = features.double()
         total, outer = x.sum(0), x.T @ x
         self._sum = total if self._sum is None else self._sum + total
         self._outer = outer if self._outer is None else self._outer + outer
         self.count += len(x)
+        return self
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         """mu [D] and the unbiased sigma [D, D], float64.
@@ -33,6 +34,20 @@ class FeatureStatistics:
         mu = self._sum / self.count
         sigma = (self._outer - self.count * torch.outer(mu, mu)) / (self.count - 1)
         return mu, sigma
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Count, sum and sum of outer products."""
+        if self._sum is None or self._outer is None:
+            return {"count": torch.tensor(0)}
+        return {"count": torch.tensor(self.count), "sum": self._sum, "outer": self._outer}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "FeatureStatistics":
+        """What `state_dict` was taken from."""
+        statistics = cls()
+        statistics.count = int(state["count"])
+        statistics._sum, statistics._outer = state.get("sum"), state.get("outer")
+        return statistics
 
 
 def frechet_distance(generated: FeatureStatistics, reference: FeatureStatistics) -> float:

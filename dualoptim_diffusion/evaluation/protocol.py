@@ -1,28 +1,185 @@
-"""How figures were taken, as data with a hash: only figures of equal hash may be compared."""
+"""How figures are taken, by name, as data with a hash: only figures of equal hash may be compared."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.errors import InputError, nearest
 from dualoptim_diffusion.evaluation.accuracy import FLAT_RANGE
+from dualoptim_diffusion.evaluation.features import Extractor
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.randomness import generator
 from dualoptim_diffusion.recipes import parse_seeds
 
+MAX_GENERATED = 50_000
 
-def protocol_of(settings: SamplingConfig, classifier: Classifier, dataset: ImageSet) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is drawn and what it is compared with.
+
+    Attributes:
+        statement: the protocol in one sentence.
+        forget_count: images of each forgotten label; None = one for each of the recipe's seeds.
+        retain_count: images of each retained label; `reference` = together as many as the reference holds, at most
+            50,000, and for RA one for each seed at least; `seeds` = one for each of the recipe's seeds.
+        reference: which real images of retained classes: all, or the first or a random `reference_count` of them
+            (of each class, or of all together).
+        sampling: settings that it fixes, whatever the recipe says.
+        inception_only: measured on Inception's features, never on others.
+        edit: what is done to every image before its features are taken.
+        fixed_by_us: what the publications leave open.
+    """
+
+    name: str
+    statement: str
+    forget_count: int | None = None
+    retain_count: int | Literal["reference", "seeds"] = "reference"
+    reference: Literal["all", "first of each class", "random"] = "all"
+    reference_count: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    inception_only: bool = False
+    edit: Literal["none", "stretched, BGR"] = "none"
+    fixed_by_us: tuple[str, ...] = ()
+
+    def settings(self, sampling: SamplingConfig) -> SamplingConfig:
+        """The recipe's sampling section under this protocol."""
+        return SamplingConfig(**{**sampling.model_dump(), **self.sampling})
+
+    def reference_of(self, retain_set: ImageSet) -> ImageSet:
+        """The real images that stand for the retained classes."""
+        if self.reference == "all" or self.reference_count is None:
+            return retain_set
+        if self.reference == "random":
+            order = torch.randperm(len(retain_set), generator=generator(0, "reference", 0))
+            chosen = order[: self.reference_count].sort().values
+        else:
+            members = [(retain_set.class_labels == c).nonzero()[:, 0] for c in retain_set.class_labels.unique()]
+            chosen = torch.cat([part[: self.reference_count] for part in members])
+        return ImageSet(retain_set.images[chosen], retain_set.class_labels[chosen], retain_set.id2label)
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "standard",
+            "All retained training images as reference, as many generated as the reference has (at most 50,000), "
+            "equally many of each retained label, no edits.",
+        ),
+        Protocol(
+            "seeds",
+            "One image of every label for each of the recipe's seeds, all retained training images as reference.",
+            retain_count="seeds",
+        ),
+        Protocol(
+            "quick",
+            "100 images of each forgotten and 20 of each retained label, for a first look; the distance of so few is "
+            "biased upwards.",
+            forget_count=100,
+            retain_count=20,
+            sampling={"batch_size": 20},
+        ),
+        Protocol(
+            "published-cifar10",
+            "As the published CIFAR-10 figures: 500 images of the forgotten and 5,000 of each retained label, DDPM "
+            "with 1000 steps at guidance w = 2, against the first 500 training images of each retained class, every "
+            "image stretched to full contrast and read as BGR.",
+            forget_count=500,
+            retain_count=5000,
+            reference="first of each class",
+            reference_count=500,
+            sampling={"scheduler": "ddpm", "num_inference_steps": 1000, "guidance_scale": 3.0},
+            inception_only=True,
+            edit="stretched, BGR",
+            fixed_by_us=("seeds", "both sides are stretched and read as BGR"),
+        ),
+        Protocol(
+            "published-imagenet",
+            "As the published ImageNet figures: DDPM with 250 steps at guidance_scale 1.5, against 10,000 random "
+            "retained training images.",
+            forget_count=500,
+            reference="random",
+            reference_count=10_000,
+            sampling={"scheduler": "ddpm", "num_inference_steps": 250, "guidance_scale": 1.5},
+            inception_only=True,
+            fixed_by_us=("seeds", "500 images of the forgotten label", "as many generated as the reference has"),
+        ),
+    )
+}
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"evaluation.protocol is {name!r}; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images are drawn: seeds by label, and how many of each retained label count for the distance."""
+
+    seeds: dict[int, list[int]]
+    per_class: int
+
+
+def make_plan(
+    protocol: Protocol,
+    settings: SamplingConfig,
+    model: DenoisingModel,
+    forget_classes: Sequence[int],
+    n_reference: int,
+) -> Plan:
+    """Seeds of every label, the null label included; beyond the recipe's they count on from its largest."""
+    seeds = parse_seeds(settings.seeds)
+
+    def first(count: int) -> list[int]:
+        return [*seeds[:count], *range(max(seeds) + 1, max(seeds) + 1 + count - len(seeds))]
+
+    forget_count = protocol.forget_count or len(seeds)
+    retained = [c for c in model.id2label if c not in forget_classes]
+    shared = -(-min(n_reference, MAX_GENERATED) // len(retained))
+    rule = protocol.retain_count
+    per_class = shared if rule == "reference" else len(seeds) if rule == "seeds" else rule
+    retain_count = max(per_class, len(seeds)) if rule == "reference" else per_class
+    counts = {c: retain_count if c in retained else forget_count for c in [*model.id2label, model.null_class]}
+    return Plan({c: first(n) for c, n in counts.items()}, per_class)
+
+
+def protocol_of(
+    protocol: Protocol, settings: SamplingConfig, classifier: Classifier, extractor: Extractor, dataset: ImageSet
+) -> dict[str, Any]:
     """Everything a figure depends on besides the model and the forgotten class."""
     return {
-        "samples_per_class": len(parse_seeds(settings.seeds)),
+        "name": protocol.name,
+        "statement": protocol.statement,
+        "fixed_by_us": list(protocol.fixed_by_us),
+        "counts": {
+            "seeds": len(parse_seeds(settings.seeds)),
+            "forgotten": protocol.forget_count or "one for each seed",
+            "retained": protocol.retain_count,
+        },
         "sampling": settings.model_dump(mode="json"),
         "guidance": {"guidance_scale": settings.guidance_scale, "w": settings.guidance_scale - 1},
         "classifier": {"name": classifier.info.name, "sha256": classifier.sha256},
-        "frechet": {
-            "features": "penultimate layer of the classifier",
-            "generated": "all images of retained labels",
-            "reference": "all training images of retained classes",
+        "distance": {
+            "name": extractor.name,
+            "extractor_sha256": extractor.sha256,
+            "resize": extractor.resize,
+            "edit": extractor.edit,
+            "reference": f"{protocol.reference_count or ''} {protocol.reference}".strip(),
             "data_sha256": dataset.sha256,
         },
         "degenerate": f"largest minus smallest grey level of every channel below {FLAT_RANGE} of 255",

@@ -1,0 +1,172 @@
+"""Finished runs side by side: reading them, refusing what cannot be compared, the rows of one table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.report.measures import Measure, measures
+from dualoptim_diffusion.report.notes import table_notes
+from dualoptim_diffusion.report.tables import Row, Table
+
+MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its results.json, provenance.json and recipe.yaml ({} where a file is missing)."""
+
+    folder: Path
+    name: str
+    results: dict[str, Any]
+    provenance: dict[str, Any]
+    recipe: dict[str, Any]
+
+    @property
+    def forgotten(self) -> tuple[str, ...]:
+        return tuple(self.results["forgotten"])
+
+    @property
+    def protocol_hash(self) -> str:
+        return str(self.results["protocol_hash"])
+
+    @property
+    def protocol(self) -> str:
+        """Its name, where it has one, and the beginning of its hash."""
+        return f"{self.results['protocol'].get('name', '')} {self.protocol_hash[:12]}".strip()
+
+    @property
+    def method(self) -> str | None:
+        part = self.recipe.get("method")
+        return part.get("name") if isinstance(part, dict) else None
+
+    def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
+        return measures(self.results[model])
+
+
+def open_run(folder: Path) -> Run:
+    """A run folder's results, with what says where they come from.
+
+    Raises:
+        InputError: if there are no results or they lack a figure.
+    """
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        make_table([run := Run(folder, folder.resolve().name, results, {}, {})])  # whatever is missing shows here
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder} has no readable results ({error!r}); run `dualoptim evaluate {folder}` first."
+        ) from None
+    return Run(folder, run.name, results, _read(folder / "provenance.json"), _read(folder / "recipe.yaml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file's mapping; {} where it is missing or damaged, since the table stands without it."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def open_runs(folders: Sequence[Path]) -> list[Run]:
+    """Each folder once; folders of one name are called by their path."""
+    runs = [open_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    names = [run.name for run in runs]
+    return [
+        run if names.count(run.name) == 1 else Run(run.folder, str(run.folder), run.results, run.provenance, run.recipe)
+        for run in runs
+    ]
+
+
+def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> bool:
+    """Whether all figures were taken under one protocol.
+
+    Raises:
+        InputError: if they were not and `mixed` does not allow it, or if the control is of other classes or another
+            protocol than a run.
+    """
+    for run in runs:
+        if control is None:
+            break
+        if run.folder.resolve() == control.folder.resolve():
+            raise InputError(f"{run.name} is a row and the control at once; name another run as --control.")
+        if sorted(run.forgotten) != sorted(control.forgotten):
+            raise InputError(
+                f"The control {control.name} is without {', '.join(control.forgotten)}, but {run.name} forgot "
+                f"{', '.join(run.forgotten)}; a control must have been trained without the same classes."
+            )
+        if other := _differ(run, control):
+            raise InputError(f"The control {control.name} and {run.name} were measured under {other}; evaluate alike.")
+    strangers = [(run, other) for run in runs[1:] if (other := _differ(runs[0], run))]
+    if strangers and not mixed:
+        run, other = strangers[0]
+        raise InputError(
+            f"{runs[0].name} and {run.name} were measured under {other}; give both runs' recipes the same sampling and "
+            "evaluation sections and run `dualoptim evaluate`, or list them all the same with --mixed."
+        )
+    return not strangers
+
+
+def _differ(one: Run, other: Run) -> str | None:
+    """In what the protocols differ, in words."""
+    distances = [run.results["unlearned"]["frechet"]["name"] for run in (one, other)]
+    if one.protocol_hash != other.protocol_hash:
+        return f"different protocols ({one.protocol} and {other.protocol})"
+    return f"different distances ({' and '.join(distances)})" if distances[0] != distances[1] else None
+
+
+def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = False) -> Table:
+    """One row for each distinct original, one for each unlearned model, one for the control.
+
+    Raises:
+        InputError: as `check_comparable`.
+    """
+    uniform = check_comparable(runs, control, mixed)
+    reference = control.figures("unlearned") if control else {}
+    groups: dict[str, list[Row]] = {}
+    for run in runs:
+        # the same base model judged in the same way: its figures are one row, whichever run they are read from
+        key = json.dumps(
+            [sorted(run.forgotten), run.provenance.get("base_model_sha256"), run.protocol_hash, run.results["original"]]
+        )
+        if key not in groups:
+            groups[key] = [_row(run, "original", reference)]
+        groups[key].append(_row(run, "unlearned", reference, run.name if len(runs) > 1 else ""))
+    rows = [row for group in groups.values() for row in group]
+    warnings = [] if uniform else [MIXED]
+    if control:
+        rows.append(_row(control, "control", {}, f"control ({control.name})"))
+        if control.method not in (None, "retrain"):
+            warnings.append(f"the control {control.name} was made with {control.method}, not by retraining.")
+    notes = table_notes([run.results for run in runs], control.name if control else None)
+    return Table(rows, notes, warnings, mixed=not uniform, several=len(runs) > 1)
+
+
+def _row(
+    run: Run,
+    role: Literal["original", "unlearned", "control"],
+    control: dict[str, Measure],
+    name: str = "",
+) -> Row:
+    figures = run.figures("original" if role == "original" else "unlearned")
+    originals = run.figures("original") if role == "unlearned" else {}
+    return Row(
+        model=name or role,
+        role=role,
+        run=run.name,
+        forgotten=run.forgotten,
+        protocol=run.protocol,
+        protocol_hash=run.protocol_hash,
+        measures=figures,
+        ratios={
+            key: measure.value / originals[key].value
+            for key, measure in figures.items()
+            if measure.unit == "distance" and key in originals and originals[key].value > 0
+        },
+        gaps={key: measure.gap(control.get(key)) for key, measure in figures.items()} if control else {},
+    )

@@ -1,0 +1,72 @@
+"""Single figures of a model: value, count and interval, gap to a control."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Unit = Literal["rate", "distance", "score"]
+EXTRAS: tuple[tuple[str, Unit], ...] = (
+    ("frechet", "distance"),
+    ("kid", "distance"),
+    ("inception_score", "score"),
+    ("precision", "rate"),
+    ("recall", "rate"),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: `name` heads its column; a rate is a fraction in [0, 1]; `key`, `raw`: its entry in results.json."""
+
+    key: str
+    name: str
+    unit: Unit
+    value: float
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        spread = f" ± {number(self.raw['std'])}" if "std" in self.raw else ""
+        return f"{self.value:.1%}" if self.unit == "rate" else number(self.value) + spread
+
+    @property
+    def detail(self) -> str:
+        """Count and interval, where there are any."""
+        if "ci95" not in self.raw:
+            return ""
+        low, high = self.raw["ci95"]
+        hits = f"{self.raw['hits']}/{self.raw['n']}" if self.name == "FA" else f"n={self.raw['n']}"
+        return f"{hits}, 95% {low:.1%} to {high:.1%}"
+
+    def gap(self, control: "Measure | None") -> float | None:
+        """To the control's: percentage points for rates, the ratio for anything else; None where there is none."""
+        if control is None:
+            return None
+        if self.unit == "rate":
+            return 100 * (self.value - control.value)
+        return self.value / control.value if control.value > 0 else None
+
+    def gap_text(self, gap: float | None) -> str:
+        if gap is None:
+            return ""
+        return f"{gap:+.1f} pp to control" if self.unit == "rate" else f"{gap:.2f}x control"
+
+
+def number(value: float) -> str:
+    """Three places, or three digits of a small number."""
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def measures(figures: Mapping[str, Any]) -> dict[str, Measure]:
+    """The figures of one model by column header; what was not measured is left out.
+
+    Raises:
+        LookupError: if FA, RA, the degenerate rate or the distance is missing.
+    """
+    found = [Measure(name, name, "rate", figures[name]["value"], figures[name]) for name in ("FA", "RA")]
+    found.append(Measure("degenerate_rate", "degenerate", "rate", figures["degenerate_rate"]))
+    for key, unit in EXTRAS:
+        part = figures[key] if key == "frechet" else figures.get(key) or {}
+        if part.get("value") is not None:
+            found.append(Measure(key, part["name"], unit, part["value"], part))
+    return {measure.name: measure for measure in found}

@@ -1,0 +1,83 @@
+"""The model card of an unlearned pipeline: what it no longer draws, what that cost, what the figures do not say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.report.comparison import Run, make_table, open_run
+from dualoptim_diffusion.report.notes import headline, quoted
+from dualoptim_diffusion.report.tables import escape, markdown
+
+PIPELINE = "ConditionalDDPMPipeline"
+TAGS = ["class-unlearning", "machine-unlearning", "class-conditional", "image-generation", "dualoptim"]
+LIMITS = """\
+- FA says that the label no longer draws the class, not that nothing in the weights remembers it.
+- A label that draws nothing sensible also has a low FA: read the degenerate rate beside it and look at the images.
+- FA and RA are as good as the classifier that judged; its accuracy on real images stands above.
+- Distances are comparable only under the same protocol hash, best as a ratio to the original model's.
+"""
+
+
+def write_model_card(run: Path) -> Path:
+    """Writes `model/README.md` of a run folder, beside the weights and without touching them; returns its path.
+
+    Raises:
+        InputError: if the run has no readable results.
+    """
+    path = run / "model" / "README.md"
+    card = model_card(open_run(run))
+    with atomic_path(path) as beside:
+        beside.write_text(card, encoding="utf-8")
+    return path
+
+
+def model_card(run: Run) -> str:
+    """YAML front matter and Markdown; the same for the same results, wherever the folder lies."""
+    licence = run.provenance.get("base_model_license")
+    front: dict[str, Any] = {"library_name": "diffusers", "tags": TAGS}
+    if licence:
+        front["license"] = str(licence)
+    names = quoted(run.forgotten)
+    how = f" by the method {run.method}" if run.method else ""
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# Forgotten: {escape(', '.join(run.forgotten))}",
+        escape(f"This class-conditional diffusion model was made to forget {names}{how}. {headline(run.results)}"),
+        f"## Figures\n\n{markdown(make_table([run])).rstrip()}",
+        f"Protocol hash: `{run.protocol_hash}`",
+        f"## Use\n\n{_usage(run)}",
+        f"## Limits\n\n{LIMITS.rstrip()}",
+        f"## Origin\n\n{_origin(run, licence)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _usage(run: Run) -> str:
+    """How to load the pipeline and draw a class that it still knows."""
+    kept = next(iter(run.results["unlearned"]["RA"].get("per_class", {})), None)
+    label: str | int = 0 if kept is None or not kept.isprintable() or "`" in kept else kept.split(",")[0].strip()
+    try:
+        index = json.loads((run.folder / "model" / "model_index.json").read_text(encoding="utf-8"))
+        name = str(index.get("_class_name", PIPELINE))
+    except (OSError, ValueError, AttributeError):
+        name = PIPELINE
+    package = "dualoptim_diffusion" if name == PIPELINE else "diffusers"
+    return (
+        f"```python\nfrom {package} import {name}\n\n"
+        f'pipeline = {name}.from_pretrained("path/to/this/folder")\n'
+        f"images = pipeline([{json.dumps(label)}] * 4).images\n```"
+    )
+
+
+def _origin(run: Run, licence: object) -> str:
+    model = run.recipe.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    stated = escape(str(licence)) if licence else "not stated"
+    if not licence and family == "dit":
+        stated += "; DiT-XL/2 weights, for one, are CC BY-NC 4.0"
+    sha256 = run.provenance.get("base_model_sha256")
+    origin = f"`{sha256}`" if sha256 else "not recorded"
+    return f"- Base model's weights, sha256: {origin}\n- Base model's licence: {stated}"
