@@ -140,11 +140,11 @@ def main() -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             result = {"distance": extractor.name, **counts, "cells": cells, "origin": origin, "identity": identity}
             write_json(path, result)
-    title = f"{per_class * len(model.id2label)} images against {reference.statistics.count} real ones"
-    plot(arguments.out / "fid_benchmark.png", cells, extractor.name, title)
-    text = table(cells, extractor.name)
-    (arguments.out / "fid_benchmark.md").write_text(f"{title}\n\n{text}\n", encoding="utf-8")
-    print(text)
+            title = f"{counts['n_generated']} images against {counts['n_reference']} real ones"
+            plot(arguments.out / "fid_benchmark.png", cells, extractor.name, title)
+            text = f"{title}\n\n{table(cells, extractor.name)}\n"
+            (arguments.out / "fid_benchmark.md").write_text(text, encoding="utf-8")
+    print(table(cells, extractor.name))
 
 
 if __name__ == "__main__":

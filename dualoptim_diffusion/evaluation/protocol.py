@@ -19,6 +19,10 @@ from dualoptim_diffusion.randomness import generator
 from dualoptim_diffusion.recipes import parse_seeds
 
 MAX_GENERATED = 50_000
+COUNTS: dict[int | str, str] = {
+    "reference": "together as many as the reference holds, and one for each seed at least",
+    "seeds": "one image for each seed",
+}
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,8 @@ def protocol_of(
         "fixed_by_us": list(protocol.fixed_by_us),
         "counts": {
             "seeds": len(parse_seeds(settings.seeds)),
-            "forgotten": protocol.forget_count or "one for each seed",
-            "retained": protocol.retain_count,
+            "a forgotten label": protocol.forget_count or "one image for each seed",
+            "a retained label": COUNTS.get(protocol.retain_count, protocol.retain_count),
         },
         "sampling": settings.model_dump(mode="json"),
         "guidance": {"guidance_scale": settings.guidance_scale, "w": settings.guidance_scale - 1},

@@ -76,11 +76,8 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
 def _drawing(group: Sequence[Results]) -> str:
     protocol = group[0]["protocol"]
     sampling = protocol["sampling"]
-    if "counts" in protocol:
-        counts_of = "; ".join(f"{key}: {value}" for key, value in protocol["counts"].items())
-        images = f"images a label ({counts_of})"
-    else:
-        images = f"{protocol['samples_per_class']} images a class"
+    gone, kept = (_range([r["unlearned"][rate]["n"] for r in group]) for rate in ("FA", "RA"))
+    images = f"{gone} images of the forgotten and {kept} of the other labels"
     distances = [r["unlearned"]["frechet"] for r in group]
     counts = [_range([fd[key] for fd in distances]) for key in ("n_generated", "n_reference")]
     return (
