@@ -44,10 +44,13 @@ def guided_noise_pred(
 ) -> Tensor:
     """Classifier-free guidance null + s (cond - null) in one batched call; s = w + 1 of Ho and Salimans (2022).
 
-    At s = 1 this is the conditional model, drawn without the null half.
+    At s = 1 this is the conditional model, drawn without the null half. Output channels beyond those of x_t are a learned
+    variance, which is the conditional model's at any scale.
     """
     if guidance_scale == 1.0:
         return predict(x_t, timesteps, class_labels)
     both = torch.cat([class_labels, torch.full_like(class_labels, null_class)])
     cond, null = predict(torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), both).chunk(2)
-    return null + guidance_scale * (cond - null)
+    channels = x_t.shape[1]
+    guided = null[:, :channels] + guidance_scale * (cond[:, :channels] - null[:, :channels])
+    return torch.cat([guided, cond[:, channels:]], 1)

@@ -54,7 +54,7 @@ class Draws(Mapping[int, Tensor]):
         accelerator: Accelerator,
     ) -> None:
         self._model, self._seeds, self._settings, self._device = model, seeds, settings, accelerator.device
-        self._scheduler = make_scheduler(settings.scheduler)
+        self._scheduler = make_scheduler(settings.scheduler, model.learned_variance)
 
     def __getitem__(self, label: int) -> Tensor:
         self._model.network.eval()
@@ -125,7 +125,7 @@ def draw_samples(
     chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
-    scheduler = make_scheduler(settings.scheduler)
+    scheduler = make_scheduler(settings.scheduler, model.learned_variance)
     total = sum(len(kept) for _, kept, _ in mine)
     with tqdm(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
         for label, kept, padded in mine:

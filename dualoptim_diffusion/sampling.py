@@ -12,8 +12,13 @@ SchedulerName = Literal["ddpm", "ddim", "dpmsolver++"]
 GuidedPredictor = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # x_t, timesteps, class_labels, guidance_scale
 
 
-def make_scheduler(name: SchedulerName) -> Any:
-    """A diffusers scheduler for the linear 1000-step schedule, with every setting that changes images named."""
+def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
+    """A diffusers scheduler for the linear 1000-step schedule, with every setting that changes images named.
+
+    Args:
+        learned_variance: the model predicts it beside the noise; DDPM then uses it (Nichol and Dhariwal, 2021, eq. 15),
+            the others have no use for it.
+    """
     import diffusers
 
     process = {
@@ -25,7 +30,8 @@ def make_scheduler(name: SchedulerName) -> Any:
         "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
     }
     if name == "ddpm":
-        return diffusers.DDPMScheduler(**process, variance_type="fixed_small", clip_sample=False)
+        variance = "learned_range" if learned_variance else "fixed_small"
+        return diffusers.DDPMScheduler(**process, variance_type=variance, clip_sample=False)
     if name == "ddim":
         return diffusers.DDIMScheduler(**process, clip_sample=False, set_alpha_to_one=True)
     return diffusers.DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++", solver_order=2)
@@ -42,7 +48,11 @@ def draw(
     guidance_scale: float,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """x_0 [B, *shape], image i from `seeds[i]` and `class_labels[i]` alone: its first and every later noise."""
+    """x_0 [B, *shape], image i from `seeds[i]` and `class_labels[i]` alone: its first and every later noise.
+
+    `predict` returns the noise [B, *shape], with a learned variance twice the channels.
+    """
+    uses_variance = scheduler.config.get("variance_type") == "learned_range"
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: equal on every device
     labels = torch.tensor(class_labels, device=device)
     scheduler.set_timesteps(num_inference_steps, device=device)
@@ -50,7 +60,11 @@ def draw(
     x_t = noise.to(device) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         noise_pred = predict(x_t, timestep.expand(len(labels)), labels, guidance_scale)
-        x_t = scheduler.step(noise_pred, timestep, x_t, generator=generators).prev_sample
+        if not uses_variance:
+            noise_pred = noise_pred[:, : x_t.shape[1]]
+        step = scheduler.step(noise_pred, timestep, x_t, generator=generators)
+        last = uses_variance and timestep == scheduler.timesteps[-1]  # diffusers would add noise even to the result
+        x_t = step.pred_original_sample if last else step.prev_sample
     return x_t
 
 

@@ -50,6 +50,15 @@ def test_guidance_is_one_batched_call_and_keeps_its_identities() -> None:
     assert calls == [6, 3, 6, 6]
 
 
+def test_guidance_leaves_a_learned_variance_to_the_conditional_model() -> None:
+    def predict(x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return labels.view(-1, 1, 1, 1).float().expand(-1, 4, 2, 2)
+
+    both = guided_noise_pred(predict, torch.zeros(2, 2, 2, 2), torch.zeros(2).long(), torch.tensor([1, 2]), 10, 3.0)
+    assert both[:, :2].flatten(1).unique(dim=1)[:, 0].tolist() == [10 + 3 * (1 - 10), 10 + 3 * (2 - 10)]
+    assert both[:, 2:].flatten(1).unique(dim=1)[:, 0].tolist() == [1, 2]
+
+
 def test_the_loss_sums_over_pixels_and_keeps_the_batch() -> None:
     noise, pred = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4) * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     assert denoising_loss(pred, noise).tolist() == [48.0, 192.0]

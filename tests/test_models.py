@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +159,43 @@ def test_each_image_has_its_own_generator_for_every_noise() -> None:
     three = draw(predict, make_scheduler("ddpm"), (1, 4, 4), [0, 0, 0], [5, 6, 7], 5, 1.0)
     one = draw(predict, make_scheduler("ddpm"), (1, 4, 4), [0], [6], 5, 1.0)
     assert torch.equal(three[1], one[0])
+
+
+def with_variance(v: float) -> Callable[..., torch.Tensor]:
+    """Predicts no noise, and v beside it where -1 is the smallest variance and 1 the largest."""
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(x_t), torch.full_like(x_t, v)], 1)
+
+    return predict
+
+
+def test_a_learned_variance_runs_between_the_posterior_and_beta() -> None:
+    from dualoptim_diffusion.diffusion import linear_alphas_cumprod
+    from dualoptim_diffusion.sampling import draw, make_scheduler
+
+    drawing: Any = ((1, 4, 4), [0, 0], [5, 6], 5, 1.0)
+    smallest = draw(with_variance(-1), make_scheduler("ddpm", learned_variance=True), *drawing)
+    torch.testing.assert_close(smallest, draw(with_variance(9), make_scheduler("ddpm"), *drawing))  # fixed small
+    largest = draw(with_variance(1), make_scheduler("ddpm", learned_variance=True), *drawing)
+    scheduler = make_scheduler("ddpm")
+    scheduler.set_timesteps(5)
+    steps, abar = scheduler.timesteps.tolist(), linear_alphas_cumprod()
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    x = torch.stack([torch.randn(1, 4, 4, generator=g) for g in generators])
+    for t, before in zip(steps, [*steps[1:], None], strict=True):
+        now, last = abar[t], abar[before] if before is not None else torch.tensor(1.0)
+        alpha = now / last
+        x_0 = x / now.sqrt()
+        x = last.sqrt() * (1 - alpha) / (1 - now) * x_0 + alpha.sqrt() * (1 - last) / (1 - now) * x
+        if before is not None:
+            x = x + (1 - alpha).sqrt() * torch.stack([torch.randn(1, 4, 4, generator=g) for g in generators])
+    torch.testing.assert_close(largest, x, rtol=1e-4, atol=1e-4)
+    for name in ("ddim", "dpmsolver++"):  # no use for it
+        assert torch.equal(
+            draw(with_variance(1), make_scheduler(name, True), *drawing),
+            draw(with_variance(-1), make_scheduler(name), *drawing),
+        )
 
 
 @pytest.mark.parametrize(

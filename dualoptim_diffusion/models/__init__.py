@@ -27,6 +27,7 @@ class DenoisingModel(Protocol):
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
     label_drop: float  # probability of the null class in training
+    learned_variance: bool  # noise_pred returns twice the channels: noise, then variance
 
     @property
     def network(self) -> nn.Module: ...  # the plain module that holds the weights

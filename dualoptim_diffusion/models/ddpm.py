@@ -31,6 +31,7 @@ class ConditionalDDPM:
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     label_drop = LABEL_DROP
+    learned_variance = False
 
     def __init__(self, network: ConditionalUNet, id2label: dict[int, str]) -> None:
         self.network, self.id2label = network, id2label
