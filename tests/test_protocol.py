@@ -101,7 +101,7 @@ def test_the_hash_follows_everything_a_figure_depends_on() -> None:
     ]
     hashes = [protocol_sha256(protocol_of(**(base | change))) for change in changes]
     assert len(set(hashes)) == len(changes)
-    assert hashes[0] == protocol_sha256(protocol_of(**base))
+    assert hashes[0] == protocol_sha256(protocol_of(**base) | {"statement": "in other words"})
 
 
 def judge_with(accuracy: dict[str, float]) -> Classifier:

@@ -19,10 +19,7 @@ from dualoptim_diffusion.randomness import generator
 from dualoptim_diffusion.recipes import parse_seeds
 
 MAX_GENERATED = 50_000
-COUNTS: dict[int | str, str] = {
-    "reference": "together as many as the reference holds, and one for each seed at least",
-    "seeds": "one image for each seed",
-}
+PROSE = ("statement", "fixed_by_us")
 
 
 @dataclass(frozen=True)
@@ -172,8 +169,8 @@ def protocol_of(
         "fixed_by_us": list(protocol.fixed_by_us),
         "counts": {
             "seeds": len(parse_seeds(settings.seeds)),
-            "a forgotten label": protocol.forget_count or "one image for each seed",
-            "a retained label": COUNTS.get(protocol.retain_count, protocol.retain_count),
+            "forgotten label": protocol.forget_count or "seeds",
+            "retained label": protocol.retain_count,
         },
         "sampling": settings.model_dump(mode="json"),
         "guidance": {"guidance_scale": settings.guidance_scale, "w": settings.guidance_scale - 1},
@@ -191,5 +188,6 @@ def protocol_of(
 
 
 def protocol_sha256(protocol: Mapping[str, Any]) -> str:
-    """Hash of a protocol."""
-    return sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
+    """Hash of a protocol; sentences about it do not count."""
+    content = {key: value for key, value in protocol.items() if key not in PROSE}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
