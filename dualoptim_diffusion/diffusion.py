@@ -44,8 +44,8 @@ def guided_noise_pred(
 ) -> Tensor:
     """Classifier-free guidance null + s (cond - null) in one batched call; s = w + 1 of Ho and Salimans (2022).
 
-    At s = 1 this is the conditional model, drawn without the null half. Output channels beyond those of x_t are a learned
-    variance, which is the conditional model's at any scale.
+    At s = 1 this is the conditional model, drawn without the null half. Output channels beyond those of x_t are a
+    learned variance, which is the conditional model's at any scale.
     """
     if guidance_scale == 1.0:
         return predict(x_t, timesteps, class_labels)
