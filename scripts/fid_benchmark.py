@@ -76,6 +76,7 @@ def table(cells: list[dict[str, Any]], name: str) -> str:
 def plot(path: Path, cells: list[dict[str, Any]], name: str, title: str) -> None:
     """Distance against steps and against time."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -91,11 +92,25 @@ def plot(path: Path, cells: list[dict[str, Any]], name: str, title: str) -> None
     left.set(xscale="log", yscale="log", xlabel="sampling steps", ylabel=f"{name} (lower is better)")
     right.set(xscale="log", xlabel="seconds for 1000 images")
     left.legend(frameon=False)
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150)
+
+
+def write_results(out: Path, result: dict[str, Any]) -> None:
+    """JSON, plot and markdown table."""
+    out.mkdir(parents=True, exist_ok=True)
+    title = f"{result['n_generated']} images against {result['n_reference']} real ones"
+    write_json(out / "fid_benchmark.json", result)
+    plot(out / "fid_benchmark.png", result["cells"], result["distance"], title)
+    text = f"{title}\n\n{table(result['cells'], result['distance'])}\n"
+    (out / "fid_benchmark.md").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -137,13 +152,9 @@ def main() -> None:
             cells.append(cell)
             origin = describe_origin(accelerator.device) | {"model_sha256": sha256, "extractor": extractor.sha256}
             counts = {"n_generated": per_class * len(model.id2label), "n_reference": reference.statistics.count}
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            result = {"distance": extractor.name, **counts, "cells": cells, "origin": origin, "identity": identity}
-            write_json(path, result)
-            title = f"{counts['n_generated']} images against {counts['n_reference']} real ones"
-            plot(arguments.out / "fid_benchmark.png", cells, extractor.name, title)
-            text = f"{title}\n\n{table(cells, extractor.name)}\n"
-            (arguments.out / "fid_benchmark.md").write_text(text, encoding="utf-8")
+            stored = {"distance": extractor.name, **counts, "cells": cells, "origin": origin, "identity": identity}
+            write_results(arguments.out, stored)
+    write_results(arguments.out, stored)
     print(table(cells, extractor.name))
 
 

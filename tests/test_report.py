@@ -279,6 +279,16 @@ def test_the_page_says_first_what_was_forgotten_and_what_it_cost(tmp_path: Path)
     assert "#01020" not in page  # every drawing colour became the page's
 
 
+def test_a_collapsed_model_is_called_collapsed_first_of_all_not_forgotten(tmp_path: Path) -> None:
+    content = results()
+    content["unlearned"]["degenerate_rate"] = 1.0
+    said = "The model has collapsed: 100.0% of its images are one flat colour, so FA says nothing about forgetting."
+    assert said in table(content)
+    page = write_report(make_run(tmp_path / "run", content)).read_text()
+    assert page.index(said) < page.index("After unlearning")
+    assert "collapsed" not in table(results())
+
+
 def test_the_model_card_says_what_was_forgotten_and_leaves_the_weights_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", extended())
     (run / "model" / "unet").mkdir(parents=True)

@@ -12,6 +12,7 @@ MEANING = (
     "draw their class (higher is better). Degenerate: share of all images that are one flat colour."
 )
 NOTICEABLE = 0.01  # a rate of flat images that belongs into the first sentence
+COLLAPSED = 0.5  # a rate of flat images at which FA says nothing
 
 
 def listed(names: Sequence[str]) -> str:
@@ -44,9 +45,24 @@ def headline(results: Results) -> str:
             f" The distance of their images to real ones, {name}, is {number(new.value)}, "
             f"{new.value / old.value:.2f} times the original model's."
         )
+    if collapsed(results):
+        return f"{collapse(results)} {text}"
     if after["degenerate_rate"] >= NOTICEABLE:
         text += f" {after['degenerate_rate']:.1%} of all images are one flat colour."
     return text
+
+
+def collapsed(results: Results) -> bool:
+    """Whether the unlearned model draws mostly flat images."""
+    return bool(results["unlearned"]["degenerate_rate"] >= COLLAPSED)
+
+
+def collapse(results: Results) -> str:
+    """What to say of such a model."""
+    rate = results["unlearned"]["degenerate_rate"]
+    return (
+        f"The model has collapsed: {rate:.1%} of its images are one flat colour, so FA says nothing about forgetting."
+    )
 
 
 def table_notes(results: Sequence[Results], control: str | None = None) -> list[str]:
@@ -65,6 +81,7 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
         notes += [_drawing(group), _judging(group)]
     if control is not None:
         notes.append(f"Beside each figure its gap to {control}, the control: pp are percentage points above it.")
+    notes += [f"{collapse(r)} ({listed(r['forgotten'])})" for r in results if collapsed(r)]
     steps: dict[str, list[str]] = {}
     for r in results:
         if chosen := r.get("selection"):
