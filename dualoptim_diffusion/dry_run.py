@@ -9,10 +9,10 @@ import torch
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import make_optimizer
-from dualoptim_diffusion.evaluation.protocol import find_protocol, make_plan
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.randomness import derive_seed
+from dualoptim_diffusion.scoring import plan_sampling
 from dualoptim_diffusion.training import new_network
 
 PROBE_SIZE = 32  # images in the timed forward and backward pass
@@ -32,10 +32,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     memory |= {f"{phase} optimizer ({name})": round(size * _state_ratio(name)) for phase, name in names.items()}
     if settings.ema_decay is not None and "ema_decay" in experiment.method.reads:
         memory["averaged weights"] = size
-    protocol = find_protocol(recipe.evaluation.protocol)
-    sampling = protocol.settings(recipe.sampling)
-    n_reference = len(protocol.reference_of(retain_set))
-    drawn = make_plan(protocol, sampling, model, experiment.forget_classes, n_reference)
+    sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
     forward, backward = _seconds_per_image(experiment, model)
     passes = 1 if sampling.guidance_scale == 1 else 2

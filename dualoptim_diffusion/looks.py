@@ -36,6 +36,7 @@ class Looks:
         self.best = out / "best"
         self.settings = PROTOCOLS["quick"].settings(experiment.recipe.sampling)
         self.extractor = classifier_features(bench.classifier)
+        self.reference = cached_reference(bench.reference.images, self.extractor)
         self.plan = make_plan(PROTOCOLS["quick"], self.settings, model, experiment.forget_classes, len(bench.reference))
 
     def __call__(self, step: int) -> Record:
@@ -47,7 +48,7 @@ class Looks:
                 self.bench.classifier,
                 self.model.id2label,
                 self.experiment.forget_classes,
-                cached_reference(self.bench.reference.images, self.extractor),
+                self.reference,
                 extractor=self.extractor,
                 accelerator=accelerator,
             )

@@ -15,11 +15,18 @@ from dualoptim_diffusion.data import ImageSet, load_image_folder, split
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate
 from dualoptim_diffusion.evaluation.features import Extractor
-from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol, make_plan, protocol_of, protocol_sha256
+from dualoptim_diffusion.evaluation.protocol import (
+    Plan,
+    Protocol,
+    find_protocol,
+    make_plan,
+    protocol_of,
+    protocol_sha256,
+)
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.grids import draw_grid
-from dualoptim_diffusion.models import weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, weights_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.report import write_report
@@ -79,6 +86,15 @@ def check_judge(classifier: Classifier, forgotten: Sequence[str], floor: float) 
     return all(name in known for name in forgotten)
 
 
+def plan_sampling(experiment: Experiment, model: DenoisingModel) -> tuple[SamplingConfig, Plan]:
+    """The sampling settings and the seeds of every label that the experiment's protocol asks for."""
+    protocol = find_protocol(experiment.recipe.evaluation.protocol)
+    settings = protocol.settings(experiment.recipe.sampling)
+    _, retain_set = split(experiment.train_set, experiment.forget_classes)
+    n_reference = len(protocol.reference_of(retain_set))
+    return settings, make_plan(protocol, settings, model, experiment.forget_classes, n_reference)
+
+
 class Drawn(NamedTuple):
     """Images of every label, the null label included, under equal seeds."""
 
@@ -92,18 +108,15 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
 
     The original's images are kept in the cache for every run that starts from it, the others in the run folder.
     """
-    accelerator, recipe = experiment.accelerator, experiment.recipe
-    protocol = find_protocol(recipe.evaluation.protocol)
-    settings = protocol.settings(recipe.sampling)
-    original = obtain_model(recipe.model, experiment.recipe_path, accelerator)
-    _check_origin(out, "base_model_sha256", weights_sha256(original.network.state_dict()), "base model")
+    accelerator = experiment.accelerator
+    original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
     models = {"original": original, "unlearned": load_model(out / "model", accelerator.device)}
-    _, retain_set = split(experiment.train_set, experiment.forget_classes)
-    n_reference = len(protocol.reference_of(retain_set))
-    plan = make_plan(protocol, settings, original, experiment.forget_classes, n_reference)
+    settings, plan = plan_sampling(experiment, original)
     drawn = {}
     for name, model in models.items():
         sha256 = weights_sha256(model.network.state_dict())
+        if name == "original":
+            _check_origin(out, "base_model_sha256", sha256, "base model")
         key = repr(describe(sha256, settings, accelerator))
         folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
         model.prepare(accelerator)
