@@ -137,7 +137,9 @@ def main() -> None:
     reference = cached_reference(protocol.reference_of(experiment.train_set).images, extractor)
     per_class = -(-reference.statistics.count // len(model.id2label))
 
-    identity = digest(sha256, extractor.sha256, str(arguments.repeats), experiment.train_set.sha256)
+    guidance = f"guidance_scale {experiment.recipe.sampling.guidance_scale}"
+    inputs = (sha256, extractor.sha256, str(arguments.repeats), experiment.train_set.sha256)
+    identity = digest(*inputs, guidance, accelerator.mixed_precision)
     path = arguments.out / "fid_benchmark.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     cells = stored["cells"] if stored.get("identity") == identity else []
