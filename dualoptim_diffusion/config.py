@@ -22,6 +22,7 @@ class DenoiserRunConfig(RunConfig):
 
 class ForgetRunConfig(DenoiserRunConfig):
     tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
+    log_cosine: bool = True  # of the two phases' gradients; holds one more set of gradients
 
 
 class DataConfig(Section):
@@ -87,6 +88,10 @@ class MethodConfig(Section):
     forget_weight_schedule: ScheduleName = "cosine"
     retain_weight: float = Field(1e-3, ge=0)  # of the retain loss in a joint update
     loss_exponent: float = Field(0.5, ge=0)  # lambda
+    forget_ceiling: float | None = Field(None, gt=0)  # times the base model's loss without a label: ascent ends there
+    replay_per_class: int = Field(500, ge=1)  # images the base model draws of each retained class
+    fisher_timesteps: int | None = Field(None, ge=1)  # random ones for each replay image; null = all
+    penalty_weight: float = Field(10.0, ge=0)  # lambda of elastic weight consolidation
     forget_schedule: ScheduleName = "constant"  # of the learning rate
     retain_schedule: ScheduleName = "constant"
     clip_norm: float | None = Field(1.0, gt=0)
@@ -95,9 +100,19 @@ class MethodConfig(Section):
 
 
 class OptimizersConfig(Section):
-    mode: Literal["dual", "shared"] = "dual"
+    """How many optimizers take the steps, and which; all but dual and shared are pairs of Adams."""
+
+    mode: Literal["dual", "shared", "dual_plus", "dual_m", "dual_v"] = "dual"
     forget: str = "adam"
     retain: str = "adam"
+    forget_momentum: float | None = Field(None, ge=0, lt=1)  # momentum or first beta; null = the optimizer's default
+    retain_momentum: float | None = Field(None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _linked_are_adams(self) -> "OptimizersConfig":
+        if self.mode not in ("dual", "shared") and (self.forget, self.retain) != ("adam", "adam"):
+            raise ValueError(f"adam for both phases, of which mode {self.mode} is made")
+        return self
 
 
 class SamplingConfig(Section):

@@ -32,6 +32,10 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     memory |= {f"{phase} optimizer ({name})": round(size * _state_ratio(name)) for phase, name in names.items()}
     if settings.ema_decay is not None and "ema_decay" in experiment.method.reads:
         memory["averaged weights"] = size
+    if experiment.method.copies:
+        memory["copies to compare with"] = experiment.method.copies * size
+    if recipe.run.log_cosine and experiment.method.alternates(settings):
+        memory["gradients held for their cosine"] = size
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
     forward, backward = _seconds_per_image(experiment, model)

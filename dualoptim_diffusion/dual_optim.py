@@ -104,6 +104,21 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> Opti
     return create_optimizer_v2(list(params), opt=name, lr=lr, weight_decay=0.0)
 
 
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Sets the momentum, or the first of the betas, of every group.
+
+    Raises:
+        InputError: if the optimizer has neither.
+    """
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        elif "momentum" in group:
+            group["momentum"] = momentum
+        else:
+            raise InputError(f"{type(optimizer).__name__} has no momentum; leave out its momentum {momentum:g}.")
+
+
 def freeze_off_mask(optimizer: Optimizer, params: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> None:
     """Makes every later `optimizer.step()` leave the weights off the mask bit-identical.
 

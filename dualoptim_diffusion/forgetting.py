@@ -3,21 +3,30 @@
 from pathlib import Path
 
 from accelerate.tracking import filter_trackers, get_available_trackers
+from torch.optim import Optimizer
 
 from dualoptim_diffusion.assets import obtain_model, save_model
 from dualoptim_diffusion.checkpoint import load_checkpoint, write_json
 from dualoptim_diffusion.config import PretrainRecipe
 from dualoptim_diffusion.data import split
-from dualoptim_diffusion.dual_optim import ELEMENTWISE, DualOptim, freeze_off_mask, make_optimizer
+from dualoptim_diffusion.dual_optim import (
+    ELEMENTWISE,
+    DualOptim,
+    freeze_off_mask,
+    make_optimizer,
+    set_momentum,
+)
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
+from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, digest, timed
+from dualoptim_diffusion.replay import replay_set
 from dualoptim_diffusion.run_folder import check_out, claim
 from dualoptim_diffusion.saliency import Mask, density, mask_header, save_mask
 from dualoptim_diffusion.scoring import Results, evaluate_run, open_bench
@@ -51,6 +60,9 @@ def forget(
     match_classes(bench.classifier, model.id2label)
     forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
     model.prepare(accelerator)
+    if method.replays:
+        with timed(seconds, "replay"):
+            retain_set = replay_set(experiment, model, base_sha256)
     with timed(seconds, "saliency"):
         mask = obtain_mask(experiment, model, mask_path)
     identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
@@ -88,6 +100,7 @@ def forget(
             looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()
             start_tracker(experiment, out)
+            method.prepare(model, retain_set)
             run_phases(
                 model.network,
                 make_optimizers(experiment, model, mask),
@@ -101,6 +114,7 @@ def forget(
                 stop_after=stop_after,
                 look=looks,
                 look_every=recipe.evaluation.every,
+                log_cosine=recipe.run.log_cosine,
             )
             for tracker in accelerator.trackers:
                 tracker.finish()
@@ -137,15 +151,28 @@ def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
 
 
 def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask | None) -> DualOptim:
-    """The recipe's pair of optimizers, or one for both phases; weights off the mask stay where only masked steps go."""
+    """The recipe's pair of optimizers, or one for both phases; weights off the mask stay where only masked steps go.
+
+    Where the first moment is common to both phases (shared, dual_v) it moves them, as in the published baselines.
+    """
     names, settings, method = experiment.recipe.optimizers, experiment.recipe.method, experiment.method
     parameters = dict(model.network.named_parameters())
-    retain = make_optimizer(names.retain, parameters.values(), settings.retain_lr)
-    if mask and method.masks_retain and names.retain not in ELEMENTWISE:
-        freeze_off_mask(retain, parameters, mask)
-    if names.mode == "shared" or not method.alternates(settings):
-        return DualOptim(retain, retain)
-    forget = make_optimizer(names.forget, parameters.values(), settings.forget_lr)
-    if mask and names.forget not in ELEMENTWISE:
-        freeze_off_mask(forget, parameters, mask)
+    alternates, masked = method.alternates(settings), mask or {}
+    forget: Optimizer
+    retain: Optimizer
+    if alternates and names.mode != "dual" and names.mode != "shared":
+        forget, retain = linked_pair(names.mode, parameters.values(), settings.forget_lr, settings.retain_lr)
+        mixes = {"forget": names.mode == "dual_plus", "retain": names.mode == "dual_plus"}
+    else:
+        retain = make_optimizer(names.retain, parameters.values(), settings.retain_lr)
+        shares = names.mode == "shared" or not alternates
+        forget = retain if shares else make_optimizer(names.forget, parameters.values(), settings.forget_lr)
+        mixes = {"forget": not shares and names.forget not in ELEMENTWISE, "retain": names.retain not in ELEMENTWISE}
+    for optimizer, momentum in ((forget, names.forget_momentum), (retain, names.retain_momentum)):
+        if momentum is not None:
+            set_momentum(optimizer, momentum)
+    if mixes["forget"]:
+        freeze_off_mask(forget, parameters, masked)
+    if mixes["retain"] and method.masks_retain:
+        freeze_off_mask(retain, parameters, masked)
     return DualOptim(forget, retain)

@@ -40,12 +40,14 @@ def run_phases(
     stop_after: int | None = None,
     look: Callable[[int], Record] | None = None,
     look_every: int | None = None,
+    log_cosine: bool = True,
 ) -> None:
     """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
 
     Args:
         identity: hash of everything the result depends on; a checkpoint of another identity is refused.
         stop_after: save and stop after this many outer steps, as a signal would.
+        log_cosine: record the cosine between the phases' gradients.
         look: figures of the weights after so many steps, added to the record every `look_every` steps and at the end.
 
     Raises:
@@ -91,7 +93,7 @@ def run_phases(
 
         unlearn(
             network, optimizers, phases, num_steps,
-            first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step,
+            first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step, log_cosine=log_cosine,
         )  # fmt: skip
     accelerator.wait_for_everyone()
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Record = dict[str, float]  # what one outer step logs
+Gradients = dict[str, Tensor]  # by parameter name
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Phase:
         mask: bool by parameter name; gradients off it become zero.
         clip_norm: largest global gradient norm, or None.
         clip_first: clip before masking (joint SalUn) instead of after (SFRon and alternating SalUn).
+        add_gradient: adds an analytic gradient after the backward pass (SA's penalty).
     """
 
     name: PhaseName
@@ -43,6 +45,7 @@ class Phase:
     mask: Mapping[str, Tensor] | None = None
     clip_norm: float | None = None
     clip_first: bool = False
+    add_gradient: Callable[[], None] | None = None
 
 
 def unlearn(
@@ -55,20 +58,26 @@ def unlearn(
     ema: EMA | None = None,
     accelerator: "Accelerator | None" = None,
     on_step: Callable[[int, Record], None] | None = None,
+    log_cosine: bool = True,
 ) -> None:
     """Runs outer steps `first_step` to `num_steps` - 1, changing the network's weights in place.
 
     Args:
         on_step: called with the number of finished outer steps and their last record; may raise to stop.
+        log_cosine: record the cosine between the last gradients of two phases; holds one more set of gradients.
 
     Raises:
         NonFiniteError: before the step that would have used a loss or gradient that is not finite.
     """
     for step in range(first_step, num_steps):
         record: Record = {"step": step}
+        gradients: Gradients = {}
         for phase in phases:
             for inner in range(phase.steps):
                 record |= _update(network, optimizers, phase, step, inner, num_steps, accelerator)
+            if log_cosine and len(phases) > 1 and phase.steps:
+                record |= {"gradient_cosine": _cosine(gradients, network)} if gradients else {}
+                gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         if ema is not None:
             ema.update(network, step)
         if on_step is not None:
@@ -93,6 +102,8 @@ def _update(
     else:
         accelerator.backward(weight * loss)
         loss = accelerator.reduce(loss.detach(), "mean")
+    if phase.add_gradient is not None:
+        phase.add_gradient()
     norm = edit_gradients(network, phase.mask, phase.clip_norm, phase.clip_first)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise NonFiniteError(
@@ -104,6 +115,14 @@ def _update(
     else:
         optimizers.step_retain()
     return {f"{phase.name}_loss": loss.item(), f"{phase.name}_grad_norm": norm.item(), f"{phase.name}_weight": weight}
+
+
+def _cosine(gradients: Gradients, network: nn.Module) -> float:
+    """Between the gradients held and the present ones, as they were stepped."""
+    now = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    dot = sum((gradients[name] * now[name]).sum().item() for name in gradients.keys() & now.keys())
+    norms = [sum(g.square().sum().item() for g in part.values()) ** 0.5 for part in (gradients, now)]
+    return dot / (norms[0] * norms[1]) if all(norms) else 0.0
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
 FLOORS = {
-    "pure": "dual_optim diffusion randomness config recipes classes schedules ema errors",
+    "pure": "dual_optim linked_adam diffusion randomness config recipes classes schedules ema errors",
     "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
     "provenance",
     "doing": "unlearn methods training classifier_training evaluation",
     "surface": "cli report experiment forgetting scoring run_folder assets dry_run sample_folder __main__ looks "
-    "masking",
+    "masking replay",
 }
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS.values()) for room in rooms.split()}
 STRANGERS = ("unlearn", "evaluation")  # these do not import each other

@@ -58,7 +58,7 @@ def test_scientific_notation_is_a_number_though_yaml_reads_text() -> None:
         ("method.num_steps=0", "expected greater than or equal to 1"),
         ("method.forget_schedule=linear", "expected 'constant', 'cosine' or 'one_cycle'"),
         ("method.mask.kind=best", "'fisher_ratio', 'top_fraction'"),
-        ("optimizers.mode=both", "expected 'dual' or 'shared'"),
+        ("optimizers.mode=both", "expected 'dual', 'shared', 'dual_plus', 'dual_m' or 'dual_v'"),
         ("data.name=mnist", "expected 'digits'"),
         ("run.precision=fp16", "expected 'fp32' or 'bf16'"),
         ("method", "not of the form section.key=value"),
@@ -72,6 +72,11 @@ def test_a_wrong_value_is_one_sentence_with_key_value_and_expectation(override: 
         load_recipe(ForgetRecipe, "digits_sfron_dual", [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_of_linked_adams_take_no_other_optimizer() -> None:
+    with pytest.raises(InputError, match="expected adam for both phases, of which mode dual_plus is made"):
+        load_recipe(ForgetRecipe, "digits_sfron_dual", ["optimizers.mode=dual_plus", "optimizers.retain=sgd"])
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "method: 3", "{", "just text"])
@@ -119,7 +124,7 @@ def test_keys_that_the_method_does_not_read_are_dropped_and_named() -> None:
         "clip_norm",
         "ema_decay",
     }
-    assert values["optimizers"] == {"retain": "adam"}
+    assert values["optimizers"] == {"retain": "adam", "retain_momentum": None}
     assert {"method.forget_lr", "method.mask", "optimizers.mode", "optimizers.forget"} <= set(dropped)
 
 

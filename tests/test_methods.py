@@ -59,6 +59,12 @@ class ToyModel:
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images.double()
 
+    def frozen_copy(self) -> "ToyModel":
+        copy = ToyModel()
+        copy.network.load_state_dict(self.network.state_dict())
+        copy.network.requires_grad_(False)
+        return copy
+
 
 def batch(labels: list[int], seed: int = 0) -> Batch:
     source = torch.Generator().manual_seed(seed)
@@ -150,6 +156,39 @@ def test_a_joint_step_adds_the_weighted_retain_loss() -> None:
     assert phase.loss(0).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_null_matching_pulls_the_forgotten_row_to_the_base_models_null_row() -> None:
+    model, b, method = ToyModel(), batch([1] * 4), make("null_matching")
+    method.prepare(model, None)
+    with torch.no_grad():
+        model.network.weight[4] = 7.0  # the target is the frozen model's, whatever the null row becomes
+    loss = method.forget_loss(model, b)
+    x_t = model.add_noise(b.x_0, b.noise, b.timesteps)
+    assert loss.item() == pytest.approx(((0.3 - 0.9) ** 2 * x_t.square().mean()).item(), rel=1e-6)
+    loss.backward()
+    assert model.network.weight.grad[[0, 2, 3, 4]].tolist() == [0, 0, 0, 0]
+    assert model.network.weight.grad[1] < 0  # descent raises 0.3 towards 0.9
+
+
+def test_ascent_ends_for_the_samples_above_the_ceiling_and_for_no_other() -> None:
+    model, b = ToyModel(), batch([1] * 6)
+    null = torch.full_like(b.class_labels, 4)
+    ratio = model.loss(b.x_0, b.timesteps, b.noise, b.class_labels) / model.loss(b.x_0, b.timesteps, b.noise, null)
+    ceiling = ratio.median().item()
+    below = ratio < ceiling
+    assert 0 < below.sum() < 6
+    b = Batch(b.x_0, b.timesteps, b.noise, b.class_labels, b.class_labels)
+    method = make("gradient_ascent", forget_ceiling=ceiling)
+    method.prepare(model, None)
+    method.forget_loss(model, b).backward()
+    ours = model.network.weight.grad.clone()
+    model.network.zero_grad()
+    losses = model.loss(b.x_0, b.timesteps, b.noise, b.class_labels)
+    (-losses[below].sum() / 6).backward()
+    assert torch.allclose(ours, model.network.weight.grad, rtol=1e-12)
+    assert make("sfron").copies == 0
+    assert make("sfron", forget_ceiling=2.0).copies == 1
+
+
 def test_sfron_masks_the_forget_phase_alone_and_finetune_has_no_other() -> None:
     model, mask = ToyModel(), {"weight": torch.ones(5, dtype=torch.bool)}
     sfron = phases(make("sfron"), model, lambda _: batch([1]), lambda _: batch([0]), mask)
@@ -166,7 +205,7 @@ def test_steps_per_class_count_the_forgotten_classes() -> None:
 
 
 def test_the_registry_names_its_neighbours() -> None:
-    assert set(METHODS) == {"sfron", "salun", "gradient_ascent", "finetune", "retrain"}
+    assert set(METHODS) == {"sa", "sfron", "salun", "null_matching", "gradient_ascent", "finetune", "retrain"}
     with pytest.raises(InputError, match="did you mean sfron"):
         find_method("sfronn")
     with pytest.raises(InputError, match="expected alternate for sfron"):

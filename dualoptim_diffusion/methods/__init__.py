@@ -9,7 +9,9 @@ from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.errors import InputError, nearest
 from dualoptim_diffusion.methods.baselines import Finetune, GradientAscent, Retrain
 from dualoptim_diffusion.methods.method import Method
+from dualoptim_diffusion.methods.null_matching import NullMatching
 from dualoptim_diffusion.methods.salun import SalUn
+from dualoptim_diffusion.methods.selective_amnesia import SelectiveAmnesia
 from dualoptim_diffusion.methods.sfron import SFRon
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.unlearn import Phase
@@ -19,7 +21,9 @@ __all__ = ["METHODS", "Method", "find_method", "phases"]
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
     "gradient_ascent": GradientAscent,
+    "null_matching": NullMatching,
     "retrain": Retrain,
+    "sa": SelectiveAmnesia,
     "salun": SalUn,
     "sfron": SFRon,
 }
@@ -56,10 +60,11 @@ def phases(
         return method.retain_loss(model, retain_batches(update))
 
     def joint_loss(update: int) -> Tensor:
-        return forget_loss(update) + settings.retain_weight * retain_loss(update)
+        return method.joint_loss(model, forget_batches(update), retain_batches(update))
 
     if method.forgets and not method.alternates(settings):
-        return [phase("retain", joint_loss, lr_schedule=settings.retain_schedule, mask=mask)]
+        add = partial(method.add_gradient, model)
+        return [phase("retain", joint_loss, lr_schedule=settings.retain_schedule, mask=mask, add_gradient=add)]
     forget = phase(
         "forget",
         forget_loss,

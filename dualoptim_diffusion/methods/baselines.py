@@ -10,10 +10,10 @@ from dualoptim_diffusion.models import DenoisingModel
 class GradientAscent(Method):
     """Ascent on the denoising loss of the forget set, in turn with retain steps (none with retain_steps = 0)."""
 
-    reads = Method.reads | {"mask"}
+    reads = Method.reads | {"forget_ceiling", "mask"}
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
-        return -model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
+        return -self.below_ceiling(self.denoising_losses(model, batch), batch).mean()
 
 
 class Finetune(Method):

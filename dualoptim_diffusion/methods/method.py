@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dualoptim_diffusion.config import MethodConfig
-from dualoptim_diffusion.data import Batch
+from dualoptim_diffusion.data import Batch, ImageSet
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
 
@@ -20,11 +21,12 @@ RETAIN_KEYS = frozenset(
         "clip_norm",
         "ema_decay",
         "optimizers.retain",
+        "optimizers.retain_momentum",
     }
 )
 FORGET_KEYS = frozenset(
     {"forget_steps", "forget_lr", "forget_schedule", "forget_weight", "forget_weight_schedule"}
-    | {"optimizers.mode", "optimizers.forget"}
+    | {"optimizers.mode", "optimizers.forget", "optimizers.forget_momentum"}
 )
 
 
@@ -42,6 +44,7 @@ class Method:
     updates: ClassVar[tuple[str, ...]] = ("alternate",)
     forgets: ClassVar[bool] = True  # has a forget loss
     from_scratch: ClassVar[bool] = False  # trains anew on the retain set
+    replays: ClassVar[bool] = False  # retains images that the base model drew, not real ones
     masks_retain: bool = False
     clip_first: bool = False
 
@@ -52,7 +55,7 @@ class Method:
         num_classes: int,
         global_mean: Callable[[Tensor], Tensor] = Tensor.mean,
     ) -> None:
-        if self.forgets and settings.update not in self.updates:
+        if self.forgets and "update" in settings.model_fields_set and settings.update not in self.updates:
             known = " or ".join(self.updates)
             raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
         self.settings, self.forget_classes = settings, tuple(forget_classes)
@@ -66,7 +69,33 @@ class Method:
     @classmethod
     def alternates(cls, settings: MethodConfig) -> bool:
         """Whether forget and retain are stepped in turn."""
-        return cls.forgets and settings.update == "alternate"
+        return cls.forgets and (settings.update if "update" in cls.reads else cls.updates[0]) == "alternate"
+
+    @property
+    def copies(self) -> int:
+        """Copies of the weights, or tensors like them, that the losses compare with."""
+        return int("forget_ceiling" in self.reads and self.settings.forget_ceiling is not None)
+
+    def prepare(self, model: DenoisingModel, retain_set: ImageSet) -> None:
+        """Called once with the base model, before any step."""
+        if self.copies:
+            self.base = model.frozen_copy()
+
+    def denoising_losses(self, model: DenoisingModel, batch: Batch) -> Tensor:
+        """The loss of pretraining, one value a sample [B]."""
+        return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels)
+
+    def below_ceiling(self, losses: Tensor, batch: Batch) -> Tensor:
+        """The same [B], without gradient where a sample has lost what its label told: ascent on it ends there.
+
+        The ceiling is `forget_ceiling` times the base model's loss on this very sample without a label.
+        """
+        if self.settings.forget_ceiling is None:
+            return losses
+        with torch.no_grad():
+            no_label = torch.full_like(batch.class_labels, self.base.null_class)
+            ceiling = self.settings.forget_ceiling * self.base.loss(batch.x_0, batch.timesteps, batch.noise, no_label)
+        return torch.where(losses < ceiling, losses, losses.detach())
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         """Scalar, of a batch of the forget set."""
@@ -74,4 +103,12 @@ class Method:
 
     def retain_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         """Scalar, of a batch of the retain set: the loss of pretraining."""
-        return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
+        return self.denoising_losses(model, batch).mean()
+
+    def joint_loss(self, model: DenoisingModel, forget_batch: Batch, retain_batch: Batch) -> Tensor:
+        """Scalar, of both batches, where one step serves both objectives."""
+        retain_loss = self.retain_loss(model, retain_batch)
+        return self.forget_loss(model, forget_batch) + self.settings.retain_weight * retain_loss
+
+    def add_gradient(self, model: DenoisingModel) -> None:
+        """Adds an analytic gradient to the joint step's, where the method has one."""

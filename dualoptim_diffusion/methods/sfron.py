@@ -12,9 +12,9 @@ EPS = 1e-8
 class SFRon(Method):
     """Forget gradients live on weights with much more Fisher information on the forget set; masked, then clipped."""
 
-    reads = RETAIN_KEYS | FORGET_KEYS | {"loss_exponent", "mask"}
+    reads = RETAIN_KEYS | FORGET_KEYS | {"loss_exponent", "forget_ceiling", "mask"}
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
-        losses = model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels)  # l_i, [B]
+        losses = self.below_ceiling(self.denoising_losses(model, batch), batch)  # l_i, [B]
         weights = 1 / (losses.detach() ** self.settings.loss_exponent + EPS)  # w_i = 1 / (l_i^lambda + eps)
         return -(weights / self.global_mean(weights) * losses).mean()  # -(1/n) sum_i n w_i / (sum_j w_j) l_i

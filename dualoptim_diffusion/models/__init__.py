@@ -48,6 +48,8 @@ class DenoisingModel(Protocol):
 
     def decode(self, x_0: Tensor) -> Tensor: ...
 
+    def frozen_copy(self) -> "DenoisingModel": ...  # the present weights, in eval mode, without gradients
+
     def save(self, folder: Path) -> None: ...
 
 

@@ -1,5 +1,6 @@
 """The pixel-space conditional DDPM behind the model protocol."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,12 @@ class ConditionalDDPM:
         """Moves the network to its device and wraps it for mixed precision and several processes."""
         self._forward = accelerator.prepare(self.network)
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
+
+    def frozen_copy(self) -> "ConditionalDDPM":
+        """A model with the present weights that nothing trains: eval mode, no gradients, full precision."""
+        copy = ConditionalDDPM(deepcopy(self.network).eval().requires_grad_(False), self.id2label)
+        copy._alphas_cumprod = self._alphas_cumprod
+        return copy
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         return self._forward(x_t, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
