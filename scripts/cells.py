@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean, stdev
 from time import perf_counter
 from typing import Any
 
 from tqdm import tqdm
 
+AIM_FA, AIM_FD = 0.02, 1.25  # a run that forgets and keeps: FA at most this, FD at most so many times the original's
 FORGET_IMAGES, RETAIN_IMAGES = 200, 50  # drawn of the forgotten label, and of each other one
 SAMPLING = ("sampling.scheduler=ddim", "sampling.num_inference_steps=25", "sampling.batch_size=50")
 
@@ -157,6 +159,42 @@ def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[
     model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator)
     model.prepare(experiment.accelerator)
     return _score(experiment, model)
+
+
+def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of FA, RA and the FD ratio over runs, and the share of runs that met the aim."""
+    results = list(results)
+    finished = [r for r in results if r["after"]]
+    columns = {
+        "FA": [r["after"]["FA"] for r in finished],
+        "RA": [r["after"]["RA"] for r in finished],
+        "FD ratio": [r["after"]["FD"] / r["before"]["FD"] for r in finished],
+    }
+    return {
+        "runs": len(results),
+        "stopped": len(results) - len(finished),
+        "met": sum(fa <= AIM_FA and fd <= AIM_FD for fa, fd in zip(columns["FA"], columns["FD ratio"], strict=True)),
+    } | {
+        name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0, "max": max(values)}
+        for name, values in columns.items()
+        if values
+    }
+
+
+def row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def summary_row(summary: dict[str, Any]) -> list[str]:
+    """FA, RA, FD ratio and how many runs met the aim, for a table."""
+    fa, ra, fd = (summary[name] for name in ("FA", "RA", "FD ratio"))
+    return [
+        f"{fa['mean']:.1%} ± {100 * fa['sd']:.1f} (max {fa['max']:.1%})",
+        f"{ra['mean']:.1%} ± {100 * ra['sd']:.1f}",
+        f"{fd['mean']:.2f} ± {fd['sd']:.2f} (max {fd['max']:.2f})",
+        f"{summary['met']} of {summary['runs']}",
+    ]
 
 
 def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int) -> list[dict[str, Any]]:

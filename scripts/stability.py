@@ -3,17 +3,18 @@
     python scripts/stability.py --jobs 2
 
 Every run forgets one class of the digits with SFRon (K = 150, one retain step a forget step, both phases at the same
-constant rate, gamma 3) and differs in the optimizers alone; further groups of runs change one more thing each. FA of 200
-images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs are kept in stability.json, so the command can
-be stopped and given again; at the end it writes stability.png and stability.md beside it.
+constant rate, gamma 3) and differs in the optimizers alone; further groups of runs change one more thing each. FA of
+200 images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs are kept in stability.json, so the
+command can be stopped and given again; at the end it writes stability.png and stability.md beside it.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import Cell, run_study
+from cells import AIM_FA, AIM_FD, Cell, row, run_study, summarise, summary_row
 
 RECIPE = "digits_sfron_dual"
 CLASSES = ("three", "five", "eight")
@@ -34,6 +35,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "dual": ("optimizers.mode=dual",),
     "dual_plus": ("optimizers.mode=dual_plus",),
 }
+STYLES = {
+    "shared, alpha 1": {"color": "tab:orange", "linestyle": "--", "marker": "s"},
+    "shared, alpha 10": {"color": "tab:red", "linestyle": "--", "marker": "^"},
+    "dual": {"color": "tab:blue", "marker": "o", "linewidth": 2.5},
+    "dual_plus": {"color": "tab:green", "linestyle": ":", "marker": "D"},
+}
 FIRST_CLASS_ONLY = ("dual_plus",)
 
 
@@ -49,6 +56,71 @@ def cells(num_seeds: int) -> list[Cell]:
     ]
 
 
+def tabulate(results: list[dict], command: str) -> str:
+    """A row for each group and rate."""
+    lines = [
+        "# Stability over rates, seeds and classes", "", f"`{command}`", "",
+        "SFRon on the digits, mean ± standard deviation over classes and seeds; the last column counts runs with FA at "
+        f"most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's.", "",
+        row(["optimizers", "rate", "FA", "RA", "FD / original's", "aim met"]), row(["---"] * 6),
+    ]  # fmt: skip
+    for group in GROUPS:
+        for rate in RATES:
+            if part := [r for r in results if r["group"] == group and r["rate"] == rate]:
+                lines.append(row([group, rate, *summary_row(summarise(part))]))
+    lines += ["", "All rates together:", "", row(["optimizers", "FA", "RA", "FD / original's", "aim met"])]
+    lines.append(row(["---"] * 5))
+    for group in GROUPS:
+        if part := [r for r in results if r["group"] == group]:
+            lines.append(row([group, *summary_row(summarise(part))]))
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: list[dict], path: Path) -> None:
+    """Four panels over the rate: share of runs that met the aim, FA, RA, FD; means, and the runs' range as a band."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 4.2), layout="constrained")
+    panels = {
+        f"runs with FA ≤ {AIM_FA:.0%} and FD ≤ {AIM_FD}x": lambda r: float(met(r)),
+        "FA (lower is better)": lambda r: r["after"]["FA"],
+        "RA (higher is better)": lambda r: r["after"]["RA"],
+        "FD / original's (lower is better)": lambda r: r["after"]["FD"] / r["before"]["FD"],
+    }
+    for axis, (title, value) in zip(axes, panels.items(), strict=True):
+        for group, style in STYLES.items():
+            points = {rate: [value(r) for r in results if r["group"] == group and r["rate"] == rate] for rate in RATES}
+            points = {float(rate): values for rate, values in points.items() if values}
+            if not points:
+                continue
+            axis.plot(points, [mean(v) for v in points.values()], label=group, **style)
+            if axis is not axes[0]:
+                low, high = ([edge(v) for v in points.values()] for edge in (min, max))
+                axis.fill_between(list(points), low, high, color=style["color"], alpha=0.10, linewidth=0)
+        axis.set_title(title, fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks([float(rate) for rate in RATES], RATES, fontsize=8)
+        axis.minorticks_off()
+        axis.set_xlabel("learning rate")
+        axis.grid(alpha=0.25)
+    for axis in axes[:3]:
+        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axes[0].set_ylim(-0.03, 1.03)
+    axes[3].set_yscale("log")
+    axes[3].axhline(AIM_FD, color="grey", linestyle=":", linewidth=1)
+    axes[1].axhline(AIM_FA, color="grey", linestyle=":", linewidth=1)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def met(result: dict) -> bool:
+    after = result["after"]
+    return bool(after) and after["FA"] <= AIM_FA and after["FD"] <= AIM_FD * result["before"]["FD"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
@@ -56,7 +128,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
     about = {"command": "python scripts/stability.py", "setting": SETTING, "groups": GROUPS, "rates": RATES}
-    run_study(cells(arguments.seeds), arguments.out / "stability.json", about, arguments.jobs)
+    results = run_study(cells(arguments.seeds), arguments.out / "stability.json", about, arguments.jobs)
+    for result in results:
+        result["rate"] = next(o for o in result["overrides"] if o.startswith("method.forget_lr=")).partition("=")[2]
+    text = tabulate(results, about["command"])
+    (arguments.out / "stability.md").write_text(text, encoding="utf-8")
+    draw(results, arguments.out / "stability.png")
+    print(text)
 
 
 if __name__ == "__main__":

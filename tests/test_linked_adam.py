@@ -1,4 +1,4 @@
-"""Between one Adam and two: the ablations dual_m and dual_v, and DualOptim+; all in float64 against written-out loops."""
+"""Between one Adam and two: dual_m, dual_v and DualOptim+, in float64 against written-out loops."""
 
 import copy
 
@@ -104,7 +104,7 @@ def test_with_its_base_held_at_zero_dual_optim_plus_is_dual_optim() -> None:
 
 def test_with_its_deltas_held_at_zero_dual_optim_plus_is_one_adam_a_step_behind() -> None:
     class BaseAlone(PlusAdam):
-        def _delta(self, own, moment, surplus, beta):  # noqa: ANN202
+        def _delta(self, own, moment, surplus, beta):
             return torch.zeros_like(surplus)
 
     parameter, reference = weight(), weight()

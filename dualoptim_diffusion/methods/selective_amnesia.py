@@ -1,4 +1,4 @@
-"""Selective Amnesia (Heng and Soh, NeurIPS 2023): c_f draws noise, while replay and a penalty hold all else in place."""
+"""Selective Amnesia (Heng and Soh, NeurIPS 2023): c_f draws noise; replay and a penalty hold all else in place."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +20,7 @@ AT_ONCE = 250  # timesteps of one image in a forward and backward pass
 
 
 class SelectiveAmnesia(Method):
-    """L = l(x_u, c_f) + gamma l(x_replay, c_r) + lambda sum F (theta - theta*)^2 with uniform noise x_u, in joint steps.
+    """L = l(x_u, c_f) + gamma l(x_replay, c_r) + lambda sum F (theta - theta*)^2, x_u uniform noise; in joint steps.
 
     gamma is `retain_weight`, lambda `penalty_weight`; replay images are the base model's own drawings of the retained
     classes. The penalty's gradient is added in closed form, so the logged loss is without it.
