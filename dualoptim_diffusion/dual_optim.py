@@ -105,18 +105,18 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> Opti
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:
-    """Sets the momentum, or the first of the betas, of every group.
+    """Sets the momentum and the first of the betas of every group, whichever there are.
 
     Raises:
         InputError: if the optimizer has neither.
     """
     for group in optimizer.param_groups:
+        if not group.keys() & {"betas", "momentum"}:
+            raise InputError(f"{type(optimizer).__name__} has no momentum; leave out its momentum {momentum:g}.")
         if "betas" in group:
             group["betas"] = (momentum, *group["betas"][1:])
-        elif "momentum" in group:
+        if "momentum" in group:
             group["momentum"] = momentum
-        else:
-            raise InputError(f"{type(optimizer).__name__} has no momentum; leave out its momentum {momentum:g}.")
 
 
 def freeze_off_mask(optimizer: Optimizer, params: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> None:

@@ -153,7 +153,7 @@ def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
 def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask | None) -> DualOptim:
     """The recipe's pair of optimizers, or one for both phases; weights off the mask stay where only masked steps go.
 
-    Where the first moment is common to both phases (shared, dual_v) it moves them, as in the published baselines.
+    One shared optimizer moves them in the forget step too, by its momentum, as in the published baselines.
     """
     names, settings, method = experiment.recipe.optimizers, experiment.recipe.method, experiment.method
     parameters = dict(model.network.named_parameters())
@@ -162,7 +162,7 @@ def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask |
     retain: Optimizer
     if alternates and names.mode != "dual" and names.mode != "shared":
         forget, retain = linked_pair(names.mode, parameters.values(), settings.forget_lr, settings.retain_lr)
-        mixes = {"forget": names.mode == "dual_plus", "retain": names.mode == "dual_plus"}
+        mixes = {"forget": True, "retain": True}  # the partner's moments reach weights that are off the mask
     else:
         retain = make_optimizer(names.retain, parameters.values(), settings.retain_lr)
         shares = names.mode == "shared" or not alternates

@@ -14,6 +14,7 @@ from dualoptim_diffusion.dual_optim import (
     freeze_off_mask,
     make_optimizer,
     optimizer_names,
+    set_momentum,
 )
 from dualoptim_diffusion.errors import InputError
 
@@ -162,6 +163,16 @@ def test_scale_lr_is_relative_to_the_rate_at_construction_and_leaves_the_other_p
     optimizers.scale_lr("forget", 0.25)
     assert optimizers.forget.param_groups[0]["lr"] == LR * 0.25
     assert optimizers.retain.param_groups[0]["lr"] == LR
+
+
+def test_momentum_is_set_for_every_optimizer_that_has_one_and_refused_for_others() -> None:
+    for name in ("adam", "lion", "sgd", "muon"):
+        optimizer = make_optimizer(name, network().parameters(), LR)
+        set_momentum(optimizer, 0.5)
+        (group, *_) = optimizer.param_groups
+        assert group.get("betas", (0.5,))[0] == group.get("momentum", 0.5) == 0.5
+    with pytest.raises(InputError, match="has no momentum"):
+        set_momentum(make_optimizer("adagrad", network().parameters(), LR), 0.5)
 
 
 def test_state_of_the_other_mode_is_refused() -> None:

@@ -71,6 +71,35 @@ def test_mask_then_clip_and_clip_then_mask_differ_as_stated(clip_first: bool, ex
     assert model.weight.grad[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_each_step_logs_both_losses_both_norms_before_clipping_and_the_cosine_of_the_gradients() -> None:
+    model, records = line(), []
+    phases = [
+        Phase("forget", lambda _: -3.0 * model.weight[0, 0], clip_norm=1.0),
+        Phase("retain", lambda _: 4.0 * model.weight[0, 0] + 3.0 * model.weight[0, 1], clip_norm=1.0, steps=2),
+    ]
+    unlearn(model, sgd_pair(model, 0.0, 0.0), phases, 2, on_step=lambda _, record: records.append(record))
+    for record in records:
+        assert record["forget_grad_norm"] == pytest.approx(3.0)
+        assert record["retain_grad_norm"] == pytest.approx(5.0)
+        assert record["gradient_cosine"] == pytest.approx(-0.8)
+        assert {"forget_loss", "retain_loss"} <= record.keys()
+    records.clear()
+    unlearn(model, sgd_pair(model), phases, 1, on_step=lambda _, record: records.append(record), log_cosine=False)
+    assert "gradient_cosine" not in records[0]
+
+
+def test_an_added_gradient_comes_before_the_clip() -> None:
+    model, norms = line(), []
+
+    def add() -> None:
+        model.weight.grad += torch.tensor([[0.0, 4.0]], dtype=torch.float64)
+
+    phase = Phase("retain", lambda _: 3.0 * model.weight[0, 0], clip_norm=1.0, add_gradient=add)
+    unlearn(model, sgd_pair(model), [phase], 1, on_step=lambda _, record: norms.append(record["retain_grad_norm"]))
+    assert norms == [pytest.approx(5.0)]
+    assert model.weight.detach()[0].tolist() == pytest.approx([-0.6, -0.8], abs=1e-6)
+
+
 def test_an_infinite_gradient_off_the_mask_becomes_zero_not_nan() -> None:
     model = line()
     model.weight.grad = torch.tensor([[float("inf"), 0.5]], dtype=torch.float64)
