@@ -96,7 +96,7 @@ def draw(results: list[dict], path: Path) -> None:
             points = {float(rate): values for rate, values in points.items() if values}
             if not points:
                 continue
-            axis.plot(points, [mean(v) for v in points.values()], label=group, **style)
+            axis.plot(list(points), [mean(v) for v in points.values()], label=group, **style)
             if axis is not axes[0]:
                 low, high = ([edge(v) for v in points.values()] for edge in (min, max))
                 axis.fill_between(list(points), low, high, color=style["color"], alpha=0.10, linewidth=0)

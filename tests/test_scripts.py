@@ -1,0 +1,119 @@
+"""The study scripts: cells are kept and not run twice, figures are what the cells say, bad cells are named."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import cells  # noqa: E402
+import reproduce_table2  # noqa: E402
+import stability  # noqa: E402
+
+
+def result(group: str, seed: int, fa: float, fd: float, rate: str = "1e-4", before: float = 0.4) -> dict[str, Any]:
+    return {
+        "group": group,
+        "recipe": "r",
+        "class_name": "three",
+        "seed": seed,
+        "overrides": [f"method.forget_lr={rate}"],
+        "rate": rate,
+        "after": {"FA": fa, "RA": 0.9, "FD": fd},
+        "before": {"FA": 0.98, "RA": 0.97, "FD": before},
+        "base_sha256": "b",
+    }
+
+
+def test_a_summary_is_mean_and_deviation_over_runs_and_counts_those_that_met_the_aim() -> None:
+    runs = [result("dual", 0, 0.0, 0.4), result("dual", 1, 0.02, 0.5), result("dual", 2, 0.04, 0.4)]
+    runs.append(result("dual", 3, 0.0, 0.6) | {"after": None})
+    summary = cells.summarise(runs)
+    assert summary["FA"] == {"mean": pytest.approx(0.02), "sd": pytest.approx(0.02), "max": 0.04}
+    assert summary["FD ratio"]["mean"] == pytest.approx((1 + 1.25 + 1) / 3)
+    assert (summary["met"], summary["runs"], summary["stopped"]) == (2, 4, 1)
+
+
+def test_the_stability_table_and_figure_hold_every_group_and_rate(tmp_path: Path) -> None:
+    runs = [result(g, s, 0.01 * s, 0.4, rate) for g in stability.GROUPS for s in range(2) for rate in stability.RATES]
+    text = stability.tabulate(runs, "command")
+    assert text.count("| dual |") == len(stability.RATES) + 1
+    assert "0.5% ± 0.7 (max 1.0%)" in text
+    stability.draw(runs, tmp_path / "stability.png")
+    assert (tmp_path / "stability.png").stat().st_size > 10_000
+
+
+def test_the_study_covers_every_rate_class_and_seed_for_each_of_its_main_groups() -> None:
+    planned = stability.cells(5)
+    for group in ("shared, alpha 1", "shared, alpha 10", "dual"):
+        assert len({c.key for c in planned if c.group == group}) == 5 * len(stability.RATES) * len(stability.CLASSES)
+    assert len({c.key for c in planned}) == len(planned)
+
+
+def test_a_study_runs_no_cell_twice_and_refuses_cells_of_two_base_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [cells.Cell("dual", "r", "three", seed, ("method.forget_lr=1e-4",)) for seed in (0, 1)]
+    stored = [result("old name", seed, 0.0, 0.4) for seed in (0, 1)]
+    (tmp_path / "s.json").write_text(json.dumps({"cells": stored}))
+    monkeypatch.setattr(cells, "run_cell", None)  # would fail
+    assert [r["group"] for r in cells.run_study(both, tmp_path / "s.json", {}, 1)] == ["dual", "dual"]
+    stored[1]["base_sha256"] = "another"
+    (tmp_path / "s.json").write_text(json.dumps({"cells": stored}))
+    with pytest.raises(SystemExit, match="2 base models"):
+        cells.run_study(both, tmp_path / "s.json", {}, 1)
+
+
+def test_a_cell_forgets_and_scores_as_a_run_does(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(cells, "FORGET_IMAGES", 4)
+    monkeypatch.setattr(cells, "RETAIN_IMAGES", 4)
+    monkeypatch.setattr(cells, "SAMPLING", ())
+    done = cells.run_cell(cells.Cell("dual", tiny, "three", 0))
+    assert done["after"]["n"] == {"FA": 4, "RA": 36}
+    assert done["before"]["FD"] != done["after"]["FD"]
+    assert -1 <= done["mean_gradient_cosine"] <= 1
+    json.dumps(done)
+
+
+def results_file(folder: Path, fa: float, fd: float) -> None:
+    folder.mkdir(parents=True)
+    figures = {"FA": {"value": fa, "n": 500}, "RA": {"value": 0.9, "n": 900}, "frechet": {"name": "FID", "value": fd}}
+    original = {
+        "FA": {"value": 1.0, "n": 500},
+        "RA": {"value": 0.95, "n": 900},
+        "frechet": {"name": "FID", "value": 10.0},
+    }
+    content = {"unlearned": figures, "original": original, "protocol": {"name": "standard"}}
+    (folder / "results.json").write_text(json.dumps(content))
+
+
+def test_the_table_has_a_row_a_method_with_mean_and_deviation_beside_the_published_figures(tmp_path: Path) -> None:
+    table = reproduce_table2.Table("cifar10", tmp_path, tmp_path, [], None)
+    for class_name, fa, fd in (("cat", 0.01, 20.0), ("dog", 0.03, 22.0)):
+        cell = reproduce_table2.Cell("sfron_dual", class_name, 0)
+        results_file(table.folder(cell), fa, fd)
+        table.take(cell)
+    text = table.markdown(["sa", "sfron_dual"], ["cat", "dog"], "command")
+    row = next(line for line in text.splitlines() if line.startswith("| SFRon + DualOptim"))
+    assert row == (
+        "| SFRon + DualOptim | 1.00 / 20.00 | 3.00 / 22.00 | 2.00±1.41 | 21.00±1.41 | 90.00±0.00 | 2.10±0.14 | "
+        "0.24±0.39 / 18.77±0.85 |"
+    )
+    assert "| SA |" in text
+    assert "published-cifar10" in text
+
+
+def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path) -> None:
+    table = reproduce_table2.Table("digits", tmp_path, tmp_path, ["method.no_such_key=1"], 1)
+    cell, problem = table.run(reproduce_table2.Cell("finetune", "three", 0))
+    assert problem is not None
+    assert "digits_finetune three seed 0 failed" in problem
+    assert "no_such_key" in table.folder(cell).with_suffix(".log").read_text()
+    assert not table.finished(cell)
