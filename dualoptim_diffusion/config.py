@@ -20,6 +20,11 @@ class DenoiserRunConfig(RunConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+class PretrainRunConfig(DenoiserRunConfig):
+    channels_last: bool = False  # memory order of the convolutions; faster in bf16 on a GPU
+    compile: bool = False  # the network, by torch.compile
+
+
 class ForgetRunConfig(DenoiserRunConfig):
     tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
     log_cosine: bool = True  # of the two phases' gradients; holds one more set of gradients
@@ -172,7 +177,7 @@ class TrainingConfig(Section):
 
 
 class PretrainRecipe(Section):
-    run: DenoiserRunConfig = DenoiserRunConfig()
+    run: PretrainRunConfig = PretrainRunConfig()
     data: DenoiserDataConfig
     model: DenoiserConfig
     training: TrainingConfig

@@ -154,7 +154,7 @@ def pretrain(
     settings, seed = recipe.training, recipe.run.seed
     network = new_network(recipe, dataset)
     model = ConditionalDDPM(network, dataset.id2label)
-    model.prepare(accelerator)
+    model.prepare(accelerator, recipe.run.channels_last, recipe.run.compile)
     network.train()
     batches = Batches(
         dataset,

@@ -1,5 +1,6 @@
 """The command line on real digits: every promise that a run makes."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -404,3 +405,18 @@ def test_fa_of_a_judge_that_saw_no_real_image_is_unverified_until_it_does(
     assert json.loads(outcome.out)["classifier"]["verified"] is True
     refused = dualoptim("evaluate", run, "--real-images", real, "evaluation.min_accuracy=1")
     assert "evaluation.min_accuracy" in refused.err or json.loads(outcome.out)["classifier"]["accuracy"]["three"] == 1
+
+
+def test_channels_last_and_compiled_pretraining_give_the_same_model_up_to_rounding(
+    dualoptim: Run, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not generated
+    folders = []
+    shorter = ["training.num_steps=3", "training.optimizer=sgd"]  # Adam would turn rounding into steps
+    for name, words in (("plain", []), ("fast", ["run.channels_last=true", "run.compile=true"])):
+        outcome = dualoptim("pretrain", recipes / "tiny_pretrain.yaml", *shorter, *words, "--out", tmp_path / name)
+        assert outcome.code == 0, outcome.err
+        folders.append(load_file(next((tmp_path / name / "unet").glob("*.safetensors"))))
+    plain, fast = folders
+    assert plain.keys() == fast.keys()
+    assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-5
