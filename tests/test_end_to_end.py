@@ -419,4 +419,4 @@ def test_channels_last_and_compiled_pretraining_give_the_same_model_up_to_roundi
         folders.append(load_file(next((tmp_path / name / "unet").glob("*.safetensors"))))
     plain, fast = folders
     assert plain.keys() == fast.keys()
-    assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-5
+    assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-4
