@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from dualoptim_diffusion.evaluation.features import (
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models.pipeline import model_folder
+from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 from dualoptim_diffusion.provenance import cache_entry, digest, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
 from dualoptim_diffusion.training import pretrain
@@ -51,25 +54,56 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     return accelerator
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> ConditionalDDPM:
-    """The model in a pipeline folder.
+def load_model(
+    source: Path,
+    device: torch.device | str = "cpu",
+    null_class: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+) -> ConditionalDDPM:
+    """The model in a run folder or a pipeline folder, ours or one of a stock `UNet2DModel` with a class table.
+
+    Args:
+        null_class: row of a stock network's class table that means no class; none where every row is a class.
+        id2label: names for the classes of a stock folder, which has none, if there are as many; else their ids.
 
     Raises:
-        InputError: if it is not one.
+        InputError: if there is none that draws classes under our diffusion process, or none with this null class.
     """
+    folder = model_folder(source)
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
     try:
-        return ConditionalDDPM.load(folder, device)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        if is_stock(folder):
+            network = load_stock(folder, null_class).to(device)
+            num_classes = table_rows(network) - (null_class is not None)
+            names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
+            return ConditionalDDPM(network, dict(names))
+        model = ConditionalDDPM.load(folder, device)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder} is not a pipeline folder of a conditional DDPM ({reason}).") from None
+    if null_class not in (None, model.null_class):
+        raise InputError(
+            f"model.null_class is {null_class}, but {folder} says itself that its null class is {model.null_class}; "
+            "leave it out."
+        )
+    return model
 
 
-def obtain_model(config: ModelConfig, recipe_path: Path, accelerator: Accelerator) -> ConditionalDDPM:
-    """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time."""
+def obtain_model(
+    config: ModelConfig, recipe_path: Path, accelerator: Accelerator, id2label: Mapping[int, str] | None = None
+) -> ConditionalDDPM:
+    """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time.
+
+    Args:
+        id2label: names for the classes of a stock folder, as `load_model` takes them.
+    """
     if config.path is not None:
-        return load_model(Path(config.path), accelerator.device)
+        return load_model(Path(config.path), accelerator.device, config.null_class, id2label)
+    if config.null_class is not None:
+        raise InputError(f"model.null_class is {config.null_class}, which only a folder in model.path has use for.")
     assert config.pretrain is not None  # the recipe has checked it
     recipe = load_recipe(PretrainRecipe, config.pretrain, beside=recipe_path)
     train_set, _ = load_dataset(recipe.data)

@@ -97,7 +97,8 @@ def saliency(
 
     _refuse_existing(out, overwrite)
     experiment = open_experiment(recipe, classes or (), overrides or ())
-    model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator)
+    id2label = experiment.train_set.id2label
+    model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator, id2label)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
     mask = masking.saliency(experiment, model)
@@ -154,6 +155,45 @@ def train_classifier(
         folder = _copy(folder, out)
         info = Classifier.load(folder).info
         _result({"classifier": str(folder), "accuracy": info.accuracy, "n_held_out": info.n_held_out}, as_json)
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published checkpoint file.")],
+    out: Annotated[Path, typer.Option(help="Where to write the pipeline folder.", show_default=False)],
+    weights: Annotated[
+        str, typer.Option(metavar="raw|ema", help="Which; the published forgetting runs start from the raw ones.")
+    ] = "raw",
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 32,
+    class_names: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Names in order, or cifar10 [where it has CIFAR-10's form: its names]."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a checkpoint of SA, SalUn, SFRon or DualOptim into a pipeline folder; nothing in the file is executed."""
+    _refuse_existing(out, overwrite, "model_index.json")
+    from dualoptim_diffusion.porting import import_checkpoint
+
+    _result(import_checkpoint(checkpoint, out, weights, image_size, class_names), as_json)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a pipeline folder.")],
+    out: Annotated[Path, typer.Option(help="Where to write the folder.", show_default=False)],
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="unet2d", help="unet2d: a UNet2DModel that plain diffusers loads.")
+    ] = "unet2d",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model for diffusers without this package; its outputs stay equal."""
+    _refuse_existing(out, overwrite, "model_index.json")
+    from dualoptim_diffusion.porting import export_model
+
+    _result(export_model(model, out, format_name), as_json)
 
 
 @app.command()

@@ -47,6 +47,7 @@ class ModelConfig(Section):
     family: Literal["ddpm"] = "ddpm"
     path: str | None = None  # a pipeline folder
     pretrain: str | None = None  # the recipe that makes one where no path is given
+    null_class: int | None = None  # row of a stock UNet2DModel's class table that means no class
 
     @model_validator(mode="after")
     def _has_source(self) -> "ModelConfig":

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dualoptim_diffusion.errors import InputError
+
 NUM_TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 1e-4, 0.02  # linear schedule of DDPM
 
@@ -39,16 +41,24 @@ def guided_noise_pred(
     x_t: Tensor,
     timesteps: Tensor,
     class_labels: Tensor,
-    null_class: int,
+    null_class: int | None,
     guidance_scale: float,
 ) -> Tensor:
     """Classifier-free guidance null + s (cond - null) in one batched call; s = w + 1 of Ho and Salimans (2022).
 
     At s = 1 this is the conditional model, drawn without the null half. Output channels beyond those of x_t are a
     learned variance, which is the conditional model's at any scale.
+
+    Raises:
+        InputError: if a model without a null class is to be guided.
     """
     if guidance_scale == 1.0:
         return predict(x_t, timesteps, class_labels)
+    if null_class is None:
+        raise InputError(
+            f"guidance_scale is {guidance_scale}, but the model has no null class to be guided away from; set "
+            "model.null_class, or sampling.guidance_scale=1."
+        )
     both = torch.cat([class_labels, torch.full_like(class_labels, null_class)])
     cond, null = predict(torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), both).chunk(2)
     channels = x_t.shape[1]

@@ -61,7 +61,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
 def _model(experiment: Experiment) -> ConditionalDDPM:
     config = experiment.recipe.model
     if config.path is not None:
-        return load_model(Path(config.path))
+        return load_model(Path(config.path), null_class=config.null_class)
     assert experiment.pretrain_recipe is not None  # the only other source of a model
     return ConditionalDDPM(new_network(experiment.pretrain_recipe, experiment.train_set), experiment.train_set.id2label)
 

@@ -112,13 +112,23 @@ def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:
     """Checks that the model draws what the data set holds.
 
     Raises:
-        InputError: if classes or shapes differ.
+        InputError: if classes or shapes differ, or the model has no null class where one is needed.
     """
     if model.id2label != experiment.train_set.id2label:
+        one_more = model.null_class is None and model.num_classes == len(experiment.train_set.id2label) + 1
+        hint = ", or name the one that means no class as model.null_class" if one_more else ""
         raise InputError(
-            f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), "
-            f"the data set {experiment.recipe.data.name!r} holds others; use data with the model's classes."
+            f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), the "
+            f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
         )
     shape = tuple(experiment.train_set.images.shape[1:])
     if model.x_0_shape != shape:
         raise InputError(f"The model draws images of shape {model.x_0_shape}, the data set holds {shape}.")
+    experiment.method.check(model)
+    protocol = find_protocol(experiment.recipe.evaluation.protocol)
+    scale = protocol.settings(experiment.recipe.sampling).guidance_scale
+    if model.null_class is None and scale != 1:
+        raise InputError(
+            f"guidance_scale is {scale} under the protocol {protocol.name}, but the model has no null class; set "
+            "model.null_class, or sampling.guidance_scale=1 and a protocol that leaves it open."
+        )

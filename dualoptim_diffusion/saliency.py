@@ -39,7 +39,15 @@ def gradients(
 
     `published`: the loss of the guided output (s = 3), gradient clipped to norm 1. `plain`: the conditional loss,
     unclipped. Parameters without a gradient are absent.
+
+    Raises:
+        InputError: if the published estimator meets a model without a null class.
     """
+    if estimator == "published" and model.null_class is None:
+        raise InputError(
+            "method.mask.estimator is 'published', which guides away from the null class, but the model has none; set "
+            "model.null_class, or method.mask.estimator=plain."
+        )
     guidance_scale = PUBLISHED_GUIDANCE if estimator == "published" else 1.0
     was_training = model.network.training
     model.network.eval()

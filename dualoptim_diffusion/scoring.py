@@ -108,8 +108,8 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
 
     The original's images are kept in the cache for every run that starts from it, the others in the run folder.
     """
-    accelerator = experiment.accelerator
-    original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
+    accelerator, names = experiment.accelerator, experiment.train_set.id2label
+    original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator, names)
     models = {"original": original, "unlearned": load_model(out / "model", accelerator.device)}
     settings, plan = plan_sampling(experiment, original)
     drawn = {}

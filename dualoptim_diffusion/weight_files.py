@@ -1,8 +1,11 @@
 """Weights from files of others: only tensors are read, no code in a file runs."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -13,28 +16,68 @@ from dualoptim_diffusion.errors import InputError
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights
 
 
+class PublishedWeights(NamedTuple):
+    """What a training script saved of a denoiser, names without `module.` prefixes."""
+
+    raw: dict[str, Tensor]
+    ema: dict[str, Tensor] | None  # the moving average, where the file has one
+    step: int | None  # of the training that saved it, where the file says so
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a `.safetensors` file or of a torch file, without `module.` prefixes.
 
     Raises:
         InputError: if it is missing, damaged, or holds anything but tensors.
     """
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
+    with _one_sentence(path):
+        return _named_tensors(_load(path))
+
+
+def read_published(path: Path) -> PublishedWeights:
+    """The weights of a list `[state_dict, optimizer_state, step, ema_shadow]` without its later parts or with them.
+
+    A file of named tensors alone, as `read_tensors` takes it, is read as raw weights.
+
+    Raises:
+        InputError: if it is missing, damaged, or holds anything but tensors and plain values.
+    """
+    with _one_sentence(path):
+        content = _load(path)
+        if not isinstance(content, list | tuple):
+            return PublishedWeights(_named_tensors(content), None, None)
+        state, _, step, ema = (list(content) + 4 * [None])[:4]
+        return PublishedWeights(
+            _named_tensors(state), _named_tensors(ema) if ema else None, step if isinstance(step, int) else None
         )
-        for key in WRAPPERS:
-            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-                state = state[key]
-        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("it holds something other than named tensors")
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Says in one sentence why a file cannot be read."""
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f"There is no weight file {str(path)!r}.") from None
     except Exception as error:  # torch.load raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):  # torch's own text advises to trust the file
+            reason = f"it holds an object of the kind {foreign[1]}"
         raise InputError(f"{path} cannot be read as a file of plain tensors ({reason}).") from None
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _named_tensors(state: Any) -> dict[str, Tensor]:
+    for key in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it holds something other than named tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

@@ -15,7 +15,7 @@ FLOORS = {
     "provenance",
     "doing": "unlearn methods training classifier_training evaluation",
     "surface": "cli report experiment forgetting scoring run_folder assets dry_run sample_folder __main__ looks "
-    "masking replay",
+    "masking replay porting",
 }
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS.values()) for room in rooms.split()}
 STRANGERS = ("unlearn", "evaluation")  # these do not import each other

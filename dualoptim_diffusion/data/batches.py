@@ -25,7 +25,7 @@ class Batch:
 class Encoder(Protocol):
     """What batches need of a model."""
 
-    null_class: int
+    null_class: int | None
     num_train_timesteps: int
     label_drop: float
 
@@ -84,5 +84,6 @@ class Batches:
         if self.horizontal_flip:
             images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
         seed_dropout(self.seed, self.phase, update, self.process_index)
-        dropped = torch.where(drops, self.model.null_class, labels)
+        null = self.model.null_class
+        dropped = labels if null is None else torch.where(drops, null, labels)
         return Batch(self.model.encode(images), timesteps, noise, labels, dropped)

@@ -143,7 +143,7 @@ def make_plan(
     forget_classes: Sequence[int],
     n_reference: int,
 ) -> Plan:
-    """Seeds of every label, the null label included; beyond the recipe's they count on from its largest."""
+    """Seeds of every label, a null label included; beyond the recipe's they count on from its largest."""
     seeds = parse_seeds(settings.seeds)
 
     def first(count: int) -> list[int]:
@@ -155,7 +155,8 @@ def make_plan(
     rule = protocol.retain_count
     per_class = shared if rule == "reference" else len(seeds) if rule == "seeds" else rule
     retain_count = max(per_class, len(seeds)) if rule == "reference" else per_class
-    counts = {c: retain_count if c in retained else forget_count for c in [*model.id2label, model.null_class]}
+    labels = [*model.id2label, *([] if model.null_class is None else [model.null_class])]
+    counts = {c: retain_count if c in retained else forget_count for c in labels}
     return Plan({c: first(n) for c, n in counts.items()}, per_class)
 
 

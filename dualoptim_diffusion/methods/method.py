@@ -30,6 +30,12 @@ FORGET_KEYS = frozenset(
 )
 
 
+def null_labels(model: DenoisingModel, batch: Batch) -> Tensor:
+    """The null label for every sample [B]."""
+    assert model.null_class is not None  # Method.check has seen to it
+    return torch.full_like(batch.class_labels, model.null_class)
+
+
 class Method:
     """Base of all methods: plain denoising on the retain set, and what the loop asks of a forget loss.
 
@@ -72,9 +78,26 @@ class Method:
         return cls.forgets and (settings.update if "update" in cls.reads else cls.updates[0]) == "alternate"
 
     @property
+    def uses_null(self) -> bool:
+        """Whether the losses ask what the base model predicts without a label."""
+        return "forget_ceiling" in self.reads and self.settings.forget_ceiling is not None
+
+    @property
     def copies(self) -> int:
         """Copies of the weights, or tensors like them, that the losses compare with."""
-        return int("forget_ceiling" in self.reads and self.settings.forget_ceiling is not None)
+        return int(self.uses_null)
+
+    def check(self, model: DenoisingModel) -> None:
+        """Checks that the model has what the losses ask of it.
+
+        Raises:
+            InputError: if it has no null class, but they need one.
+        """
+        if self.uses_null and model.null_class is None:
+            raise InputError(
+                f"{self.settings.name} asks here what the model predicts without a label, but the model has no null "
+                "class; set model.null_class, or choose another method without method.forget_ceiling."
+            )
 
     def prepare(self, model: DenoisingModel, retain_set: ImageSet) -> None:
         """Called once with the base model, before any step."""
@@ -93,8 +116,8 @@ class Method:
         if self.settings.forget_ceiling is None:
             return losses
         with torch.no_grad():
-            no_label = torch.full_like(batch.class_labels, self.base.null_class)
-            ceiling = self.settings.forget_ceiling * self.base.loss(batch.x_0, batch.timesteps, batch.noise, no_label)
+            null = null_labels(self.base, batch)
+            ceiling = self.settings.forget_ceiling * self.base.loss(batch.x_0, batch.timesteps, batch.noise, null)
         return torch.where(losses < ceiling, losses, losses.detach())
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.data import Batch
-from dualoptim_diffusion.methods.method import FORGET_KEYS, RETAIN_KEYS, Method
+from dualoptim_diffusion.methods.method import FORGET_KEYS, RETAIN_KEYS, Method, null_labels
 from dualoptim_diffusion.models import DenoisingModel
 
 
@@ -14,11 +14,11 @@ class NullMatching(Method):
     reads = RETAIN_KEYS | FORGET_KEYS | {"mask"}
 
     @property
-    def copies(self) -> int:
-        return 1
+    def uses_null(self) -> bool:
+        return True
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         x_t = model.add_noise(batch.x_0, batch.noise, batch.timesteps)
         with torch.no_grad():
-            target = self.base.noise_pred(x_t, batch.timesteps, torch.full_like(batch.class_labels, model.null_class))
+            target = self.base.noise_pred(x_t, batch.timesteps, null_labels(self.base, batch))
         return (model.noise_pred(x_t, batch.timesteps, batch.class_labels) - target).square().mean()

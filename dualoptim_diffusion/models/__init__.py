@@ -23,10 +23,10 @@ class DenoisingModel(Protocol):
 
     id2label: dict[int, str]
     num_classes: int
-    null_class: int
+    null_class: int | None  # none where the model knows classes alone
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
-    label_drop: float  # probability of the null class in training
+    label_drop: float  # probability of the null class in training; 0 without one
     learned_variance: bool  # noise_pred returns twice the channels: noise, then variance
 
     @property

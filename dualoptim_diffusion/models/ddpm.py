@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from dualoptim_diffusion.diffusion import (
@@ -15,6 +16,7 @@ from dualoptim_diffusion.diffusion import (
     linear_alphas_cumprod,
 )
 from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, decode_images, encode_images
+from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
@@ -28,18 +30,22 @@ PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa
 
 
 class ConditionalDDPM:
-    """A `ConditionalUNet` with the names of its classes; see `DenoisingModel` for what it offers."""
+    """A network with the names of its classes; see `DenoisingModel` for what it offers.
+
+    Args:
+        network: the native one, or a stock one with a class table.
+        id2label: names of all labels; a last label without a name is the null class.
+    """
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
-    label_drop = LABEL_DROP
     learned_variance = False
 
-    def __init__(self, network: ConditionalUNet, id2label: dict[int, str]) -> None:
+    def __init__(self, network: ConditionalUNet | UNet2DModel, id2label: dict[int, str]) -> None:
         self.network, self.id2label = network, id2label
-        self.num_classes: int = network.config.num_classes
-        self.null_class: int = network.null_class
-        size = network.config.sample_size
-        self.x_0_shape: tuple[int, ...] = (network.config.in_channels, size, size)
+        self.num_classes = len(id2label)
+        self.null_class: int | None = self.num_classes if table_rows(network) > self.num_classes else None
+        self.label_drop = 0.0 if self.null_class is None else LABEL_DROP
+        self.x_0_shape: tuple[int, ...] = x_0_shape(network)
         self._alphas_cumprod = linear_alphas_cumprod()
         self._forward = network  # what `prepare` may wrap for several processes
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from PIL import Image
 from torch import Tensor
 
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.diffusion import guided_noise_pred
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
 from dualoptim_diffusion.sampling import draw, make_scheduler
 
@@ -43,24 +44,25 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: ConditionalUNet,
+        unet: ConditionalUNet | UNet2DModel,
         scheduler: Any,
         null_class: int | None = None,
         id2label: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.null_class = unet.null_class if isinstance(unet, ConditionalUNet) else null_class
         names = {int(i): name for i, name in (id2label or {}).items()}
-        self.id2label = names or {i: str(i) for i in range(unet.config.num_classes)}
-        self.null_class = unet.null_class if null_class is None else null_class
+        self.id2label = names or {i: str(i) for i in range(table_rows(unet)) if i != self.null_class}
         self.register_to_config(
             null_class=self.null_class, id2label={str(i): name for i, name in self.id2label.items()}
         )
 
     @classmethod
-    def from_parts(cls, unet: ConditionalUNet, id2label: dict[int, str]) -> "ConditionalDDPMPipeline":
-        """A pipeline around a network, with the DDIM scheduler."""
-        return cls(unet, make_scheduler("ddim"), id2label={str(i): name for i, name in id2label.items()})
+    def from_parts(cls, unet: ConditionalUNet | UNet2DModel, id2label: dict[int, str]) -> "ConditionalDDPMPipeline":
+        """A pipeline around a network, with the DDIM scheduler; a last label without a name is the null class."""
+        null_class = len(id2label) if table_rows(unet) > len(id2label) else None
+        return cls(unet, make_scheduler("ddim"), null_class, {str(i): name for i, name in id2label.items()})
 
     def __call__(
         self,
@@ -81,7 +83,7 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
             output_type: "pil", or "pt" for a uint8 tensor [B, C, H, W].
 
         Raises:
-            InputError: for an unknown class, or unequal numbers of labels and seeds.
+            InputError: for an unknown class, unequal numbers of labels and seeds, or guidance without a null class.
         """
         seeds = range(len(class_labels)) if seeds is None else seeds
         if len(seeds) != len(class_labels):
@@ -89,13 +91,12 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
         if output_type not in ("pil", "pt"):
             raise InputError(f"output_type {output_type!r} is unknown; use 'pil' or 'pt'.")
         ids = [self._label_id(label) for label in class_labels]
-        size = self.unet.config.sample_size
         was_training = self.unet.training
         self.unet.eval()
         x_0 = draw(
             self._noise_pred,
             self.scheduler,
-            (self.unet.config.in_channels, size, size),
+            x_0_shape(self.unet),
             ids,
             list(seeds),
             num_inference_steps,
@@ -112,7 +113,9 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
         if isinstance(label, str):
             return resolve_class(label, self.id2label)
         if label != self.null_class and label not in self.id2label:
-            raise InputError(f"There is no class {label}: ids are 0 to {self.null_class}, the last meaning no class.")
+            last = len(self.id2label) - 1 if self.null_class is None else self.null_class
+            meaning = "" if self.null_class is None else ", the last meaning no class"
+            raise InputError(f"There is no class {label}: ids are 0 to {last}{meaning}.")
         return int(label)
 
     def _noise_pred(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: float) -> Tensor:

@@ -1,0 +1,135 @@
+"""Published class-conditional DDPM checkpoints (SA, SalUn, SFRon, DualOptim) as native networks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.weight_files import read_published
+
+WEIGHTS = ("raw", "ema")
+LISTED = 3  # names in a sentence
+
+# Parts of our names and what the published ones say instead; applied in this order.
+RENAMED = (
+    (r"^unet\.", ""),
+    (r"^time_embedding\.mlp\.linear_1", "temb.dense.0"),
+    (r"^time_embedding\.mlp\.linear_2", "temb.dense.1"),
+    (r"^class_embedding\.mlp\.linear_1", "cemb.dense.0"),
+    (r"^class_embedding\.mlp\.linear_2", "cemb.dense.1"),
+    (r"^class_embedding\.table", "classes_emb"),
+    (r"^class_embedding\.null", "null_classes_emb"),
+    (r"^conv_norm_out", "norm_out"),
+    (r"^mid_block\.resnets\.0", "mid.block_1"),
+    (r"^mid_block\.attentions\.0", "mid.attn_1"),
+    (r"^mid_block\.resnets\.1", "mid.block_2"),
+    (r"^(down|up)_blocks\.", r"\1."),
+    (r"\.resnets\.", ".block."),
+    (r"\.attentions\.", ".attn."),
+    (r"\.(down|up)samplers\.0\.conv", r".\1sample.conv"),
+    (r"\.time_emb_proj", ".temb_cemb_proj"),
+    (r"\.conv_shortcut", ".nin_shortcut"),
+    (r"\.group_norm", ".norm"),
+    (r"\.to_([qkv])\.", r".\1."),
+    (r"\.to_out\.0", ".proj_out"),
+)
+
+
+class Imported(NamedTuple):
+    """A network with the weights of a checkpoint."""
+
+    network: ConditionalUNet
+    step: int | None  # of the training that saved it
+    left_over: list[str]  # names in the file that the network has no use for
+
+
+def published_name(name: str, levels: int) -> str:
+    """The published name of a parameter of `ConditionalUNet`; upward levels are counted from the top there."""
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return re.sub(r"^up\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
+
+
+def import_published(path: Path, weights: str = "raw", image_size: int = 32) -> Imported:
+    """Reads a checkpoint into a network whose architecture its tensors tell.
+
+    Args:
+        path: a list `[state_dict, optimizer_state, step, ema_shadow]`, or the state dict alone.
+        weights: raw, or ema for their moving average.
+        image_size: height and width of the images, which no tensor tells.
+
+    Raises:
+        InputError: if the file holds other things than tensors, lacks some, or has them in shapes that do not fit.
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights is {weights!r}, expected {' or '.join(WEIGHTS)}.")
+    stored = read_published(path)
+    tensors = stored.raw if weights == "raw" else stored.ema
+    if tensors is None:
+        raise InputError(f"{path} holds no moving average of the weights; import the raw ones.")
+    network = _network(path, tensors, image_size)
+    own = network.state_dict()
+    names = {name: published_name(name, len(network.config.multipliers)) for name in own}
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise _lacks(path, missing)
+    network.load_state_dict({name: _fit(path, tensors, names[name], own[name]) for name in own})
+    return Imported(network.eval(), stored.step, sorted(tensors.keys() - names.values()))
+
+
+def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> ConditionalUNet:
+    """A network with fresh weights, built as the names and shapes of the tensors say."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise _lacks(path, [name])
+        return tuple(tensors[name].shape)
+
+    def count(pattern: str) -> int:
+        return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=-1)
+
+    width, in_channels = shape("conv_in.weight")[:2]
+    levels = range(count(r"down\.(\d+)\."))
+    channels = [shape(f"down.{level}.block.0.conv1.weight")[0] for level in levels]
+    if not channels or channels[0] != width or any(c % width for c in channels):
+        raise InputError(
+            f"The levels in {path} have {channels} channels, expected multiples of the input convolution's {width}, "
+            "the first equal to it."
+        )
+    if image_size < 1:
+        raise InputError(f"image_size is {image_size}, expected the height and width of the images in pixels.")
+    try:
+        return ConditionalUNet(
+            sample_size=image_size,
+            in_channels=in_channels,
+            num_classes=shape("classes_emb.weight")[0],
+            width=width,
+            multipliers=[c // width for c in channels],
+            layers_per_block=count(r"down\.0\.block\.(\d+)\."),
+            attention_resolutions=[image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d+)\.")],
+            mid_attention=bool(count(r"mid\.attn_(\d+)\.")),
+        )
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The network in {path} does not work on images of {image_size} pixels: {error}") from None
+
+
+def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> Tensor:
+    """The tensor in our shape: attention's 1x1 convolutions become matrices, a null vector [1, w] becomes [w]."""
+    found = tensors[name]
+    if [n for n in found.shape if n != 1] != [n for n in own.shape if n != 1]:
+        raise InputError(
+            f"{name} in {path} has the shape {list(found.shape)}, expected {list(own.shape)}: it is of another network."
+        )
+    return found.reshape(own.shape)
+
+
+def _lacks(path: Path, names: Sequence[str]) -> InputError:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return InputError(
+        f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of a class-conditional DDPM."
+    )

@@ -1,0 +1,98 @@
+"""Pipeline folders of a stock `diffusers.UNet2DModel` with a class table, whoever wrote them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from dualoptim_diffusion.diffusion import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models.unet import ConditionalUNet
+
+PROCESS = {  # what a scheduler must say, or leave to diffusers' equal defaults
+    "prediction_type": "epsilon",
+    "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+    "beta_schedule": "linear",
+    "beta_start": BETA_START,
+    "beta_end": BETA_END,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+}
+
+
+def table_rows(network: ConditionalUNet | UNet2DModel) -> int:
+    """Labels that the network knows, the null label included where it has one.
+
+    Raises:
+        InputError: if it has no class table.
+    """
+    if isinstance(network, ConditionalUNet):
+        return network.null_class + 1
+    rows = network.config.get("num_class_embeds")
+    if rows is None or network.config.get("class_embed_type") is not None:
+        raise InputError("The network has no class table (num_class_embeds), so it draws no class by its label.")
+    return int(rows)
+
+
+def x_0_shape(network: ConditionalUNet | UNet2DModel) -> tuple[int, int, int]:
+    """Channels, height and width of the images."""
+    size = network.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return network.config.in_channels, height, width
+
+
+def is_stock(folder: Path) -> bool:
+    """Whether a pipeline folder holds a `UNet2DModel` in a pipeline that is not ours."""
+    index = _read(folder / "model_index.json")
+    unet = index.get("unet")
+    return (
+        index.get("_class_name") != "ConditionalDDPMPipeline" and isinstance(unet, list) and unet[-1] == "UNet2DModel"
+    )
+
+
+def load_stock(folder: Path, null_class: int | None = None) -> UNet2DModel:
+    """The network of such a folder.
+
+    Args:
+        null_class: the row of the class table that means no class. It is moved to the end and the rows after it up by
+            one, so class c is the c-th of the other rows; outputs stay exactly the same.
+
+    Raises:
+        InputError: if it draws no classes, has no such row, or was trained on another diffusion process.
+    """
+    _check_process(folder)
+    network, found = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, output_loading_info=True)
+    if found["missing_keys"]:
+        raise InputError(f"{folder / 'unet'} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
+    rows = table_rows(network)
+    if network.config.out_channels != network.config.in_channels or network.config.sample_size is None:
+        raise InputError(f"{folder / 'unet'} must name its sample_size and have as many channels out as in.")
+    if null_class is None:
+        return network
+    if not 0 <= null_class < rows:
+        raise InputError(
+            f"model.null_class is {null_class}, expected a row of {folder}'s class table, 0 to {rows - 1}."
+        )
+    order = [*(row for row in range(rows) if row != null_class), null_class]
+    with torch.no_grad():
+        network.class_embedding.weight.copy_(network.class_embedding.weight[order])
+    return network
+
+
+def _check_process(folder: Path) -> None:
+    settings = _read(folder / "scheduler" / "scheduler_config.json")
+    for key, expected in PROCESS.items():
+        if (found := settings.get(key, expected)) != expected:
+            raise InputError(
+                f"The scheduler of {folder} has {key} {found!r}, expected {expected!r}; only models of noise under "
+                f"linear betas from {BETA_START} to {BETA_END} over {NUM_TRAIN_TIMESTEPS} steps are supported."
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is of another kind")
+    return content
