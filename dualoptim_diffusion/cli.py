@@ -252,7 +252,7 @@ def grid(
     for path in () if out is None else grid_files(out)[: 1 if contact_sheet else None]:
         _refuse_existing(path, overwrite)
     experiment = _open_run(run)
-    id2label, forgotten = experiment.train_set.id2label, experiment.forget_classes
+    id2label, forgotten = experiment.labels, experiment.forget_classes
     rows = [resolve_class(name, id2label) for name in classes or ()] or choose_rows(id2label, forgotten, others)
     sheet = None if contact_sheet is None else resolve_class(contact_sheet, id2label)
     drawn = sample_both(experiment, run)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import ConditionalDDPM
@@ -21,7 +20,7 @@ PROBE_SIZE = 32  # images in the timed forward and backward pass
 def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a run."""
     recipe, settings = experiment.recipe, experiment.recipe.method
-    forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
+    forget_set, retain_set = experiment.sets
     model = _model(experiment)
     parameters = sum(p.numel() for p in model.network.parameters())
     size = parameters * 4  # fp32

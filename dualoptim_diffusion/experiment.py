@@ -1,8 +1,9 @@
 """An experiment: a recipe with every name in it resolved and checked."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from tqdm import tqdm
 from dualoptim_diffusion.assets import make_accelerator
 from dualoptim_diffusion.classes import resolve_classes
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
-from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
+from dualoptim_diffusion.data import Batches, ImageSet, load_dataset, split
 from dualoptim_diffusion.dual_optim import check_optimizer_name
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.methods import Method, find_method
 from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models.pipeline import forgotten_names
 from dualoptim_diffusion.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
 
 
@@ -38,6 +40,7 @@ class Experiment:
     accelerator: Accelerator
     train_set: ImageSet
     forget_classes: tuple[int, ...]
+    left_out: tuple[int, ...]  # what the base model was made to forget before: neither trained on nor drawn
     method: Method
 
     @property
@@ -47,6 +50,16 @@ class Experiment:
     @property
     def forget_names(self) -> list[str]:
         return list(self.forget_labels.values())
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the labels that are drawn and judged."""
+        return {i: name for i, name in self.train_set.id2label.items() if i not in self.left_out}
+
+    @cached_property
+    def sets(self) -> tuple[ImageSet, ImageSet]:
+        """forget_set and retain_set."""
+        return split(self.train_set, self.forget_classes, self.left_out)
 
     @property
     def forget_labels(self) -> dict[int, str]:
@@ -83,6 +96,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     find_protocol(recipe.evaluation.protocol)
     train_set, _ = load_dataset(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], train_set.id2label)
+    left_out = _forgotten_before(recipe.model.path, forget_classes, train_set.id2label)
     pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml
     if recipe.model.path is not None:
         values["model"] |= {"path": str(Path(recipe.model.path).resolve()), "pretrain": None}
@@ -104,8 +118,34 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     if dropped and accelerator.is_main_process:
         say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
     return Experiment(
-        recipe, path, values, pretrain_recipe, classifier_recipe, accelerator, train_set, forget_classes, method
+        recipe,
+        path,
+        values,
+        pretrain_recipe,
+        classifier_recipe,
+        accelerator,
+        train_set,
+        forget_classes,
+        left_out,
+        method,
     )
+
+
+def _forgotten_before(
+    model_path: str | None, forget_classes: Sequence[int], id2label: Mapping[int, str]
+) -> tuple[int, ...]:
+    """Ids of the classes that the base model was made to forget in earlier runs.
+
+    Raises:
+        InputError: if one of them is to be forgotten again, or nothing would be left to retain.
+    """
+    names = [] if model_path is None else forgotten_names(Path(model_path))
+    left_out = tuple(i for i, name in id2label.items() if name in names)
+    if again := [id2label[i] for i in forget_classes if i in left_out]:
+        raise InputError(f"The model {model_path} was made to forget {again[0]!r} already; name another class.")
+    if len(left_out) + len(forget_classes) == len(id2label):
+        raise InputError(f"Nothing would be left to retain: {model_path} has forgotten all other classes already.")
+    return left_out
 
 
 def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:

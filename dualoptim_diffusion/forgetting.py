@@ -8,7 +8,6 @@ from torch.optim import Optimizer
 from dualoptim_diffusion.assets import obtain_model, save_model
 from dualoptim_diffusion.checkpoint import load_checkpoint, write_json
 from dualoptim_diffusion.config import PretrainRecipe
-from dualoptim_diffusion.data import split
 from dualoptim_diffusion.dual_optim import (
     ELEMENTWISE,
     DualOptim,
@@ -57,8 +56,8 @@ def forget(
     base_sha256 = weights_sha256(model.network.state_dict())
     with timed(seconds, "classifier"):
         bench = open_bench(experiment)
-    match_classes(bench.classifier, model.id2label)
-    forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
+    match_classes(bench.classifier, experiment.labels)
+    forget_set, retain_set = experiment.sets
     model.prepare(accelerator)
     if method.replays:
         with timed(seconds, "replay"):
@@ -122,6 +121,7 @@ def forget(
                 model.network.load_state_dict(ema.state_dict())
             if looks is not None and recipe.evaluation.keep == "best":
                 looks.load_best()
+    model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
     save_model(model, out / "model", accelerator)
     if accelerator.is_main_process:
         write_json(out / "provenance.json", origin | {"model_sha256": weights_sha256(model.network.state_dict())})

@@ -37,7 +37,14 @@ class Looks:
         self.settings = PROTOCOLS["quick"].settings(experiment.recipe.sampling)
         self.extractor = classifier_features(bench.classifier)
         self.reference = cached_reference(bench.reference.images, self.extractor)
-        self.plan = make_plan(PROTOCOLS["quick"], self.settings, model, experiment.forget_classes, len(bench.reference))
+        self.plan = make_plan(
+            PROTOCOLS["quick"],
+            self.settings,
+            list(experiment.labels),
+            model.null_class,
+            experiment.forget_classes,
+            len(bench.reference),
+        )
 
     def __call__(self, step: int) -> Record:
         """FA, RA (fractions) and FD[classifier] after so many steps; remembers the weights if they are the best."""
@@ -46,7 +53,7 @@ class Looks:
             results = evaluate(
                 Draws(self.model, self.plan.seeds, self.settings, accelerator),
                 self.bench.classifier,
-                self.model.id2label,
+                self.experiment.labels,
                 self.experiment.forget_classes,
                 self.reference,
                 extractor=self.extractor,

@@ -7,7 +7,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dualoptim_diffusion.data import split
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
@@ -39,7 +38,7 @@ def saliency(experiment: Experiment, model: ConditionalDDPM) -> Mask:
     if path.is_file():
         with contextlib.suppress(InputError):  # damaged: made anew below
             return load_mask(path, model.network, experiment.forget_labels)
-    sets = split(experiment.train_set, experiment.forget_classes)
+    sets = experiment.sets
     forget_batches, retain_batches = (
         experiment.batches(model, part, f"saliency-{name}", config.batch_size)
         for part, name in zip(sets, ("forget", "retain"), strict=True)

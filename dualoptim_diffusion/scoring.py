@@ -11,7 +11,7 @@ from dualoptim_diffusion.checkpoint import write_json
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.classifier_training import measure
 from dualoptim_diffusion.config import ForgetRecipe, SamplingConfig
-from dualoptim_diffusion.data import ImageSet, load_image_folder, split
+from dualoptim_diffusion.data import ImageSet, load_image_folder
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate
 from dualoptim_diffusion.evaluation.features import Extractor
@@ -64,7 +64,7 @@ def open_bench(experiment: Experiment, real_images: Path | None = None) -> Bench
     verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     protocol = find_protocol(recipe.evaluation.protocol)
     extractor = obtain_extractor(recipe.evaluation, protocol, classifier, accelerator.device)
-    _, retain_set = split(experiment.train_set, experiment.forget_classes)
+    _, retain_set = experiment.sets
     reference = protocol.reference_of(retain_set)
     return Bench(protocol, protocol.settings(recipe.sampling), classifier, verified, extractor, reference)
 
@@ -90,9 +90,11 @@ def plan_sampling(experiment: Experiment, model: DenoisingModel) -> tuple[Sampli
     """The sampling settings and the seeds of every label that the experiment's protocol asks for."""
     protocol = find_protocol(experiment.recipe.evaluation.protocol)
     settings = protocol.settings(experiment.recipe.sampling)
-    _, retain_set = split(experiment.train_set, experiment.forget_classes)
+    _, retain_set = experiment.sets
     n_reference = len(protocol.reference_of(retain_set))
-    return settings, make_plan(protocol, settings, model, experiment.forget_classes, n_reference)
+    return settings, make_plan(
+        protocol, settings, list(experiment.labels), model.null_class, experiment.forget_classes, n_reference
+    )
 
 
 class Drawn(NamedTuple):
@@ -150,7 +152,7 @@ def evaluate_run(
     bench = bench or open_bench(experiment)
     _check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)
-    id2label, forgotten = experiment.train_set.id2label, experiment.forget_classes
+    id2label, forgotten = experiment.labels, experiment.forget_classes
     with timed(seconds, "features, real images"):
         reference = cached_reference(bench.reference.images, bench.extractor)
     results: Results = {
@@ -172,6 +174,7 @@ def evaluate_run(
         protocol = protocol_of(bench.protocol, bench.settings, bench.classifier, bench.extractor, experiment.train_set)
         results |= {
             "forgotten": experiment.forget_names,
+            "forgotten_before": [experiment.train_set.id2label[i] for i in experiment.left_out],
             "protocol": protocol,
             "protocol_hash": protocol_sha256(protocol),
             "classifier": {

@@ -45,7 +45,6 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     from dualoptim_diffusion.assets import obtain_model
-    from dualoptim_diffusion.data import split
     from dualoptim_diffusion.ema import EMA
     from dualoptim_diffusion.errors import NonFiniteError
     from dualoptim_diffusion.experiment import open_experiment
@@ -64,7 +63,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     model = obtain_model(recipe.model, experiment.recipe_path, experiment.accelerator)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
-    forget_set, retain_set = split(experiment.train_set, experiment.forget_classes)
+    forget_set, retain_set = experiment.sets
     if method.replays:
         retain_set = replay_set(experiment, model, base_sha256)
     mask = obtain_mask(experiment, model, None)
@@ -125,12 +124,13 @@ def _score(experiment: Any, model: Any) -> dict[str, Any]:
 
     bench = open_bench(experiment)
     seeds = {
-        label: range(FORGET_IMAGES if label in experiment.forget_classes else RETAIN_IMAGES) for label in model.id2label
+        label: range(FORGET_IMAGES if label in experiment.forget_classes else RETAIN_IMAGES)
+        for label in experiment.labels
     }
     results = evaluate(
         Draws(model, seeds, bench.settings, experiment.accelerator),
         bench.classifier,
-        model.id2label,
+        experiment.labels,
         experiment.forget_classes,
         cached_reference(bench.reference.images, bench.extractor),
         extractor=bench.extractor,

@@ -271,13 +271,24 @@ def test_samples_of_other_weights_are_not_evaluated(dualoptim: Run, finished: Pa
     assert "other weights" in outcome.err
 
 
-def test_an_earlier_run_can_be_the_base_of_the_next(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
-    outcome = dualoptim(
-        "forget", tiny, f"model.path={finished / 'model'}", "--class", "eight", "--out", tmp_path / "second"
-    )
+def test_an_earlier_run_can_be_the_base_of_the_next_and_what_it_forgot_stays_out(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "second"
+    outcome = dualoptim("forget", tiny, f"model.path={finished}", "--class", "eight", "--out", out, "--json")
     assert outcome.code == 0, outcome.err
-    first, second = (json.loads((run / "provenance.json").read_text()) for run in (finished, tmp_path / "second"))
+    first, second = (json.loads((run / "provenance.json").read_text()) for run in (finished, out))
     assert second["base_model_sha256"] == first["model_sha256"]
+    results = json.loads(outcome.out)
+    assert (results["forgotten"], results["forgotten_before"]) == (["eight"], ["three"])
+    assert results["unlearned"]["RA"]["n"] == 4 * 8  # neither three nor eight
+    assert "three" not in results["unlearned"]["drawn"]
+    assert "retain set: 1153 images" in outcome.err  # 1438 of ten classes without 146 threes and 139 eights
+    assert json.loads((out / "model" / "model_index.json").read_text())["forgotten"] == ["eight", "three"]
+    assert "Forgotten in earlier runs" in (out / "report.html").read_text()
+    again = dualoptim("forget", tiny, f"model.path={out}", "--class", "three", "--out", tmp_path / "third")
+    assert again.code == 1
+    assert "was made to forget 'three' already" in again.err
 
 
 def test_stopped_pretraining_goes_on_bit_identically_and_is_kept_by_its_hash(

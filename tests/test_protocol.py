@@ -1,7 +1,6 @@
 """Protocols: what is drawn, what it is compared with, and which figures may stand in one table."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,8 +27,7 @@ TEN = {i: f"class {i}" for i in range(10)}
 
 
 def plan(name: str, n_reference: int, forget: tuple[int, ...] = (3,), seeds: str = "0-499") -> Plan:
-    model: Any = SimpleNamespace(id2label=TEN, null_class=10)
-    return make_plan(PROTOCOLS[name], SamplingConfig(seeds=seeds), model, forget, n_reference)
+    return make_plan(PROTOCOLS[name], SamplingConfig(seeds=seeds), list(TEN), 10, forget, n_reference)
 
 
 def test_standard_draws_as_many_as_cifar10_retains() -> None:

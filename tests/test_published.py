@@ -476,7 +476,7 @@ def test_a_model_without_a_null_class_says_what_to_do_where_one_is_needed(stock:
         model.noise_pred(*inputs(1), guidance_scale=3.0)
     with pytest.raises(InputError, match=r"set model.null_class, or method.mask.estimator=plain"):
         next(gradients(model, lambda i: pytest.fail("drawn"), 1, "published", ""))
-    plan = make_plan(PROTOCOLS["seeds"], SamplingConfig(seeds="0-3"), model, (3,), 100)
+    plan = make_plan(PROTOCOLS["seeds"], SamplingConfig(seeds="0-3"), list(model.id2label), model.null_class, (3,), 100)
     assert list(plan.seeds) == list(range(10))
     with pytest.raises(InputError, match=r"no class 10: ids are 0 to 9\.$"):
         load_pipeline(stock)([10])

@@ -64,13 +64,13 @@ def _digits() -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def split(dataset: ImageSet, forget_classes: Sequence[int]) -> tuple[ImageSet, ImageSet]:
-    """forget_set and retain_set: disjoint, and together the whole data set.
+def split(dataset: ImageSet, forget_classes: Sequence[int], left_out: Sequence[int] = ()) -> tuple[ImageSet, ImageSet]:
+    """forget_set and retain_set: disjoint, and together the whole data set but for the classes left out.
 
     Raises:
         InputError: if either would be empty.
     """
-    retained = [i for i in dataset.id2label if i not in forget_classes]
+    retained = [i for i in dataset.id2label if i not in forget_classes and i not in left_out]
     forget_set, retain_set = dataset.of_classes(forget_classes), dataset.of_classes(retained)
     for part, name in ((forget_set, "forget"), (retain_set, "retain")):
         if not len(part):

@@ -14,7 +14,6 @@ from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.errors import InputError, nearest
 from dualoptim_diffusion.evaluation.accuracy import FLAT_RANGE
 from dualoptim_diffusion.evaluation.features import Extractor
-from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.randomness import generator
 from dualoptim_diffusion.recipes import parse_seeds
 
@@ -139,7 +138,8 @@ class Plan:
 def make_plan(
     protocol: Protocol,
     settings: SamplingConfig,
-    model: DenoisingModel,
+    labels: Sequence[int],
+    null_class: int | None,
     forget_classes: Sequence[int],
     n_reference: int,
 ) -> Plan:
@@ -150,13 +150,13 @@ def make_plan(
         return [*seeds[:count], *range(max(seeds) + 1, max(seeds) + 1 + count - len(seeds))]
 
     forget_count = protocol.forget_count or len(seeds)
-    retained = [c for c in model.id2label if c not in forget_classes]
+    retained = [c for c in labels if c not in forget_classes]
     shared = -(-min(n_reference, MAX_GENERATED) // len(retained))
     rule = protocol.retain_count
     per_class = shared if rule == "reference" else len(seeds) if rule == "seeds" else rule
     retain_count = max(per_class, len(seeds)) if rule == "reference" else per_class
-    labels = [*model.id2label, *([] if model.null_class is None else [model.null_class])]
-    counts = {c: retain_count if c in retained else forget_count for c in labels}
+    drawn = [*labels, *([] if null_class is None else [null_class])]
+    counts = {c: retain_count if c in retained else forget_count for c in drawn}
     return Plan({c: first(n) for c, n in counts.items()}, per_class)
 
 

@@ -1,5 +1,6 @@
 """The pixel-space conditional DDPM behind the model protocol."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +36,16 @@ class ConditionalDDPM:
     Args:
         network: the native one, or a stock one with a class table.
         id2label: names of all labels; a last label without a name is the null class.
+        forgotten: names of the classes that it was made to forget.
     """
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
 
-    def __init__(self, network: ConditionalUNet | UNet2DModel, id2label: dict[int, str]) -> None:
-        self.network, self.id2label = network, id2label
+    def __init__(
+        self, network: ConditionalUNet | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
+    ) -> None:
+        self.network, self.id2label, self.forgotten = network, id2label, list(forgotten)
         self.num_classes = len(id2label)
         self.null_class: int | None = self.num_classes if table_rows(network) > self.num_classes else None
         self.label_drop = 0.0 if self.null_class is None else LABEL_DROP
@@ -92,11 +96,11 @@ class ConditionalDDPM:
     def save(self, folder: Path) -> None:
         """Writes a diffusers pipeline folder that `ConditionalDDPMPipeline.from_pretrained` loads."""
         self.network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
-        ConditionalDDPMPipeline.from_parts(self.network, self.id2label).save_pretrained(folder)
+        ConditionalDDPMPipeline.from_parts(self.network, self.id2label, self.forgotten).save_pretrained(folder)
         (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":
         """Reads such a folder."""
         pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True).to(device)
-        return cls(pipeline.unet, pipeline.id2label)
+        return cls(pipeline.unet, pipeline.id2label, pipeline.forgotten)

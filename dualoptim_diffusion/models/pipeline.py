@@ -1,5 +1,6 @@
 """A diffusers pipeline for the conditional DDPM: classes by name, one seed an image, classifier-free guidance."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,28 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
         scheduler: Any,
         null_class: int | None = None,
         id2label: dict[str, str] | None = None,
+        forgotten: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.null_class = unet.null_class if isinstance(unet, ConditionalUNet) else null_class
         names = {int(i): name for i, name in (id2label or {}).items()}
         self.id2label = names or {i: str(i) for i in range(table_rows(unet)) if i != self.null_class}
+        self.forgotten = list(forgotten or ())  # names of the classes that it was made to forget
         self.register_to_config(
-            null_class=self.null_class, id2label={str(i): name for i, name in self.id2label.items()}
+            null_class=self.null_class,
+            id2label={str(i): name for i, name in self.id2label.items()},
+            forgotten=self.forgotten,
         )
 
     @classmethod
-    def from_parts(cls, unet: ConditionalUNet | UNet2DModel, id2label: dict[int, str]) -> "ConditionalDDPMPipeline":
+    def from_parts(
+        cls, unet: ConditionalUNet | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
+    ) -> "ConditionalDDPMPipeline":
         """A pipeline around a network, with the DDIM scheduler; a last label without a name is the null class."""
         null_class = len(id2label) if table_rows(unet) > len(id2label) else None
-        return cls(unet, make_scheduler("ddim"), null_class, {str(i): name for i, name in id2label.items()})
+        names = {str(i): name for i, name in id2label.items()}
+        return cls(unet, make_scheduler("ddim"), null_class, names, list(forgotten))
 
     def __call__(
         self,
@@ -128,6 +136,15 @@ class ConditionalDDPMPipeline(DiffusionPipeline):
 def model_folder(source: Path) -> Path:
     """The pipeline folder of a run folder, or the folder itself."""
     return source / "model" if (source / "model").is_dir() else source
+
+
+def forgotten_names(source: Path) -> list[str]:
+    """Classes that the model in a run or pipeline folder was made to forget, as its model_index.json says."""
+    try:
+        index = json.loads((model_folder(source) / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no pipeline folder: whoever loads it says so
+        return []
+    return list(index.get("forgotten") or ()) if isinstance(index, dict) else []
 
 
 def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> ConditionalDDPMPipeline:

@@ -79,6 +79,8 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
         groups.setdefault(r["protocol_hash"], []).append(r)
     for group in groups.values():
         notes += [_drawing(group), _judging(group)]
+    if before := list(dict.fromkeys(name for r in results for name in r.get("forgotten_before", ()))):
+        notes.append(f"Forgotten in earlier runs, and neither trained on, drawn nor counted here: {', '.join(before)}.")
     if control is not None:
         notes.append(f"Beside each figure its gap to {control}, the control: pp are percentage points above it.")
     notes += [f"{collapse(r)} ({listed(r['forgotten'])})" for r in results if collapsed(r)]
