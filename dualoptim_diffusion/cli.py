@@ -34,6 +34,7 @@ InceptionWeights = Annotated[
     typer.Option(help="torch-fidelity's Inception weights, for FID without a network.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run: counts, memory, time.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 StopAfter = Annotated[
     int | None, typer.Option(min=1, help="Save and stop after N steps, as a signal would (exit code 75).", metavar="N")
@@ -47,7 +48,7 @@ def forget(
     classes: Classes = None,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/RECIPE-CLASS].")] = None,
     mask: Annotated[Path | None, typer.Option(help="A mask made by `dualoptim saliency`.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run: counts, memory, time.")] = False,
+    dry_run: DryRun = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Overwrite = False,
     stop_after: StopAfter = None,
@@ -113,6 +114,7 @@ def pretrain(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the pipeline folder here.")] = None,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     stop_after: StopAfter = None,
     as_json: Json = False,
@@ -127,6 +129,11 @@ def pretrain(
     _refuse_existing(out, overwrite, "model_index.json")
     loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device, loaded.run.precision)
+    if dry_run:
+        from dualoptim_diffusion.dry_run import plan_pretraining
+
+        _result(plan_pretraining(loaded, load_dataset(loaded.data)[0], accelerator), as_json)
+        return
     folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
     if accelerator.is_main_process:
         folder = _copy(folder, out)
@@ -138,6 +145,7 @@ def train_classifier(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the classifier folder here.")] = None,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -150,6 +158,12 @@ def train_classifier(
     _refuse_existing(out, overwrite, "classifier.json")
     loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device)
+    if dry_run:
+        from dualoptim_diffusion.data import load_dataset
+        from dualoptim_diffusion.dry_run import plan_classifier
+
+        _result(plan_classifier(loaded, *load_dataset(loaded.data), accelerator.device), as_json)
+        return
     folder = obtain_trained_classifier(loaded, accelerator)
     if accelerator.is_main_process:
         folder = _copy(folder, out)

@@ -1,60 +1,142 @@
 """What a run would do, before it does it: counts, memory, time. Nothing is written or trained."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from dualoptim_diffusion.assets import load_model
+from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
+from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.randomness import derive_seed
+from dualoptim_diffusion.recipes import recipe_sha256
 from dualoptim_diffusion.scoring import plan_sampling
+from dualoptim_diffusion.timm_models import timm_model
 from dualoptim_diffusion.training import new_network
 
-PROBE_SIZE = 32  # images in the timed forward and backward pass
+LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
+PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 
 
 def plan(experiment: Experiment) -> dict[str, Any]:
-    """Set sizes, steps, images, bytes of training state and estimated seconds of a run."""
-    recipe, settings = experiment.recipe, experiment.recipe.method
-    forget_set, retain_set = experiment.sets
+    """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
+    recipe, method = experiment.recipe, experiment.method
+    forget_set, retain_set = (len(part) for part in experiment.sets)
     model = _model(experiment)
-    parameters = sum(p.numel() for p in model.network.parameters())
-    size = parameters * 4  # fp32
-    memory = {"weights": size, "gradients": size}
-    names = {"retain": recipe.optimizers.retain}
-    if experiment.method.alternates(settings) and recipe.optimizers.mode == "dual":
-        names["forget"] = recipe.optimizers.forget
-    memory |= {f"{phase} optimizer ({name})": round(size * _state_ratio(name)) for phase, name in names.items()}
-    if settings.ema_decay is not None and "ema_decay" in experiment.method.reads:
-        memory["averaged weights"] = size
-    if experiment.method.copies:
-        memory["copies to compare with"] = experiment.method.copies * size
-    if recipe.run.log_cosine and experiment.method.alternates(settings):
-        memory["gradients held for their cosine"] = size
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
-    forward, backward = _seconds_per_image(experiment, model)
-    passes = 1 if sampling.guidance_scale == 1 else 2
+    forward, backward = _seconds_per_image(model, experiment.accelerator)
+    draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates = _updates(experiment)
+    seconds = {
+        "forgetting": sum(updates.values()) * _batch_size(experiment) * backward,
+        "sampling_per_model": images * draw,
+    }
+    if "mask" in method.reads and (mask := recipe.method.mask) is not None:
+        seen = forget_set + (retain_set if mask.kind == "fisher_ratio" else 0)
+        if mask.num_batches is not None:
+            seen = mask.num_batches * mask.batch_size * (2 if mask.kind == "fisher_ratio" else 1)
+        seconds["saliency"] = seen * backward * (2 if mask.estimator == "published" else 1)  # with and without label
+    if method.replays:
+        replayed = recipe.method.replay_per_class * (len(experiment.labels) - len(experiment.forget_classes))
+        seconds["replay"] = replayed * (draw + backward * (recipe.method.fisher_timesteps or model.num_train_timesteps))
     return {
         "forget": experiment.forget_names,
-        "forget_set": len(forget_set),
-        "retain_set": len(retain_set),
-        "parameters": parameters,
+        "forget_set": forget_set,
+        "retain_set": retain_set,
         "updates": updates,
         "images_drawn_per_model": images,
-        "bytes_without_activations": memory | {"total": sum(memory.values())},
-        "estimated_seconds": {
-            "forgetting": round(sum(updates.values()) * recipe.data.batch_size * backward, 1),
-            "sampling_per_model": round(images * sampling.num_inference_steps * passes * forward, 1),
-        },
+        **_memory(model.network, _optimizer_memory(experiment) | _copies(experiment)),
+        "estimated_seconds": {part: round(value, 1) for part, value in seconds.items()},
         "recipe_sha256": experiment.recipe_sha256,
         "recipe": experiment.values,
     }
+
+
+def plan_pretraining(recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator) -> dict[str, Any]:
+    """The same of pretraining."""
+    model = ConditionalDDPM(new_network(recipe, dataset), dataset.id2label)
+    _, backward = _seconds_per_image(model, accelerator)
+    copies = {f"optimizer ({recipe.training.optimizer})": _state_ratio(recipe.training.optimizer)}
+    copies |= {} if recipe.training.ema_decay is None else {"averaged weights": 1}
+    values = recipe.model_dump(mode="json")
+    return {
+        "train_set": len(dataset),
+        "updates": recipe.training.num_steps,
+        **_memory(model.network, copies),
+        "estimated_seconds": {"pretraining": round(recipe.training.num_steps * recipe.data.batch_size * backward, 1)},
+        "recipe_sha256": recipe_sha256(values),
+        "recipe": values,
+    }
+
+
+def plan_classifier(
+    recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device
+) -> dict[str, Any]:
+    """The same of training a classifier."""
+    channels, side = train_set.images.shape[1], recipe.classifier.image_size
+    network = timm_model(recipe.classifier.name, num_classes=len(train_set.id2label), in_chans=channels).to(device)
+
+    def update(count: int) -> None:
+        network(torch.randn(count, channels, side, side, device=device)).sum().backward()
+
+    values, steps = recipe.model_dump(mode="json"), recipe.training.num_steps
+    images = recipe.data.batch_size * (1 + recipe.training.none_share)
+    return {
+        "train_set": len(train_set),
+        "held_out": len(held_out),
+        "updates": steps,
+        **_memory(network, {"optimizer (adamw)": _state_ratio("adamw")} if steps else {}),
+        "estimated_seconds": {"training": round(steps * images * _timed(update, device), 1)},
+        "recipe_sha256": recipe_sha256(values),
+        "recipe": values,
+    }
+
+
+def _memory(network: nn.Module, copies: dict[str, int]) -> dict[str, Any]:
+    """Parameters, and bytes of everything that is as large as they are; `copies` counts further such tensors."""
+    parameters = sum(p.numel() for p in network.parameters())
+    parts = {"weights": 1, "gradients": 1} | copies
+    bytes_each = {name: count * parameters * 4 for name, count in parts.items()}  # fp32
+    return {"parameters": parameters, "bytes_without_activations": bytes_each | {"total": sum(bytes_each.values())}}
+
+
+def _optimizer_memory(experiment: Experiment) -> dict[str, int]:
+    names, method = experiment.recipe.optimizers, experiment.method
+    if method.from_scratch and experiment.pretrain_recipe is not None:
+        name = experiment.pretrain_recipe.training.optimizer
+        return {f"optimizer ({name})": _state_ratio(name)}
+    if not method.alternates(experiment.recipe.method) or names.mode == "shared":
+        return {f"optimizer ({names.retain})": _state_ratio(names.retain)}
+    if names.mode == "dual":
+        return {
+            f"forget optimizer ({names.forget})": _state_ratio(names.forget),
+            f"retain optimizer ({names.retain})": _state_ratio(names.retain),
+        }
+    weight = nn.Parameter(torch.ones(64, 64))
+    pair = linked_pair(names.mode, [weight], 1e-3, 1e-3)
+    return {f"both optimizers ({names.mode})": sum(_stepped_state(optimizer, weight) for optimizer in pair)}
+
+
+def _copies(experiment: Experiment) -> dict[str, int]:
+    method, recipe = experiment.method, experiment.recipe
+    averaged = recipe.method.ema_decay is not None and "ema_decay" in method.reads
+    if method.from_scratch and experiment.pretrain_recipe is not None:
+        averaged = experiment.pretrain_recipe.training.ema_decay is not None
+    copies = {
+        "averaged weights": int(averaged),
+        "copies to compare with": method.copies,
+        "gradients held for their cosine": int(recipe.run.log_cosine and method.alternates(recipe.method)),
+    }
+    return {name: count for name, count in copies.items() if count}
 
 
 def _model(experiment: Experiment) -> ConditionalDDPM:
@@ -76,36 +158,54 @@ def _updates(experiment: Experiment) -> dict[str, int]:
     return {"forget": method.num_steps * settings.forget_steps, "retain": method.num_steps * settings.retain_steps}
 
 
-def _state_ratio(name: str) -> float:
+def _batch_size(experiment: Experiment) -> int:
+    """Images an update passes; a joint update passes a forget and a retain batch."""
+    method, recipe = experiment.method, experiment.recipe
+    if method.from_scratch and experiment.pretrain_recipe is not None:
+        return experiment.pretrain_recipe.data.batch_size
+    joint = method.forgets and not method.alternates(recipe.method)
+    return recipe.data.batch_size * (2 if joint else 1)
+
+
+def _state_ratio(name: str) -> int:
     """Elements of optimizer state a weight, seen on a small matrix."""
-    weight = torch.nn.Parameter(torch.ones(64, 64))
+    weight = nn.Parameter(torch.ones(64, 64))
+    return _stepped_state(make_optimizer(name, [weight], 1e-3), weight)
+
+
+def _stepped_state(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> int:
     weight.grad = torch.ones_like(weight)
-    optimizer = make_optimizer(name, [weight], 1e-3)
     optimizer.step()
     state = optimizer.state[weight].values()
     return sum(s.numel() for s in state if isinstance(s, torch.Tensor)) // weight.numel()
 
 
-def _seconds_per_image(experiment: Experiment, model: ConditionalDDPM) -> tuple[float, float]:
+def _seconds_per_image(model: ConditionalDDPM, accelerator: Accelerator) -> tuple[float, float]:
     """Measured on this machine: seconds an image of a forward pass, and of forward and backward."""
-    model.prepare(experiment.accelerator)
-    device = experiment.accelerator.device
+    model.prepare(accelerator)
+    device = accelerator.device
     torch.manual_seed(derive_seed(0, "probe"))
-    x_0 = torch.randn(PROBE_SIZE, *model.x_0_shape, device=device)
-    labels = torch.zeros(PROBE_SIZE, dtype=torch.long, device=device)
 
-    def forward() -> torch.Tensor:
+    def forward(count: int) -> torch.Tensor:
+        x_0 = torch.randn(count, *model.x_0_shape, device=device)
+        labels = torch.zeros(count, dtype=torch.long, device=device)
         return model.loss(x_0, labels, torch.randn_like(x_0), labels).mean()
 
-    def timed(work: Any) -> float:
-        work()
-        start = perf_counter()
-        for _ in range(3):
-            work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (perf_counter() - start) / 3 / PROBE_SIZE
-
     with torch.no_grad():
-        alone = timed(forward)
-    return alone, timed(lambda: forward().backward())
+        alone = _timed(forward, device)
+    return alone, _timed(lambda count: forward(count).backward(), device)
+
+
+def _timed(work: Callable[[int], Any], device: torch.device) -> float:
+    """Seconds an image of work on so many images."""
+    count = 2
+    while True:
+        for _ in range(2):  # the first one warms up
+            start = perf_counter()
+            work(count)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = perf_counter() - start
+        if seconds > PROBE_SECONDS or count >= LARGEST_PROBE:
+            return seconds / count
+        count *= 4
