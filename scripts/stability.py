@@ -3,9 +3,10 @@
     python scripts/stability.py --jobs 2
 
 Every run forgets one class of the digits with SFRon (K = 150, one retain step a forget step, both phases at the same
-constant rate, gamma 3) and differs in the optimizers alone; further groups of runs change one more thing each. FA of
-200 images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs are kept in stability.json, so the
-command can be stopped and given again; at the end it writes stability.png and stability.md beside it.
+constant rate, gamma 3) and differs in the optimizers alone; the groups called steady decay the rates, end the ascent at a
+ceiling and take 400 steps. FA of 200 images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs are
+kept in stability.json, so the command can be stopped and given again; at the end it writes stability.png and
+stability.md beside it.
 """
 
 import argparse
@@ -27,19 +28,28 @@ SETTING = (
     "method.forget_schedule=constant",
     "method.retain_schedule=constant",
 )
-COSINE = ("method.forget_schedule=cosine", "method.retain_schedule=cosine")
+STEADY = (  # each phase's rate decays, ascent ends at twice the loss without a label, and there is time to get there
+    "method.forget_schedule=cosine",
+    "method.retain_schedule=cosine",
+    "method.forget_ceiling=2",
+    "method.num_steps=400",
+)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "shared, alpha 1": ("optimizers.mode=shared", "method.forget_weight=1"),
     "shared, alpha 10": ("optimizers.mode=shared", "method.forget_weight=10"),
     "dual": ("optimizers.mode=dual",),
     "dual_plus": ("optimizers.mode=dual_plus",),
+    "steady, dual": ("optimizers.mode=dual", *STEADY),
+    "steady, shared": ("optimizers.mode=shared", *STEADY),
 }
 STYLES = {
     "shared, alpha 1": {"color": "tab:orange", "linestyle": "--", "marker": "s"},
     "shared, alpha 10": {"color": "tab:red", "linestyle": "--", "marker": "^"},
-    "dual": {"color": "tab:blue", "marker": "o", "linewidth": 2.5},
+    "dual": {"color": "tab:blue", "marker": "o"},
     "dual_plus": {"color": "tab:green", "linestyle": ":", "marker": "D"},
+    "steady, dual": {"color": "navy", "marker": "o", "linewidth": 2.5},
+    "steady, shared": {"color": "black", "linestyle": "--", "marker": "s"},
 }
 FIRST_CLASS_ONLY = ("dual_plus",)
 
