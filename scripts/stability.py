@@ -3,9 +3,9 @@
     python scripts/stability.py --jobs 2
 
 Every run forgets one class of the digits with SFRon (K = 150, one retain step a forget step, both phases at the same
-constant rate, gamma 3) and differs in the optimizers alone; the groups called steady decay the rates, end the ascent at a
-ceiling and take 400 steps. FA of 200 images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs are
-kept in stability.json, so the command can be stopped and given again; at the end it writes stability.png and
+constant rate, gamma 3) and differs in the optimizers alone; the groups called steady decay the rates, end the ascent at
+a ceiling and take 400 steps. FA of 200 images, RA and FD of 450, 25 DDIM steps, equal seeds everywhere. Finished runs
+are kept in stability.json, so the command can be stopped and given again; at the end it writes stability.png and
 stability.md beside it.
 """
 
