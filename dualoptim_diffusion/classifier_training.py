@@ -65,7 +65,7 @@ def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: tor
 def measure(classifier: Classifier, held_out: ImageSet) -> Classifier:
     """The same classifier with its accuracy on real held-out images of each class written down."""
     ids = {name: i for i, name in classifier.info.id2label.items()}
-    predicted = classifier(held_out.images)[1].argmax(1)
+    predicted = torch.cat([classifier(part)[1].argmax(1) for part in held_out.batches()])
     accuracy, n_held_out = {}, {}
     for class_id, name in held_out.id2label.items():
         members = held_out.class_labels == class_id

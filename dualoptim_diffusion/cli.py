@@ -98,7 +98,7 @@ def saliency(
 
     _refuse_existing(out, overwrite)
     experiment = open_experiment(recipe, classes or (), overrides or ())
-    id2label = experiment.train_set.id2label
+    id2label = experiment.facts.id2label
     model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator, id2label)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
@@ -132,7 +132,7 @@ def pretrain(
     if dry_run:
         from dualoptim_diffusion.dry_run import plan_pretraining
 
-        _result(plan_pretraining(loaded, load_dataset(loaded.data)[0], accelerator), as_json)
+        _result(plan_pretraining(loaded, accelerator), as_json)
         return
     folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
     if accelerator.is_main_process:
@@ -159,10 +159,9 @@ def train_classifier(
     loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device)
     if dry_run:
-        from dualoptim_diffusion.data import load_dataset
         from dualoptim_diffusion.dry_run import plan_classifier
 
-        _result(plan_classifier(loaded, *load_dataset(loaded.data), accelerator.device), as_json)
+        _result(plan_classifier(loaded, accelerator.device), as_json)
         return
     folder = obtain_trained_classifier(loaded, accelerator)
     if accelerator.is_main_process:
@@ -344,10 +343,10 @@ def classes(
         id2label = load_model(model_folder(Path(source))).id2label
     else:
         from dualoptim_diffusion.config import ForgetRecipe
-        from dualoptim_diffusion.data import load_dataset
+        from dualoptim_diffusion.data import data_facts
         from dualoptim_diffusion.recipes import load_recipe
 
-        id2label = load_dataset(load_recipe(ForgetRecipe, source).data)[0].id2label
+        id2label = data_facts(load_recipe(ForgetRecipe, source).data).id2label
     _result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)
 
 

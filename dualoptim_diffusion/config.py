@@ -1,8 +1,9 @@
 """What a recipe may say: frozen sections with types, ranges and defaults. No torch here."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dualoptim_diffusion.schedules import ScheduleName
 
@@ -31,8 +32,21 @@ class ForgetRunConfig(DenoiserRunConfig):
 
 
 class DataConfig(Section):
-    name: Literal["digits"]
+    name: Literal["digits", "cifar10", "image_folder"]
+    path: str | None = None  # of image_folder: holds train/CLASS/*; of cifar10: holds its archive, null = the cache
+    image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().resolve())
+
+    @model_validator(mode="after")
+    def _has_folder(self) -> "DataConfig":
+        if self.name == "image_folder" and self.path is None:
+            raise ValueError("data.path, a folder that holds train/CLASS/*.png or .jpg, with name image_folder")
+        return self
 
 
 class DenoiserDataConfig(DataConfig):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
-from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.data import DataFacts, data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.linked_adam import linked_pair
@@ -29,7 +29,7 @@ PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
     recipe, method = experiment.recipe, experiment.method
-    forget_set, retain_set = (len(part) for part in experiment.sets)
+    forget_set, retain_set = map(experiment.facts.count, (experiment.forget_classes, experiment.retained_classes))
     model = _model(experiment)
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
@@ -46,7 +46,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
             seen = mask.num_batches * mask.batch_size * (2 if mask.kind == "fisher_ratio" else 1)
         seconds["saliency"] = seen * backward * (2 if mask.estimator == "published" else 1)  # with and without label
     if method.replays:
-        replayed = recipe.method.replay_per_class * (len(experiment.labels) - len(experiment.forget_classes))
+        replayed = recipe.method.replay_per_class * len(experiment.retained_classes)
         seconds["replay"] = replayed * (draw + backward * (recipe.method.fisher_timesteps or model.num_train_timesteps))
     return {
         "forget": experiment.forget_names,
@@ -61,15 +61,16 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def plan_pretraining(recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator) -> dict[str, Any]:
+def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[str, Any]:
     """The same of pretraining."""
-    model = ConditionalDDPM(new_network(recipe, dataset), dataset.id2label)
+    facts = data_facts(recipe.data)
+    model = _fresh_model(recipe, facts)
     _, backward = _seconds_per_image(model, accelerator)
     copies = {f"optimizer ({recipe.training.optimizer})": _state_ratio(recipe.training.optimizer)}
     copies |= {} if recipe.training.ema_decay is None else {"averaged weights": 1}
     values = recipe.model_dump(mode="json")
     return {
-        "train_set": len(dataset),
+        "train_set": facts.count(list(facts.id2label)),
         "updates": recipe.training.num_steps,
         **_memory(model.network, copies),
         "estimated_seconds": {"pretraining": round(recipe.training.num_steps * recipe.data.batch_size * backward, 1)},
@@ -78,12 +79,11 @@ def plan_pretraining(recipe: PretrainRecipe, dataset: ImageSet, accelerator: Acc
     }
 
 
-def plan_classifier(
-    recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device
-) -> dict[str, Any]:
+def plan_classifier(recipe: ClassifierRecipe, device: torch.device) -> dict[str, Any]:
     """The same of training a classifier."""
-    channels, side = train_set.images.shape[1], recipe.classifier.image_size
-    network = timm_model(recipe.classifier.name, num_classes=len(train_set.id2label), in_chans=channels).to(device)
+    facts, side = data_facts(recipe.data), recipe.classifier.image_size
+    channels = facts.shape[0]
+    network = timm_model(recipe.classifier.name, num_classes=len(facts.id2label), in_chans=channels).to(device)
 
     def update(count: int) -> None:
         network(torch.randn(count, channels, side, side, device=device)).sum().backward()
@@ -91,8 +91,7 @@ def plan_classifier(
     values, steps = recipe.model_dump(mode="json"), recipe.training.num_steps
     images = recipe.data.batch_size * (1 + recipe.training.none_share)
     return {
-        "train_set": len(train_set),
-        "held_out": len(held_out),
+        "train_set": facts.count(list(facts.id2label)),
         "updates": steps,
         **_memory(network, {"optimizer (adamw)": _state_ratio("adamw")} if steps else {}),
         "estimated_seconds": {"training": round(steps * images * _timed(update, device), 1)},
@@ -144,7 +143,11 @@ def _model(experiment: Experiment) -> ConditionalDDPM:
     if config.path is not None:
         return load_model(Path(config.path), null_class=config.null_class)
     assert experiment.pretrain_recipe is not None  # the only other source of a model
-    return ConditionalDDPM(new_network(experiment.pretrain_recipe, experiment.train_set), experiment.train_set.id2label)
+    return _fresh_model(experiment.pretrain_recipe, experiment.facts)
+
+
+def _fresh_model(recipe: PretrainRecipe, facts: DataFacts) -> ConditionalDDPM:
+    return ConditionalDDPM(new_network(recipe, len(facts.id2label), facts.shape), facts.id2label)
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dualoptim_diffusion.assets import make_accelerator
 from dualoptim_diffusion.classes import resolve_classes
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
-from dualoptim_diffusion.data import Batches, ImageSet, load_dataset, split
+from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
 from dualoptim_diffusion.dual_optim import check_optimizer_name
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
@@ -38,7 +38,7 @@ class Experiment:
     pretrain_recipe: PretrainRecipe | None  # none where the model is given as a folder
     classifier_recipe: ClassifierRecipe | None  # likewise
     accelerator: Accelerator
-    train_set: ImageSet
+    facts: DataFacts  # of the training images, which are opened when they are needed
     forget_classes: tuple[int, ...]
     left_out: tuple[int, ...]  # what the base model was made to forget before: neither trained on nor drawn
     method: Method
@@ -54,7 +54,12 @@ class Experiment:
     @property
     def labels(self) -> dict[int, str]:
         """Names of the labels that are drawn and judged."""
-        return {i: name for i, name in self.train_set.id2label.items() if i not in self.left_out}
+        return {i: name for i, name in self.facts.id2label.items() if i not in self.left_out}
+
+    @cached_property
+    def train_set(self) -> ImageSet:
+        """The training images."""
+        return load_dataset(self.recipe.data)[0]
 
     @cached_property
     def sets(self) -> tuple[ImageSet, ImageSet]:
@@ -63,7 +68,12 @@ class Experiment:
 
     @property
     def forget_labels(self) -> dict[int, str]:
-        return {i: self.train_set.id2label[i] for i in self.forget_classes}
+        return {i: self.facts.id2label[i] for i in self.forget_classes}
+
+    @property
+    def retained_classes(self) -> list[int]:
+        """Ids of the labels that are drawn and kept."""
+        return [i for i in self.labels if i not in self.forget_classes]
 
     def batches(self, model: ConditionalDDPM, dataset: ImageSet, phase: str, batch_size: int | None = None) -> Batches:
         """Batches of one phase for this process."""
@@ -94,9 +104,9 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
         check_optimizer_name(name)
     parse_seeds(recipe.sampling.seeds)
     find_protocol(recipe.evaluation.protocol)
-    train_set, _ = load_dataset(recipe.data)
-    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], train_set.id2label)
-    left_out = _forgotten_before(recipe.model.path, forget_classes, train_set.id2label)
+    facts = data_facts(recipe.data)
+    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label)
+    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
     pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml
     if recipe.model.path is not None:
         values["model"] |= {"path": str(Path(recipe.model.path).resolve()), "pretrain": None}
@@ -108,10 +118,10 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     else:
         classifier_recipe = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
         values["evaluation"]["classifier"] = "classifier.yaml"
-    values["data"]["forget_classes"] = [train_set.id2label[i] for i in forget_classes]
+    values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     method = method_class(
-        recipe.method, forget_classes, len(train_set.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
+        recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
     )
     if method_class.from_scratch and pretrain_recipe is None:
         raise InputError("Retraining needs a pretraining recipe; give model.pretrain and no model.path.")
@@ -124,7 +134,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
         pretrain_recipe,
         classifier_recipe,
         accelerator,
-        train_set,
+        facts,
         forget_classes,
         left_out,
         method,
@@ -154,14 +164,14 @@ def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:
     Raises:
         InputError: if classes or shapes differ, or the model has no null class where one is needed.
     """
-    if model.id2label != experiment.train_set.id2label:
-        one_more = model.null_class is None and model.num_classes == len(experiment.train_set.id2label) + 1
+    if model.id2label != experiment.facts.id2label:
+        one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
         hint = ", or name the one that means no class as model.null_class" if one_more else ""
         raise InputError(
             f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), the "
             f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
         )
-    shape = tuple(experiment.train_set.images.shape[1:])
+    shape = experiment.facts.shape
     if model.x_0_shape != shape:
         raise InputError(f"The model draws images of shape {model.x_0_shape}, the data set holds {shape}.")
     experiment.method.check(model)

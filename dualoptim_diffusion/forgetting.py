@@ -51,7 +51,7 @@ def forget(
     seconds: dict[str, float] = {}
     check_out(out, experiment, resume, overwrite, mask_path)
     with timed(seconds, "base model"):
-        model = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.train_set.id2label)
+        model = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.facts.id2label)
     check_model(experiment, model)
     base_sha256 = weights_sha256(model.network.state_dict())
     with timed(seconds, "classifier"):

@@ -36,7 +36,7 @@ class Looks:
         self.best = out / "best"
         self.settings = PROTOCOLS["quick"].settings(experiment.recipe.sampling)
         self.extractor = classifier_features(bench.classifier)
-        self.reference = cached_reference(bench.reference.images, self.extractor)
+        self.reference = cached_reference(bench.reference, self.extractor)
         self.plan = make_plan(
             PROTOCOLS["quick"],
             self.settings,

@@ -59,8 +59,8 @@ def open_bench(experiment: Experiment, real_images: Path | None = None) -> Bench
     recipe, accelerator = experiment.recipe, experiment.accelerator
     classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
     if real_images is not None:
-        shape = tuple(experiment.train_set.images.shape[1:])
-        classifier = measure(classifier, load_image_folder(real_images, experiment.train_set.id2label, shape))
+        shape = experiment.facts.shape
+        classifier = measure(classifier, load_image_folder(real_images, experiment.facts.id2label, shape))
     verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     protocol = find_protocol(recipe.evaluation.protocol)
     extractor = obtain_extractor(recipe.evaluation, protocol, classifier, accelerator.device)
@@ -90,8 +90,7 @@ def plan_sampling(experiment: Experiment, model: DenoisingModel) -> tuple[Sampli
     """The sampling settings and the seeds of every label that the experiment's protocol asks for."""
     protocol = find_protocol(experiment.recipe.evaluation.protocol)
     settings = protocol.settings(experiment.recipe.sampling)
-    _, retain_set = experiment.sets
-    n_reference = len(protocol.reference_of(retain_set))
+    n_reference = protocol.count_of_reference([experiment.facts.counts[i] for i in experiment.retained_classes])
     return settings, make_plan(
         protocol, settings, list(experiment.labels), model.null_class, experiment.forget_classes, n_reference
     )
@@ -110,7 +109,7 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
 
     The original's images are kept in the cache for every run that starts from it, the others in the run folder.
     """
-    accelerator, names = experiment.accelerator, experiment.train_set.id2label
+    accelerator, names = experiment.accelerator, experiment.facts.id2label
     original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator, names)
     models = {"original": original, "unlearned": load_model(out / "model", accelerator.device)}
     settings, plan = plan_sampling(experiment, original)
@@ -154,7 +153,7 @@ def evaluate_run(
     drawn = sample_both(experiment, out, seconds)
     id2label, forgotten = experiment.labels, experiment.forget_classes
     with timed(seconds, "features, real images"):
-        reference = cached_reference(bench.reference.images, bench.extractor)
+        reference = cached_reference(bench.reference, bench.extractor)
     results: Results = {
         name: evaluate(
             samples,
@@ -174,7 +173,7 @@ def evaluate_run(
         protocol = protocol_of(bench.protocol, bench.settings, bench.classifier, bench.extractor, experiment.train_set)
         results |= {
             "forgotten": experiment.forget_names,
-            "forgotten_before": [experiment.train_set.id2label[i] for i in experiment.left_out],
+            "forgotten_before": [experiment.facts.id2label[i] for i in experiment.left_out],
             "protocol": protocol,
             "protocol_hash": protocol_sha256(protocol),
             "classifier": {

@@ -125,21 +125,20 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def new_network(recipe: PretrainRecipe, dataset: ImageSet) -> ConditionalUNet:
-    """The recipe's network with fresh weights, shaped for the data.
+def new_network(recipe: PretrainRecipe, num_classes: int, shape: tuple[int, ...]) -> ConditionalUNet:
+    """The recipe's network with fresh weights, for images of the shape [C, H, W].
 
     Raises:
         InputError: if the architecture does not fit the images.
     """
     torch.manual_seed(derive_seed(recipe.run.seed, "init"))
-    channels, size = dataset.images.shape[1:3]
+    channels, size = shape[:2]
     architecture = recipe.model.model_dump(exclude={"family"})
     try:
-        return ConditionalUNet(
-            sample_size=size, in_channels=channels, num_classes=len(dataset.id2label), **architecture
-        )
+        return ConditionalUNet(sample_size=size, in_channels=channels, num_classes=num_classes, **architecture)
     except ValueError as error:
-        raise InputError(f"The network does not fit the data: {error}") from None
+        remedy = " data.image_size resizes the images." if "sample_size" in str(error) else ""
+        raise InputError(f"The network does not fit the data: {error}{remedy}") from None
 
 
 def pretrain(
@@ -152,7 +151,7 @@ def pretrain(
 ) -> ConditionalDDPM:
     """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
     settings, seed = recipe.training, recipe.run.seed
-    network = new_network(recipe, dataset)
+    network = new_network(recipe, len(dataset.id2label), tuple(dataset.images.shape[1:]))
     model = ConditionalDDPM(network, dataset.id2label)
     model.prepare(accelerator, recipe.run.channels_last, recipe.run.compile)
     network.train()

@@ -132,7 +132,7 @@ def _score(experiment: Any, model: Any) -> dict[str, Any]:
         bench.classifier,
         experiment.labels,
         experiment.forget_classes,
-        cached_reference(bench.reference.images, bench.extractor),
+        cached_reference(bench.reference, bench.extractor),
         extractor=bench.extractor,
     )
     return {

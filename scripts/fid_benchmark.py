@@ -134,7 +134,7 @@ def main() -> None:
     classifier = obtain_classifier(evaluation.classifier, experiment.recipe_path, accelerator)
     protocol = find_protocol(evaluation.protocol)
     extractor = obtain_extractor(evaluation, protocol, classifier, accelerator.device)
-    reference = cached_reference(protocol.reference_of(experiment.train_set).images, extractor)
+    reference = cached_reference(protocol.reference_of(experiment.train_set), extractor)
     per_class = -(-reference.statistics.count // len(model.id2label))
 
     guidance = f"guidance_scale {experiment.recipe.sampling.guidance_scale}"

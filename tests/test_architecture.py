@@ -86,9 +86,14 @@ def test_public_names_are_lazy_complete_and_functions() -> None:
         _ = package.nothing
 
 
-def test_nothing_is_pickled() -> None:
+def test_nothing_is_pickled_and_nothing_pickled_is_executed() -> None:
     for path in FILES:
         text = path.read_text()
         loads = re.findall(r"torch\.load\([^)]*\)", text)
         assert all("weights_only=True" in call for call in loads), f"{path} may execute a file"
-        assert "pickle" not in text
+        if path.name == "cifar10.py":  # what torchvision reads is pickled: here by a reader that builds arrays alone
+            used = set(re.findall(r"pickle\.(\w+)", text))
+            assert used == {"Unpickler", "UnpicklingError"}
+            assert "def find_class" in text
+        else:
+            assert "pickle" not in text, path

@@ -163,7 +163,7 @@ def test_overwrite_never_deletes_what_the_run_needs(dualoptim: Run, tiny: str, f
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    options = ["--class", "three", "--out", run, "--overwrite"]
+    options = ["--class", "eight", "--out", run, "--overwrite"]
     for arguments in (
         [run / "recipe.yaml"],
         [tiny, f"model.path={run / 'model'}"],

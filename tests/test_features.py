@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dualoptim_diffusion.config import DataConfig
-from dualoptim_diffusion.data import load_dataset
+from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance
 from dualoptim_diffusion.evaluation.features import Extractor, inception_features, with_full_contrast_bgr
@@ -138,6 +138,10 @@ def pixels(images: Tensor) -> tuple[Tensor, Tensor]:
 PIXELS = Extractor("FD[pixels]", "sha", "none", pixels)
 
 
+def as_set(images: Tensor) -> ImageSet:
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), {0: "a"})
+
+
 def test_a_reference_is_kept_for_the_same_images_extractor_and_resize_alone() -> None:
     calls = []
 
@@ -147,8 +151,8 @@ def test_a_reference_is_kept_for_the_same_images_extractor_and_resize_alone() ->
 
     extractor = replace(PIXELS, extract=counting)
     images = digits(30)[0]
-    first = cached_reference(images, extractor)
-    again = cached_reference(images.clone(), extractor)
+    first = cached_reference(as_set(images), extractor)
+    again = cached_reference(as_set(images.clone()), extractor)
     assert calls == [30]
     assert torch.equal(first.features, again.features)
     for a, b in zip(first.statistics.mean_and_covariance(), again.statistics.mean_and_covariance(), strict=True):
@@ -164,7 +168,7 @@ def test_a_reference_is_kept_for_the_same_images_extractor_and_resize_alone() ->
         (images, replace(extractor, edit="other")),
     ):
         before = len(calls)
-        cached_reference(other, by)
+        cached_reference(as_set(other), by)
         assert len(calls) == before + 1
 
 

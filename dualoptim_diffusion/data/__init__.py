@@ -2,7 +2,23 @@
 
 from dualoptim_diffusion.data.background import images_of_nothing
 from dualoptim_diffusion.data.batches import Batch, Batches
-from dualoptim_diffusion.data.datasets import ImageSet, load_dataset, split
-from dualoptim_diffusion.data.folder import load_image_folder
+from dualoptim_diffusion.data.datasets import (
+    DataFacts,
+    ImageSet,
+    data_facts,
+    load_dataset,
+    load_image_folder,
+    split,
+)
 
-__all__ = ["Batch", "Batches", "ImageSet", "images_of_nothing", "load_dataset", "load_image_folder", "split"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "DataFacts",
+    "ImageSet",
+    "data_facts",
+    "images_of_nothing",
+    "load_dataset",
+    "load_image_folder",
+    "split",
+]

@@ -6,12 +6,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
+from dualoptim_diffusion.data.folder import FolderPixels
 
-def images_of_nothing(images: Tensor, count: int, generator: Generator) -> Tensor:
+
+def images_of_nothing(images: Tensor | FolderPixels, count: int, generator: Generator) -> Tensor:
     """uint8 [count, C, H, W] that show no class: parts of real `images` in disorder, smooth noise, blocks."""
     picks = torch.randint(len(images), (count,), generator=generator)
     kinds = torch.randint(len(KINDS), (count,), generator=generator)
-    made = [KINDS[kind](images[pick].float(), generator) for pick, kind in zip(picks, kinds.tolist(), strict=True)]
+    made = [KINDS[kind](image.float(), generator) for image, kind in zip(images[picks], kinds.tolist(), strict=True)]
     return torch.stack(made).round().clamp(0, 255).to(torch.uint8)
 
 

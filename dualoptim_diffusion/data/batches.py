@@ -80,7 +80,7 @@ class Batches:
             label_drop=self.model.label_drop,
         )
         indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws)
-        images, labels = self._images[indices], self._labels[indices]
+        images, labels = self._images[indices].to(self.device), self._labels[indices]
         if self.horizontal_flip:
             images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
         seed_dropout(self.seed, self.phase, update, self.process_index)

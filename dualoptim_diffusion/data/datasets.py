@@ -1,50 +1,129 @@
-"""Image sets kept as uint8, and the forget/retain split."""
+"""Image sets: uint8 pixels with labels and class names, where they come from, and the forget/retain split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from dualoptim_diffusion.config import DataConfig
+from dualoptim_diffusion.data import cifar10, folder
+from dualoptim_diffusion.data.folder import FolderPixels
 from dualoptim_diffusion.errors import InputError
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_MAX = 16  # scikit-learn's digits are grey levels 0..16
-HELD_OUT = 0.2  # share of each class that no model is trained on
+DIGITS_SHAPE = (1, 8, 8)
+HELD_OUT = 0.2  # share of each class that no model is trained on, where the data come without a test set
 HELD_OUT_SEED = 0
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Images uint8 [N, C, H, W] with class labels int64 [N] and the names of all classes."""
+class DataFacts:
+    """What is known of training images without opening them."""
 
-    images: Tensor
+    id2label: dict[int, str]
+    shape: tuple[int, ...]  # of one image, [C, H, W]
+    counts: dict[int, int]  # images of each class
+
+    def count(self, class_ids: Sequence[int]) -> int:
+        """Images of the given classes."""
+        return sum(self.counts[i] for i in class_ids)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 [N, C, H, W], in memory or read from files when indexed, with labels int64 [N] and class names."""
+
+    images: Tensor | FolderPixels
     class_labels: Tensor
     id2label: dict[int, str]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.class_labels)
+
+    def at(self, indices: Tensor) -> "ImageSet":
+        """The images at these indices, in their order; none is read for it."""
+        images = self.images.at(indices) if isinstance(self.images, FolderPixels) else self.images[indices]
+        return ImageSet(images, self.class_labels[indices], self.id2label)
 
     def of_classes(self, class_ids: Sequence[int]) -> "ImageSet":
         """The images of the given classes, in their order here."""
-        chosen = torch.isin(self.class_labels, torch.tensor(class_ids))
-        return ImageSet(self.images[chosen], self.class_labels[chosen], self.id2label)
+        return self.at(torch.isin(self.class_labels, torch.tensor(class_ids)).nonzero()[:, 0])
+
+    def batches(self, size: int = 256) -> Iterator[Tensor]:
+        """All images, uint8 [<= size, C, H, W] at a time."""
+        return (self.images[first : first + size] for first in range(0, len(self), size))
+
+    @cached_property
+    def pixels_sha256(self) -> str:
+        """Hash of the pixels; of names, sizes and dates of the files where they are not held in memory."""
+        if isinstance(self.images, FolderPixels):
+            return self.images.sha256
+        return sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
 
     @cached_property
     def sha256(self) -> str:
         """Hash of pixels and labels."""
         content = sha256(repr(tuple(self.images.shape)).encode())
-        content.update(self.images.contiguous().numpy().tobytes())
+        if isinstance(self.images, FolderPixels):
+            content.update(self.images.sha256.encode())
+        else:
+            content.update(self.images.contiguous().numpy().tobytes())
         content.update(self.class_labels.numpy().tobytes())
         return content.hexdigest()
 
 
 def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
-    """Training and held-out images of the named data set."""
-    return {"digits": _digits}[config.name]()
+    """Training and held-out images of the named data set.
+
+    Raises:
+        InputError: if they are not there, cannot be had or cannot be read.
+    """
+    if config.name == "image_folder":
+        return _image_folder(config)
+    sets = _digits() if config.name == "digits" else _cifar10(config)
+    train, test = (_resized(part, config.image_size) for part in sets)
+    return train, test
+
+
+def data_facts(config: DataConfig) -> DataFacts:
+    """What is known of the training images without decoding or downloading any.
+
+    Raises:
+        InputError: if the folder is not there or holds no images.
+    """
+    size = config.image_size
+    if config.name == "cifar10":
+        return DataFacts(
+            dict(enumerate(cifar10.NAMES)),
+            (3, size or cifar10.SIDE, size or cifar10.SIDE),
+            dict.fromkeys(range(len(cifar10.NAMES)), cifar10.TRAIN_PER_CLASS),
+        )
+    if config.name == "digits":
+        train, _ = _digits()
+        id2label, labels, shape = train.id2label, train.class_labels, DIGITS_SHAPE
+    else:
+        listing = folder.list_folder(_folder_path(config))
+        id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), listing.shape(size)
+        if not listing.test:
+            labels = labels[~hold_out(labels)]
+    counts = {i: int((labels == i).sum()) for i in id2label}
+    return DataFacts(id2label, (shape[0], size or shape[1], size or shape[2]), counts)
+
+
+def hold_out(class_labels: Tensor) -> Tensor:
+    """bool [N]: a fixed fifth of each class."""
+    order = torch.randperm(len(class_labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
+    held_out = torch.zeros(len(class_labels), dtype=torch.bool)
+    for class_id in class_labels.unique():
+        members = order[class_labels[order] == class_id]
+        held_out[members[: round(HELD_OUT * len(members))]] = True
+    return held_out
 
 
 def _digits() -> tuple[ImageSet, ImageSet]:
@@ -53,15 +132,55 @@ def _digits() -> tuple[ImageSet, ImageSet]:
 
     raw = load_digits()
     images = torch.from_numpy(raw.images).mul(255 / DIGITS_MAX).round().to(torch.uint8)[:, None]  # [N, 1, 8, 8]
-    labels = torch.from_numpy(raw.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for class_id in range(len(DIGIT_NAMES)):
-        members = order[labels[order] == class_id]
-        held_out[members[: round(HELD_OUT * len(members))]] = True
-    id2label = dict(enumerate(DIGIT_NAMES))
-    train, test = (ImageSet(images[part], labels[part], id2label) for part in (~held_out, held_out))
-    return train, test
+    return _without_test_set(ImageSet(images, torch.from_numpy(raw.target).long(), dict(enumerate(DIGIT_NAMES))))
+
+
+def _cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet]:
+    train, test = cifar10.load(config.path)
+    id2label = dict(enumerate(cifar10.NAMES))
+    return ImageSet(*train, id2label), ImageSet(*test, id2label)
+
+
+def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
+    """`PATH/train/CLASS/*` and `PATH/test/CLASS/*`; without the latter a fixed fifth of each class is held out."""
+    listing = folder.list_folder(_folder_path(config))
+    shape = listing.shape(config.image_size)
+    train, test = (
+        ImageSet(folder.open_pixels(part, shape, config.image_size), torch.tensor(labels), listing.id2label)
+        for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
+    )
+    return (train, test) if len(test) else _without_test_set(train)
+
+
+def load_image_folder(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> ImageSet:
+    """Images of `root/CLASS/*.{png,jpg}`, resized to the shape [C, H, W] where needed.
+
+    Raises:
+        InputError: if there are none, a subfolder is no class, or an image cannot be read.
+    """
+    return ImageSet(*folder.read_class_folders(root, id2label, shape), dict(id2label))
+
+
+def _folder_path(config: DataConfig) -> str:
+    assert config.path is not None  # the recipe has checked it
+    return config.path
+
+
+def _without_test_set(every: ImageSet) -> tuple[ImageSet, ImageSet]:
+    held_out = hold_out(every.class_labels)
+    return every.at((~held_out).nonzero()[:, 0]), every.at(held_out.nonzero()[:, 0])
+
+
+def _resized(images: ImageSet, size: int | None) -> ImageSet:
+    """Square images in memory at another size (bicubic, antialiased)."""
+    if size is None or size == images.images.shape[-1]:
+        return images
+    parts = (
+        interpolate(part.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        for part in images.batches()
+    )
+    pixels = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+    return ImageSet(pixels, images.class_labels, images.id2label)
 
 
 def split(dataset: ImageSet, forget_classes: Sequence[int], left_out: Sequence[int] = ()) -> tuple[ImageSet, ImageSet]:
@@ -74,6 +193,10 @@ def split(dataset: ImageSet, forget_classes: Sequence[int], left_out: Sequence[i
     forget_set, retain_set = dataset.of_classes(forget_classes), dataset.of_classes(retained)
     for part, name in ((forget_set, "forget"), (retain_set, "retain")):
         if not len(part):
-            named = ", ".join(dataset.id2label[i] for i in forget_classes)
-            raise InputError(f"The {name} set is empty when forgetting {named}; the data must hold both.")
+            raise InputError(_empty(name, forget_classes, dataset.id2label))
     return forget_set, retain_set
+
+
+def _empty(name: str, forget_classes: Sequence[int], id2label: Mapping[int, str]) -> str:
+    named = ", ".join(id2label[i] for i in forget_classes)
+    return f"The {name} set is empty when forgetting {named}; the data must hold both."

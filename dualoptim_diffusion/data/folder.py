@@ -1,40 +1,236 @@
-"""Real images from a folder with one subfolder a class."""
+"""Real images from folders with one subfolder a class: decoded once and kept, or streamed where they are many."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
 
-from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.errors import InputError, nearest
+from dualoptim_diffusion.provenance import cache_entry
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+TEST_FOLDERS = ("test", "val")
+GREY_MODES = ("1", "L", "I;16")
+MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
+AT_ONCE = 256  # files in the hands of the decoding threads
 
 
-def load_image_folder(folder: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> ImageSet:
-    """Images of `folder/CLASS/*.{png,jpg}` as uint8 [N, C, H, W] of the given shape [C, H, W], resized where needed.
+class Entry(NamedTuple):
+    """A file as its folder lists it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files and labels of `train/CLASS` and `test/CLASS`, in the order of class and file names."""
+
+    id2label: dict[int, str]
+    train: tuple[Entry, ...]
+    train_labels: tuple[int, ...]
+    test: tuple[Entry, ...]
+    test_labels: tuple[int, ...]
+
+    @cached_property
+    def first_of_each(self) -> list[str]:
+        """One training file a class."""
+        return [self.train[self.train_labels.index(i)].path for i in self.id2label]
+
+    def shape(self, image_size: int | None) -> tuple[int, int, int]:
+        """[C, H, W]: grey where the first image of every class is, as large as the first of all or as asked for."""
+        modes, sizes = zip(*(_look_at(path) for path in self.first_of_each), strict=True)
+        width, height = (image_size, image_size) if image_size else sizes[0]
+        if image_size is None and width != height:
+            raise InputError(
+                f"{self.first_of_each[0]} has {width} x {height} pixels; set data.image_size to crop and resize all "
+                "images to a square."
+            )
+        return 1 if all(mode in GREY_MODES for mode in modes) else 3, height, width
+
+
+class FolderPixels:
+    """uint8 images [N, C, H, W] that are decoded when they are asked for.
+
+    Args:
+        entries: the files.
+        shape: of one image, [C, H, W].
+        image_size: resize to this side and crop; None takes images of exactly `shape`.
+    """
+
+    def __init__(self, entries: Sequence[Entry], shape: tuple[int, int, int], image_size: int | None) -> None:
+        self._entries, self._image_size = entries, image_size
+        self.shape = (len(entries), *shape)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        chosen = self._entries[index] if isinstance(index, slice) else [self._entries[i] for i in index.tolist()]
+        if not chosen:
+            return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:
+            return torch.stack(list(pool.map(self._decode, chosen)))
+
+    def _decode(self, entry: Entry) -> Tensor:
+        return decode(Path(entry.path), self.shape[1:], resize=self._image_size is not None)
+
+    def at(self, indices: Tensor) -> "FolderPixels":
+        """The images at these indices; none is read for it."""
+        channels, height, width = self.shape[1:]
+        return FolderPixels([self._entries[i] for i in indices.tolist()], (channels, height, width), self._image_size)
+
+    def to(self, device: torch.device | str) -> "FolderPixels":
+        """Itself: pixels are moved after decoding."""
+        return self
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of names, sizes and dates of the files and of how they are read."""
+        content = sha256(repr((self.shape, self._image_size)).encode())
+        for entry in self._entries:
+            content.update(repr(entry).encode())
+        return content.hexdigest()
+
+    def read(self) -> Tensor:
+        """All of them, decoded once: the result is kept and found again while the files stay as they are."""
+        path = cache_entry("data", self.sha256).with_suffix(".safetensors")
+        with suppress(OSError, KeyError, SafetensorError):  # absent or damaged: made below
+            return load_file(path)["images"]
+        images = torch.empty(self.shape, dtype=torch.uint8)
+        with tqdm(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
+            for first in range(0, len(self), AT_ONCE):
+                part = self[first : first + AT_ONCE]
+                images[first : first + len(part)] = part
+                bar.update(len(part))
+        with atomic_path(path) as beside:
+            save_file({"images": images}, beside)
+        return images
+
+
+def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], image_size: int | None) -> Tensor | FolderPixels:
+    """The images in memory, or read from their files each time where there are too many bytes of them."""
+    pixels = FolderPixels(entries, shape, image_size)
+    in_memory = len(pixels) * shape[0] * shape[1] * shape[2] <= MAX_IN_MEMORY
+    return pixels.read() if in_memory else pixels
+
+
+def list_folder(root: str | Path) -> Listing:
+    """What `root/train/CLASS` and `root/test/CLASS` (or `val`) hold; classes are the subfolders of train, sorted.
+
+    Raises:
+        InputError: if there are no images, or the test set holds a class that the training set does not.
+    """
+    train_root = Path(root) / "train"
+    if not train_root.is_dir():
+        raise InputError(f"There is no folder {str(train_root)!r}; data.path must hold train/CLASS/*.png or .jpg.")
+    names = sorted(entry.name for entry in os.scandir(train_root) if entry.is_dir())
+    id2label = dict(enumerate(names))
+    train, train_labels = _files(train_root, names)
+    for i, name in id2label.items():
+        if i not in set(train_labels):
+            raise InputError(f"{train_root / name} holds no images (.png, .jpg); remove it or fill it.")
+    if not names:
+        raise InputError(f"{train_root} holds no subfolders; it must hold one for each class, with its images.")
+    test_root = next((Path(root) / name for name in TEST_FOLDERS if (Path(root) / name).is_dir()), None)
+    test: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
+    if test_root is not None:
+        for entry in os.scandir(test_root):
+            if entry.is_dir() and entry.name not in names:
+                raise InputError(f"{entry.path} is named after no class of {train_root}: {nearest(entry.name, names)}")
+        test = _files(test_root, names)
+    return Listing(id2label, train, train_labels, *test)
+
+
+def _files(root: Path, names: Sequence[str]) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
+    entries: list[Entry] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        found = sorted(_scan(root / name)) if (root / name).is_dir() else []
+        entries += found
+        labels += [label] * len(found)
+    return tuple(entries), tuple(labels)
+
+
+def _scan(folder: Path) -> Iterator[Entry]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(SUFFIXES):
+                facts = entry.stat()
+                yield Entry(entry.path, facts.st_size, facts.st_mtime_ns)
+
+
+def _look_at(path: str) -> tuple[str, tuple[int, int]]:
+    with _opened(Path(path)) as picture:
+        return picture.mode, picture.size
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"The image {path} cannot be read ({error}).") from None
+
+
+def decode(path: Path, shape: Sequence[int], resize: bool = True) -> Tensor:
+    """An image file as uint8 of the shape [C, H, W].
+
+    Args:
+        resize: the shorter side to the shape's (bicubic), then the centre is cut out; else sizes must agree.
+
+    Raises:
+        InputError: if it cannot be read, or has another size.
+    """
+    channels, height, width = shape
+    with _opened(path) as opened:
+        try:
+            picture = opened.convert("L" if channels == 1 else "RGB")
+        except OSError as error:
+            raise InputError(f"The image {path} cannot be read ({error}).") from None
+    if picture.size != (width, height):
+        if not resize:
+            raise InputError(
+                f"{path} has {picture.width} x {picture.height} pixels, others {width} x {height}; set data.image_size "
+                "to crop and resize all of them."
+            )
+        factor = max(width / picture.width, height / picture.height)
+        scaled = (max(width, round(picture.width * factor)), max(height, round(picture.height * factor)))
+        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1).contiguous()
+
+
+def read_class_folders(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, C, H, W] and labels [N] of `root/CLASS/*.{png,jpg}`, resized to the shape [C, H, W].
 
     Raises:
         InputError: if there are none, a subfolder is no class, or an image cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {str(folder)!r} of real images.")
+    if not root.is_dir():
+        raise InputError(f"There is no folder {str(root)!r} of real images.")
+    names = list(id2label.values())
+    for entry in os.scandir(root):
+        if entry.is_dir() and entry.name not in names:
+            raise InputError(f"{entry.path} is named after no class: {nearest(entry.name, names)}")
+    entries, positions = _files(root, names)
+    if not entries:
+        raise InputError(f"{root} holds no images in folders named after classes, such as {names[0]}/0.png.")
     channels, height, width = shape
-    ids = {name: i for i, name in id2label.items()}
-    images, labels = [], []
-    for path in sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES):
-        if path.parent.name not in ids:
-            raise InputError(f"{path.parent} is named after no class: {nearest(path.parent.name, ids)}")
-        try:
-            with Image.open(path) as picture:
-                pixels = picture.convert("L" if channels == 1 else "RGB")
-                pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(f"The image {path} cannot be read ({error}).") from None
-        images.append(torch.from_numpy(np.array(pixels)).view(height, width, -1).permute(2, 0, 1))
-        labels.append(ids[path.parent.name])
-    if not images:
-        raise InputError(f"{folder} holds no images in folders named after classes, such as {next(iter(ids))}/0.png.")
-    return ImageSet(torch.stack(images), torch.tensor(labels), dict(id2label))
+    ids = list(id2label)
+    return FolderPixels(entries, (channels, height, width), height)[:], torch.tensor([ids[i] for i in positions])

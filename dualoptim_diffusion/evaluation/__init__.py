@@ -12,6 +12,7 @@ from dualoptim_diffusion.evaluation.features import Extractor, classifier_featur
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import (
+    INCEPTION_SPLITS,
     NEIGHBOURHOOD,
     inception_score,
     kernel_distance,
@@ -106,7 +107,7 @@ def _distances(kept: Sequence[LabelScore], reference: Reference, extractor: Extr
     features, logits = cat([s.features for s in kept]), cat([s.logits for s in kept])
     few = min(len(features), len(reference.features)) <= NEIGHBOURHOOD
     precision, recall = (None, None) if few else precision_and_recall(features, reference.features)
-    on = extractor.label
+    on, splittable = extractor.label, len(logits) >= INCEPTION_SPLITS
     return {
         "frechet": {
             "name": extractor.name,
@@ -115,7 +116,7 @@ def _distances(kept: Sequence[LabelScore], reference: Reference, extractor: Extr
             "n_reference": reference.statistics.count,
         },
         "kid": None if few else {"name": f"KID[{on}]"} | kernel_distance(features, reference.features),
-        "inception_score": None if few else {"name": f"IS[{on}]"} | inception_score(logits),
+        "inception_score": {"name": f"IS[{on}]"} | inception_score(logits) if splittable else None,
         "precision": {"name": f"precision[{on}]", "value": precision},
         "recall": {"name": f"recall[{on}]", "value": recall},
     }

@@ -53,6 +53,14 @@ class Protocol:
         """The recipe's sampling section under this protocol."""
         return SamplingConfig(**{**sampling.model_dump(), **self.sampling})
 
+    def count_of_reference(self, counts: Sequence[int]) -> int:
+        """How many images `reference_of` has, from the number of images of each retained class."""
+        if self.reference == "all" or self.reference_count is None:
+            return sum(counts)
+        if self.reference == "random":
+            return min(self.reference_count, sum(counts))
+        return sum(min(self.reference_count, count) for count in counts)
+
     def reference_of(self, retain_set: ImageSet) -> ImageSet:
         """The real images that stand for the retained classes."""
         if self.reference == "all" or self.reference_count is None:
@@ -63,7 +71,7 @@ class Protocol:
         else:
             members = [(retain_set.class_labels == c).nonzero()[:, 0] for c in retain_set.class_labels.unique()]
             chosen = torch.cat([part[: self.reference_count] for part in members])
-        return ImageSet(retain_set.images[chosen], retain_set.class_labels[chosen], retain_set.id2label)
+        return retain_set.at(chosen)
 
 
 PROTOCOLS = {

@@ -1,14 +1,16 @@
 """Features of the real images that generated ones are compared with, kept under everything they depend on."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.provenance import cache_entry
@@ -24,19 +26,22 @@ class Reference:
 
 def measure_reference(images: Tensor, extractor: Extractor) -> Reference:
     """Features of uint8 images [M, C, H, W]."""
-    features, _ = extractor.extract(images)
-    return Reference(features, FeatureStatistics().add(features))
+    return _measure([images], extractor)
 
 
-def cached_reference(images: Tensor, extractor: Extractor) -> Reference:
-    """The same, computed once for these very pixels, extractor weights and way of resizing."""
-    content = sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    key = (content, repr(tuple(images.shape)), extractor.sha256, extractor.resize, extractor.edit)
+def cached_reference(images: ImageSet, extractor: Extractor) -> Reference:
+    """Features of all images, computed once for these very pixels, extractor weights and way of resizing."""
+    key = (images.pixels_sha256, repr(tuple(images.images.shape)), extractor.sha256, extractor.resize, extractor.edit)
     path = cache_entry("references", *key).with_suffix(".safetensors")
     with suppress(OSError, KeyError, SafetensorError):  # absent or damaged: made below
         stored = load_file(path)
         return Reference(stored.pop("features"), FeatureStatistics.from_state_dict(stored))
-    reference = measure_reference(images, extractor)
+    reference = _measure(images.batches(), extractor)
     with atomic_path(path) as beside:
         save_file({"features": reference.features.contiguous()} | reference.statistics.state_dict(), beside)
     return reference
+
+
+def _measure(parts: Iterable[Tensor], extractor: Extractor) -> Reference:
+    features = torch.cat([extractor.extract(part)[0] for part in parts])
+    return Reference(features, FeatureStatistics().add(features))

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from dualoptim_diffusion.config import ForgetRecipe
-from dualoptim_diffusion.data import load_dataset
+from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
 HEADER = (
@@ -62,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stem = find_recipe(arguments.recipe).stem
     recipe = load_recipe(ForgetRecipe, arguments.recipe, arguments.overrides)
-    cells = [*load_dataset(recipe.data)[0].id2label.values(), *arguments.group]
+    cells = [*data_facts(recipe.data).id2label.values(), *arguments.group]
     lines, table = [], {}
     for cell in cells:
         names = cell.split(",")
