@@ -248,8 +248,9 @@ def test_every_recipe_passes_its_dry_run_without_opening_images(
 
 
 def test_a_folder_of_images_goes_all_the_way_and_28_pixels_fit_three_levels(
-    dualoptim: Run, photos: Path, tmp_path: Path
+    dualoptim: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DUALOPTIM_CACHE", str(tmp_path / "cache"))
     words = {"name": "image_folder", "path": str(photos), "image_size": 28}
     contents = {name: yaml.safe_load(yaml.safe_dump(content)) for name, content in RECIPES.items()}
     for name, content in contents.items():

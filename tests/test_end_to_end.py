@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from dualoptim_diffusion.checkpoint import load_checkpoint
 from dualoptim_diffusion.errors import EXIT_STOPPED
+from dualoptim_diffusion.models import weights_sha256
 from dualoptim_diffusion.recipes import cache_folder
 from tests.conftest import Outcome
 
@@ -144,8 +145,9 @@ def test_off_mask_weights_never_move_where_only_masked_steps_go(dualoptim: Run, 
     out = tmp_path / "run"
     assert dualoptim("forget", tiny, "method.retain_steps=0", "--class", "three", "--out", out).code == 0
     mask, after = load_file(out / "mask.safetensors"), weights(out)
-    (base,) = (path for path in (cache / "models").glob("*/model/unet/*.safetensors"))
-    before = load_file(base)
+    base = json.loads((out / "provenance.json").read_text())["base_model_sha256"]
+    every = (load_file(path) for path in (cache / "models").glob("*/model/unet/*.safetensors"))
+    before = next(weights for weights in every if weights_sha256(weights) == base)
     assert all(torch.equal(before[name][~m], after[name][~m]) for name, m in mask.items())
     assert any(not torch.equal(before[name][m], after[name][m]) for name, m in mask.items())
 

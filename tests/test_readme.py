@@ -37,7 +37,7 @@ def test_the_ten_line_loop_runs_on_a_plain_module_and_forgets() -> None:
 
 
 def test_every_recipe_and_file_the_readme_names_exists() -> None:
-    for name in re.findall(r"dualoptim (?:forget|saliency|pretrain|train-classifier) ([a-z_]+)", README):
+    for name in re.findall(r"dualoptim (?:forget|saliency|pretrain|train-classifier) ([a-z0-9_]+)", README):
         assert (recipe_folder() / f"{name}.yaml").is_file(), name
     root = Path(__file__).parent.parent
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
