@@ -125,6 +125,8 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     )
     if method_class.from_scratch and pretrain_recipe is None:
         raise InputError("Retraining needs a pretraining recipe; give model.pretrain and no model.path.")
+    if method_class.from_scratch and recipe.evaluation.every is not None:
+        raise InputError("evaluation.every looks along a forgetting run, but retrain trains anew; leave it out.")
     if dropped and accelerator.is_main_process:
         say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
     return Experiment(

@@ -69,3 +69,12 @@ def test_best_without_looks_is_refused(dualoptim: Run, tiny: str, tmp_path: Path
     assert outcome.code == 1
     assert "evaluation.every" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_looks_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+    outcome = dualoptim(
+        "forget", tiny, "method.name=retrain", "evaluation.every=2", "--class", "three", "--out", tmp_path / "run"
+    )
+    assert outcome.code == 1
+    assert "evaluation.every looks along a forgetting run" in outcome.err
+    assert not (tmp_path / "run").exists()
