@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import AIM_FA, AIM_FD, Cell, row, run_study, summarise, summary_row
+from cells import AIM_FA, AIM_FD, Cell, origin, row, run_study, summarise, summary_row
 from stability import RECIPE, SETTING
 
 CLASSES, NUM_SEEDS = ("three", "eight"), 3
@@ -84,7 +84,7 @@ def main() -> None:
         for name in table:
             summary = summarise(found[cell] for cell in cells[title, name])
             lines.append(row([name, *summary_row(summary), str(summary["stopped"])]))
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*lines, "", origin(results)]) + "\n"
     (arguments.out / "ablations.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import AIM_FA, AIM_FD, Cell, row, run_study, summarise, summary_row
+from cells import AIM_FA, AIM_FD, Cell, origin, row, run_study, summarise, summary_row
 
 RECIPE = "digits_sfron_dual"
 CLASSES = ("three", "five", "eight")
@@ -83,7 +83,7 @@ def tabulate(results: list[dict], command: str) -> str:
     for group in GROUPS:
         if part := [r for r in results if r["group"] == group]:
             lines.append(row([group, *summary_row(summarise(part))]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", origin(results)]) + "\n"
 
 
 def draw(results: list[dict], path: Path) -> None:

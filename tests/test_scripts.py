@@ -54,7 +54,7 @@ def test_the_study_covers_every_rate_class_and_seed_for_each_of_its_main_groups(
     assert len({c.key for c in planned}) == len(planned)
 
 
-def test_a_study_runs_no_cell_twice_and_refuses_cells_of_two_base_models(
+def test_a_study_runs_no_cell_twice_and_says_from_how_many_base_models_its_cells_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [cells.Cell("dual", "r", "three", seed, ("method.forget_lr=1e-4",)) for seed in (0, 1)]
@@ -64,8 +64,8 @@ def test_a_study_runs_no_cell_twice_and_refuses_cells_of_two_base_models(
     assert [r["group"] for r in cells.run_study(both, tmp_path / "s.json", {}, 1)] == ["dual", "dual"]
     stored[1]["base_sha256"] = "another"
     (tmp_path / "s.json").write_text(json.dumps({"cells": stored}))
-    with pytest.raises(SystemExit, match="2 base models"):
-        cells.run_study(both, tmp_path / "s.json", {}, 1)
+    found = cells.run_study(both, tmp_path / "s.json", {}, 1)
+    assert cells.origin(found) == "2 runs from 2 base models (another, b)."
 
 
 def test_a_cell_forgets_and_scores_as_a_run_does(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
