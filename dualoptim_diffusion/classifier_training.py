@@ -49,7 +49,10 @@ def train_classifier(
 
 
 def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: torch.Generator) -> Tensor:
-    """Shifts the batch, scales each image's contrast and adds noise: a judge must not hang on exact grey levels."""
+    """Flips, shifts the batch, scales contrast and adds noise: a judge must not hang on exact grey levels."""
+    if settings.horizontal_flip:
+        flips = torch.rand(len(inputs), generator=randomness) < 0.5
+        inputs = torch.where(flips.view(-1, 1, 1, 1).to(inputs.device), inputs.flip(-1), inputs)
     limit = settings.max_shift
     down, right = torch.randint(-limit, limit + 1, (2,), generator=randomness).tolist()
     inputs = torch.roll(inputs, (down, right), dims=(2, 3))

@@ -211,6 +211,7 @@ class ClassifierTrainingConfig(Section):
     num_steps: int = Field(ge=0)  # 0 = judge with the given weights as they are
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    horizontal_flip: bool = False  # of half of the images
     max_shift: int = Field(0, ge=0)  # random shift of the resized image, in pixels
     noise: float = Field(0.0, ge=0)  # of contrast and pixels, relative to the normalised image
     none_share: float = Field(0.0, ge=0)  # images of nothing per real one; above 0 the answer "none of these" exists

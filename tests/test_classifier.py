@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo, new_classifier, timm_network
-from dualoptim_diffusion.classifier_training import measure, train_classifier
+from dualoptim_diffusion.classifier_training import _augment, measure, train_classifier
 from dualoptim_diffusion.config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig, DataConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
 from dualoptim_diffusion.errors import InputError
@@ -125,3 +125,15 @@ def test_accuracy_is_matched_by_name() -> None:
     backwards = Classifier.create(ClassifierInfo("test_resnet", 32, 1, {0: "one", 1: "zero"}))
     predicted = backwards(few.images)[1].argmax(1)
     assert measure(backwards, few).info.accuracy == {"zero": (predicted == 1).double().mean().item()}
+
+
+def test_flips_in_training_mirror_about_half_of_the_images_and_are_off_by_default() -> None:
+    inputs = torch.arange(64.0).view(64, 1, 1, 1) * torch.tensor([1.0, 2.0]) + 1
+    plain, flipped = (
+        _augment(inputs, ClassifierTrainingConfig(num_steps=1, horizontal_flip=flip), torch.Generator().manual_seed(0))
+        for flip in (False, True)
+    )
+    assert torch.equal(plain, inputs)
+    mirrored = (flipped == inputs.flip(-1)).flatten(1).all(1)
+    assert 20 < mirrored.sum() < 44
+    assert torch.equal(flipped[~mirrored], inputs[~mirrored])
