@@ -9,14 +9,14 @@ from torch import nn
 
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.data import cifar10
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet, weights_sha256
 from dualoptim_diffusion.models.folding import fold
 from dualoptim_diffusion.models.published import import_published
 from dualoptim_diffusion.sampling import make_scheduler
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_SHAPE = (3, 32, 32)
+CIFAR10_SHAPE = (3, cifar10.SIDE, cifar10.SIDE)
 FORMATS = ("unet2d",)
 
 README = """\
@@ -82,10 +82,13 @@ def import_checkpoint(
 
 def _names(class_names: str | None, model: ConditionalDDPM) -> list[str]:
     count = model.num_classes
-    is_cifar10 = count == len(CIFAR10) and model.x_0_shape == CIFAR10_SHAPE
+    is_cifar10 = count == len(cifar10.NAMES) and model.x_0_shape == CIFAR10_SHAPE
     if class_names is None and not is_cifar10:
         return list(model.id2label.values())
-    names = list(CIFAR10) if class_names in (None, "cifar10") else [n.strip() for n in str(class_names).split(",")]
+    if class_names is None or class_names == "cifar10":
+        names = list(cifar10.NAMES)
+    else:
+        names = [name.strip() for name in class_names.split(",")]
     if len(names) != count or len({name.lower() for name in names if name}) != count:
         raise InputError(
             f"{len(names)} class names were given ({', '.join(names[:3])}, ...), expected {count} different ones, in "
