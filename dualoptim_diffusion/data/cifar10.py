@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.data.kept import kept_tensors
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.provenance import cache_entry
 from dualoptim_diffusion.recipes import cache_folder
@@ -52,18 +50,7 @@ def load(folder: str | None) -> tuple[Pixels, Pixels]:
     root = Path(folder) if folder is not None else cache_folder() / "data"
     sums = [md5 for _, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
     kept = cache_entry("data", "cifar10", *sums).with_suffix(".safetensors")
-    try:
-        stored = load_file(kept)
-    except (OSError, SafetensorError):  # absent or damaged: made below
-        batches = _obtain(root)
-        parts = {}
-        for name, files in (("train", CIFAR10.train_list), ("test", CIFAR10.test_list)):
-            decoded = [_decode(batches / file, md5) for file, md5 in files]
-            parts[f"{name}_images"] = torch.cat([images for images, _ in decoded])
-            parts[f"{name}_labels"] = torch.cat([labels for _, labels in decoded])
-        with atomic_path(kept) as beside:
-            save_file(parts, beside)
-        stored = parts
+    stored = kept_tensors(kept, lambda: _decode_all(_obtain(root)))
     return (stored["train_images"], stored["train_labels"]), (stored["test_images"], stored["test_labels"])
 
 
@@ -82,6 +69,17 @@ def _obtain(root: Path) -> Path:
                 "(data.path names the folder), or read images of your own with data.name=image_folder."
             ) from None
     return batches
+
+
+def _decode_all(batches: Path) -> dict[str, Tensor]:
+    from torchvision.datasets import CIFAR10
+
+    parts = {}
+    for name, files in (("train", CIFAR10.train_list), ("test", CIFAR10.test_list)):
+        decoded = [_decode(batches / file, md5) for file, md5 in files]
+        parts[f"{name}_images"] = torch.cat([images for images, _ in decoded])
+        parts[f"{name}_labels"] = torch.cat([labels for _, labels in decoded])
+    return parts
 
 
 def _decode(path: Path, md5: str) -> Pixels:

@@ -64,7 +64,7 @@ class ImageSet:
         """Hash of the pixels; of names, sizes and dates of the files where they are not held in memory."""
         if isinstance(self.images, FolderPixels):
             return self.images.sha256
-        return sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
+        return sha256(self.images.contiguous().numpy()).hexdigest()
 
     @cached_property
     def sha256(self) -> str:
@@ -73,8 +73,8 @@ class ImageSet:
         if isinstance(self.images, FolderPixels):
             content.update(self.images.sha256.encode())
         else:
-            content.update(self.images.contiguous().numpy().tobytes())
-        content.update(self.class_labels.numpy().tobytes())
+            content.update(self.images.contiguous().numpy())
+        content.update(self.class_labels.contiguous().numpy())
         return content.hexdigest()
 
 
@@ -112,7 +112,7 @@ def data_facts(config: DataConfig) -> DataFacts:
         id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), listing.shape(size)
         if not listing.test:
             labels = labels[~hold_out(labels)]
-    counts = {i: int((labels == i).sum()) for i in id2label}
+    counts = dict(enumerate(labels.bincount(minlength=len(id2label)).tolist()))
     return DataFacts(id2label, (shape[0], size or shape[1], size or shape[2]), counts)
 
 
@@ -120,8 +120,9 @@ def hold_out(class_labels: Tensor) -> Tensor:
     """bool [N]: a fixed fifth of each class."""
     order = torch.randperm(len(class_labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
     held_out = torch.zeros(len(class_labels), dtype=torch.bool)
-    for class_id in class_labels.unique():
-        members = order[class_labels[order] == class_id]
+    by_class = order[class_labels[order].argsort(stable=True)]
+    _, counts = class_labels.unique(return_counts=True)
+    for members in by_class.split(counts.tolist()):
         held_out[members[: round(HELD_OUT * len(members))]] = True
     return held_out
 
@@ -145,8 +146,9 @@ def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """`PATH/train/CLASS/*` and `PATH/test/CLASS/*`; without the latter a fixed fifth of each class is held out."""
     listing = folder.list_folder(_folder_path(config))
     shape = listing.shape(config.image_size)
+    like = None if config.image_size else listing.train[0].path
     train, test = (
-        ImageSet(folder.open_pixels(part, shape, config.image_size), torch.tensor(labels), listing.id2label)
+        ImageSet(folder.open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
         for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
     )
     return (train, test) if len(test) else _without_test_set(train)

@@ -1,9 +1,10 @@
 """Real images from folders with one subfolder a class: decoded once and kept, or streamed where they are many."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -12,19 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.data.kept import kept_tensors
 from dualoptim_diffusion.errors import InputError, nearest
 from dualoptim_diffusion.provenance import cache_entry
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("test", "val")
-GREY_MODES = ("1", "L", "I;16")
+GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
 AT_ONCE = 256  # files in the hands of the decoding threads
 
@@ -50,7 +50,7 @@ class Listing:
     @cached_property
     def first_of_each(self) -> list[str]:
         """One training file a class."""
-        return [self.train[self.train_labels.index(i)].path for i in self.id2label]
+        return [self.train[bisect_left(self.train_labels, i)].path for i in self.id2label]  # labels are in order
 
     def shape(self, image_size: int | None) -> tuple[int, int, int]:
         """[C, H, W]: grey where the first image of every class is, as large as the first of all or as asked for."""
@@ -70,11 +70,11 @@ class FolderPixels:
     Args:
         entries: the files.
         shape: of one image, [C, H, W].
-        image_size: resize to this side and crop; None takes images of exactly `shape`.
+        like: a file of this size that all must share; None resizes and crops them.
     """
 
-    def __init__(self, entries: Sequence[Entry], shape: tuple[int, int, int], image_size: int | None) -> None:
-        self._entries, self._image_size = entries, image_size
+    def __init__(self, entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None = None) -> None:
+        self._entries, self._like = entries, like
         self.shape = (len(entries), *shape)
 
     def __len__(self) -> int:
@@ -88,12 +88,12 @@ class FolderPixels:
             return torch.stack(list(pool.map(self._decode, chosen)))
 
     def _decode(self, entry: Entry) -> Tensor:
-        return decode(Path(entry.path), self.shape[1:], resize=self._image_size is not None)
+        return decode(Path(entry.path), self.shape[1:], self._like)
 
     def at(self, indices: Tensor) -> "FolderPixels":
         """The images at these indices; none is read for it."""
         channels, height, width = self.shape[1:]
-        return FolderPixels([self._entries[i] for i in indices.tolist()], (channels, height, width), self._image_size)
+        return FolderPixels([self._entries[i] for i in indices.tolist()], (channels, height, width), self._like)
 
     def to(self, device: torch.device | str) -> "FolderPixels":
         """Itself: pixels are moved after decoding."""
@@ -101,31 +101,30 @@ class FolderPixels:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of names, sizes and dates of the files and of how they are read."""
-        content = sha256(repr((self.shape, self._image_size)).encode())
-        for entry in self._entries:
-            content.update(repr(entry).encode())
+        """Hash of names, sizes and dates of the files and of how they are read, wherever the folder lies."""
+        content = sha256(repr((self.shape, self._like is None)).encode())
+        for path, size, mtime_ns in self._entries:
+            content.update(repr((path.split(os.sep)[-3:], size, mtime_ns)).encode())  # train, CLASS, name
         return content.hexdigest()
 
     def read(self) -> Tensor:
         """All of them, decoded once: the result is kept and found again while the files stay as they are."""
         path = cache_entry("data", self.sha256).with_suffix(".safetensors")
-        with suppress(OSError, KeyError, SafetensorError):  # absent or damaged: made below
-            return load_file(path)["images"]
+        return kept_tensors(path, lambda: {"images": self._decode_all()})["images"]
+
+    def _decode_all(self) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
         with tqdm(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
             for first in range(0, len(self), AT_ONCE):
                 part = self[first : first + AT_ONCE]
                 images[first : first + len(part)] = part
                 bar.update(len(part))
-        with atomic_path(path) as beside:
-            save_file({"images": images}, beside)
         return images
 
 
-def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], image_size: int | None) -> Tensor | FolderPixels:
+def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> Tensor | FolderPixels:
     """The images in memory, or read from their files each time where there are too many bytes of them."""
-    pixels = FolderPixels(entries, shape, image_size)
+    pixels = FolderPixels(entries, shape, like)
     in_memory = len(pixels) * shape[0] * shape[1] * shape[2] <= MAX_IN_MEMORY
     return pixels.read() if in_memory else pixels
 
@@ -134,7 +133,8 @@ def list_folder(root: str | Path) -> Listing:
     """What `root/train/CLASS` and `root/test/CLASS` (or `val`) hold; classes are the subfolders of train, sorted.
 
     Raises:
-        InputError: if there are no images, or the test set holds a class that the training set does not.
+        InputError: if a folder holds no images or cannot be read, or the test set has a class that the training set
+            has not.
     """
     train_root = Path(root) / "train"
     if not train_root.is_dir():
@@ -142,8 +142,9 @@ def list_folder(root: str | Path) -> Listing:
     names = sorted(entry.name for entry in os.scandir(train_root) if entry.is_dir())
     id2label = dict(enumerate(names))
     train, train_labels = _files(train_root, names)
+    present = set(train_labels)
     for i, name in id2label.items():
-        if i not in set(train_labels):
+        if i not in present:
             raise InputError(f"{train_root / name} holds no images (.png, .jpg); remove it or fill it.")
     if not names:
         raise InputError(f"{train_root} holds no subfolders; it must hold one for each class, with its images.")
@@ -154,6 +155,10 @@ def list_folder(root: str | Path) -> Listing:
             if entry.is_dir() and entry.name not in names:
                 raise InputError(f"{entry.path} is named after no class of {train_root}: {nearest(entry.name, names)}")
         test = _files(test_root, names)
+        if not test[0]:
+            raise InputError(
+                f"{test_root} holds no images (.png, .jpg); fill it, or remove it to hold out a fifth of each class."
+            )
     return Listing(id2label, train, train_labels, *test)
 
 
@@ -168,11 +173,14 @@ def _files(root: Path, names: Sequence[str]) -> tuple[tuple[Entry, ...], tuple[i
 
 
 def _scan(folder: Path) -> Iterator[Entry]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(SUFFIXES):
-                facts = entry.stat()
-                yield Entry(entry.path, facts.st_size, facts.st_mtime_ns)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(SUFFIXES):
+                    facts = entry.stat()
+                    yield Entry(entry.path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read ({error}).") from None
 
 
 def _look_at(path: str) -> tuple[str, tuple[int, int]]:
@@ -180,33 +188,33 @@ def _look_at(path: str) -> tuple[str, tuple[int, int]]:
         return picture.mode, picture.size
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
+        with Image.open(path) as picture:
+            yield picture
+    except UNREADABLE as error:
         raise InputError(f"The image {path} cannot be read ({error}).") from None
 
 
-def decode(path: Path, shape: Sequence[int], resize: bool = True) -> Tensor:
+def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:
     """An image file as uint8 of the shape [C, H, W].
 
     Args:
-        resize: the shorter side to the shape's (bicubic), then the centre is cut out; else sizes must agree.
+        like: a file that has the shape, as this one must; None resizes the shorter side (bicubic) and cuts out the
+            centre.
 
     Raises:
         InputError: if it cannot be read, or has another size.
     """
     channels, height, width = shape
     with _opened(path) as opened:
-        try:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-        except OSError as error:
-            raise InputError(f"The image {path} cannot be read ({error}).") from None
+        picture = _of_8_bits(opened).convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        if not resize:
+        if like is not None:
             raise InputError(
-                f"{path} has {picture.width} x {picture.height} pixels, others {width} x {height}; set data.image_size "
-                "to crop and resize all of them."
+                f"{path} has {picture.width} x {picture.height} pixels, {like} has {width} x {height}; set "
+                "data.image_size to crop and resize all images."
             )
         factor = max(width / picture.width, height / picture.height)
         scaled = (max(width, round(picture.width * factor)), max(height, round(picture.height * factor)))
@@ -214,6 +222,13 @@ def decode(path: Path, shape: Sequence[int], resize: bool = True) -> Tensor:
         left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
         picture = picture.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1).contiguous()
+
+
+def _of_8_bits(picture: Image.Image) -> Image.Image:
+    """Grey levels of 16 bits scaled down; Pillow would cut them off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
 
 
 def read_class_folders(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -233,4 +248,4 @@ def read_class_folders(root: Path, id2label: Mapping[int, str], shape: tuple[int
         raise InputError(f"{root} holds no images in folders named after classes, such as {names[0]}/0.png.")
     channels, height, width = shape
     ids = list(id2label)
-    return FolderPixels(entries, (channels, height, width), height)[:], torch.tensor([ids[i] for i in positions])
+    return FolderPixels(entries, (channels, height, width))[:], torch.tensor([ids[i] for i in positions])
