@@ -20,13 +20,13 @@ from dualoptim_diffusion import ConditionalUNet, load_pipeline
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.config import MethodConfig, SamplingConfig
 from dualoptim_diffusion.data import Batch
+from dualoptim_diffusion.data.cifar10 import NAMES
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
 from dualoptim_diffusion.methods.sfron import SFRon
 from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
 from dualoptim_diffusion.models.folding import fold
 from dualoptim_diffusion.models.published import import_published
-from dualoptim_diffusion.porting import CIFAR10
 from dualoptim_diffusion.saliency import gradients
 from dualoptim_diffusion.sampling import make_scheduler
 from tests.conftest import Outcome
@@ -319,7 +319,7 @@ def test_the_command_writes_a_pipeline_folder(tmp_path: Path, dualoptim: Cli) ->
 def test_ten_classes_of_colour_images_of_32_pixels_are_cifar10s(tmp_path: Path, dualoptim: Cli) -> None:
     path = save(tmp_path / "c.pth", published_state(Shape((1,), 1, (), False, classes=10)))
     assert dualoptim("import", path, "--out", tmp_path / "a").code == 0
-    assert tuple(load_model(tmp_path / "a").id2label.values()) == CIFAR10
+    assert tuple(load_model(tmp_path / "a").id2label.values()) == NAMES
     assert dualoptim("import", path, "--out", tmp_path / "b", "--image-size", 16).code == 0
     assert load_model(tmp_path / "b").id2label[9] == "9"
 
