@@ -120,9 +120,12 @@ def _update(
 def _cosine(gradients: Gradients, network: nn.Module) -> float:
     """Between the gradients held and the present ones, as they were stepped."""
     now = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    dot = sum((gradients[name] * now[name]).sum().item() for name in gradients.keys() & now.keys())
-    norms = [sum(g.square().sum().item() for g in part.values()) ** 0.5 for part in (gradients, now)]
-    return dot / (norms[0] * norms[1]) if all(norms) else 0.0
+    if not (common := gradients.keys() & now.keys()):  # the phases train different weights
+        return 0.0
+    dot = torch.stack([(gradients[name] * now[name]).sum() for name in sorted(common)]).sum()
+    norms = [torch.stack([g.square().sum() for g in part.values()]).sum().sqrt() for part in (gradients, now)]
+    cosine = dot / norms[0] / norms[1]  # read from the device once
+    return torch.where(torch.isfinite(cosine), cosine, 0.0).item()
 
 
 @torch.no_grad()

@@ -7,10 +7,8 @@ Finished runs are kept in ablations.json; the table goes to ablations.md beside 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from cells import AIM_FA, AIM_FD, Cell, origin, row, run_study, summarise, summary_row
 from stability import RECIPE, SETTING
 

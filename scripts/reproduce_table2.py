@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cells import row
+
 METHODS = {
     "sa": "SA",
     "salun_joint": "SalUn",
@@ -156,10 +158,6 @@ def fd(results: dict[str, Any]) -> float:
 
 def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f"±{stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

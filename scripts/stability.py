@@ -10,11 +10,9 @@ stability.md beside it.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from statistics import mean
 
-sys.path.insert(0, str(Path(__file__).parent))
 from cells import AIM_FA, AIM_FD, Cell, origin, row, run_study, summarise, summary_row
 
 RECIPE = "digits_sfron_dual"

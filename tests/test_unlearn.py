@@ -88,6 +88,14 @@ def test_each_step_logs_both_losses_both_norms_before_clipping_and_the_cosine_of
     assert "gradient_cosine" not in records[0]
 
 
+def test_the_cosine_of_phases_that_train_different_weights_or_nothing_is_zero() -> None:
+    model, cosines = nn.Sequential(line(), line()), []
+    for retain in (lambda _: model[1].weight.sum(), lambda _: 0.0 * model[0].weight.sum()):
+        phases = [Phase("forget", lambda _: model[0].weight.sum()), Phase("retain", retain)]
+        unlearn(model, sgd_pair(model), phases, 1, on_step=lambda _, record: cosines.append(record["gradient_cosine"]))
+    assert cosines == [0.0, 0.0]
+
+
 def test_an_added_gradient_comes_before_the_clip() -> None:
     model, norms = line(), []
 
