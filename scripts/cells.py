@@ -198,10 +198,13 @@ def summary_row(summary: dict[str, Any]) -> list[str]:
 
 
 def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int) -> list[dict[str, Any]]:
-    """Results of all cells, in their order; `out` (JSON) holds them with `about`, finished ones are not run again."""
+    """Results of all cells, in their order; `out` (JSON) holds them with `about`, finished ones are not run again.
+
+    With no jobs nothing is run: the results are those of the finished cells.
+    """
     known = {_key(result): result for result in _stored(out)}
     waiting = [cell for cell in dict.fromkeys(cells) if cell.key not in known]
-    if waiting:
+    if waiting and jobs:
         with get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool, tqdm(total=len(waiting), unit="run") as bar:
             for result in pool.imap_unordered(run_cell, waiting):
                 known[_key(result)] = result
@@ -212,7 +215,7 @@ def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int
                     + (f"FA {after['FA']:.1%} RA {after['RA']:.1%} FD {after['FD']:.2f}" if after else "stopped")
                 )
                 bar.update()
-    return [known[cell.key] | {"group": cell.group} for cell in cells]
+    return [known[cell.key] | {"group": cell.group} for cell in cells if cell.key in known]
 
 
 def origin(results: Sequence[dict[str, Any]]) -> str:

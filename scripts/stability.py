@@ -53,8 +53,8 @@ FIRST_CLASS_ONLY = ("dual_plus",)
 
 
 def cells(num_seeds: int) -> list[Cell]:
-    """Seeds outermost: stopped early, every group has been run equally often."""
-    return [
+    """Seeds outermost: stopped early, groups have been run equally often; those of 400 steps wait for all others."""
+    every = [
         Cell(group, RECIPE, name, seed, (*SETTING, *words, f"method.forget_lr={rate}", f"method.retain_lr={rate}"))
         for seed in range(num_seeds)
         for name in CLASSES
@@ -62,6 +62,7 @@ def cells(num_seeds: int) -> list[Cell]:
         for group, words in GROUPS.items()
         if group not in FIRST_CLASS_ONLY or name == CLASSES[0]
     ]
+    return sorted(every, key=lambda cell: GROUPS[cell.group][-len(STEADY) :] == STEADY)
 
 
 def tabulate(results: list[dict], command: str) -> str:
@@ -132,7 +133,7 @@ def met(result: dict) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each; 0: of finished runs")
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
     about = {"command": "python scripts/stability.py", "setting": SETTING, "groups": GROUPS, "rates": RATES}
