@@ -25,6 +25,7 @@ SETTING = (
     "method.retain_steps=1",
     "method.forget_schedule=constant",
     "method.retain_schedule=constant",
+    "method.forget_ceiling=null",
 )
 STEADY = (  # each phase's rate decays, ascent ends at twice the loss without a label, and there is time to get there
     "method.forget_schedule=cosine",
