@@ -49,6 +49,7 @@ CAUTION = (
     "Published FIDs are taken on images stretched to full contrast against a small reference: they compare with the "
     "protocol `published-cifar10` alone, and with no figure on other data."
 )
+STOPPED = 75  # exit status, as of dualoptim itself
 QUICK = ("sampling.seeds=0-99", "evaluation.protocol=seeds")
 
 
@@ -66,6 +67,7 @@ class Table:
         self.family, self.runs, self.out = family, runs, out
         self.overrides, self.threads = list(overrides), threads
         self.results: dict[Cell, dict[str, Any]] = {}
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def folder(self, cell: Cell) -> Path:
         return self.runs / self.family / cell.method / f"{cell.class_name}-seed{cell.seed}"
@@ -93,8 +95,16 @@ class Table:
         log = folder.with_suffix(".log")
         with log.open("w") as stream:
             command = [sys.executable, "-m", "dualoptim_diffusion", "forget", *words]
-            done = subprocess.run(command, stdout=stream, stderr=stream, env=os.environ | limits, check=False)
-        return cell, f"{recipe} {cell.class_name} seed {cell.seed} failed; see {log}" if done.returncode else None
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | limits)
+            self._running.add(process)
+            failed = process.wait() != 0
+            self._running.discard(process)
+        return cell, f"{recipe} {cell.class_name} seed {cell.seed} failed; see {log}" if failed else None
+
+    def stop(self) -> None:
+        """Lets the runs under way save and end; not by SIGINT, of which a terminal has sent them one already."""
+        for process in tuple(self._running):
+            process.terminate()
 
     def take(self, cell: Cell) -> None:
         """Reads what the cell's run reached."""
@@ -190,14 +200,21 @@ def main() -> None:
         if cell not in waiting:
             table.take(cell)
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="run") as bar:
-        for done in as_completed([pool.submit(table.run, cell) for cell in waiting]):
-            cell, problem = done.result()
-            if problem is None:
-                table.take(cell)
-                table.save(arguments.methods, classes, stem, command)
-            else:
-                problems.append(problem)
-            bar.update()
+        try:
+            for done in as_completed([pool.submit(table.run, cell) for cell in waiting]):
+                cell, problem = done.result()
+                if problem is None:
+                    table.take(cell)
+                    table.save(arguments.methods, classes, stem, command)
+                else:
+                    problems.append(problem)
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            table.stop()
+            bar.close()
+            print("Stopped; the same command goes on from here.", file=sys.stderr)
+            sys.exit(STOPPED)
     table.save(arguments.methods, classes, stem, command)
     print(table.markdown(arguments.methods, classes, command))
     if problems:
