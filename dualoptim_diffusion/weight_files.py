@@ -1,5 +1,6 @@
 """Weights from files of others: only tensors are read, no code in a file runs."""
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,15 +38,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_published(path: Path) -> PublishedWeights:
     """The weights of a list `[state_dict, optimizer_state, step, ema_shadow]` without its later parts or with them.
 
-    A file of named tensors alone, as `read_tensors` takes it, is read as raw weights.
+    A file of named tensors, as `read_tensors` takes it, is read as raw weights, with the `ema` beside them if any.
 
     Raises:
         InputError: if it is missing, damaged, or holds anything but tensors and plain values.
     """
     with _one_sentence(path):
         content = _load(path)
+        if isinstance(content, Mapping):
+            ema = content.get("ema")
+            return PublishedWeights(
+                _named_tensors(content), _named_tensors(ema) if isinstance(ema, Mapping) else None, None
+            )
         if not isinstance(content, list | tuple):
-            return PublishedWeights(_named_tensors(content), None, None)
+            raise ValueError("it holds something other than named tensors")
         state, _, step, ema = (list(content) + 4 * [None])[:4]
         return PublishedWeights(
             _named_tensors(state), _named_tensors(ema) if ema else None, step if isinstance(step, int) else None
@@ -69,7 +75,8 @@ def _one_sentence(path: Path) -> Iterator[None]:
 def _load(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # beside original DiT weights; it runs nothing
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _named_tensors(state: Any) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.unet import ConditionalUNet
 from dualoptim_diffusion.weight_files import read_published
 
@@ -42,7 +43,7 @@ RENAMED = (
 class Imported(NamedTuple):
     """A network with the weights of a checkpoint."""
 
-    network: ConditionalUNet
+    network: ConditionalUNet | DiT
     step: int | None  # of the training that saved it
     left_over: list[str]  # names in the file that the network has no use for
 
@@ -75,7 +76,7 @@ def import_published(path: Path, weights: str = "raw", image_size: int = 32) -> 
     own = network.state_dict()
     names = {name: published_name(name, len(network.config.multipliers)) for name in own}
     if missing := [name for name in names.values() if name not in tensors]:
-        raise _lacks(path, missing)
+        raise lacks(path, missing)
     network.load_state_dict({name: _fit(path, tensors, names[name], own[name]) for name in own})
     return Imported(network.eval(), stored.step, sorted(tensors.keys() - names.values()))
 
@@ -85,7 +86,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
-            raise _lacks(path, [name])
+            raise lacks(path, [name])
         return tuple(tensors[name].shape)
 
     def count(pattern: str) -> int:
@@ -128,8 +129,9 @@ def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> T
     return found.reshape(own.shape)
 
 
-def _lacks(path: Path, names: Sequence[str]) -> InputError:
+def lacks(path: Path, names: Sequence[str], kind: str = "a class-conditional DDPM") -> InputError:
+    """What to say of a checkpoint without these tensors."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return InputError(
-        f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of a class-conditional DDPM."
+        f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of {kind}."
     )

@@ -1,0 +1,114 @@
+"""Original DiT checkpoints (facebookresearch/DiT, and what SFRon and DualOptim save of it) as native networks."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.models.dit_network import DiT
+from dualoptim_diffusion.models.published import Imported, lacks
+from dualoptim_diffusion.weight_files import read_published
+
+POSITIONS = "pos_embed"  # a fixed table, which our network computes
+POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy
+HEAD_DIMS = {1152: 72}  # where not 64: DiT-XL
+
+# Parts of our names and what the published ones say instead.
+RENAMED = (
+    (r"^pos_embed\.proj", "x_embedder.proj"),
+    (r"^embedder\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
+    (r"^embedder\.timestep_embedder\.linear_2", "t_embedder.mlp.2"),
+    (r"^embedder\.class_embedder", "y_embedder"),
+    (r"^transformer_blocks\.", "blocks."),
+    (r"\.norm1\.linear", ".adaLN_modulation.1"),
+    (r"\.attn1\.to_out\.0", ".attn.proj"),
+    (r"\.ff\.net\.0\.proj", ".mlp.fc1"),
+    (r"\.ff\.net\.2", ".mlp.fc2"),
+    (r"^proj_out_1", "final_layer.adaLN_modulation.1"),
+    (r"^proj_out_2", "final_layer.linear"),
+)
+ATTENTION = re.compile(r"(.*)\.attn1\.to_([qkv])\.(weight|bias)")  # a third of the published `attn.qkv`
+
+
+def published_dit_name(name: str) -> str:
+    """The published name of a parameter of `DiT`; queries, keys and values are one parameter there."""
+    if found := ATTENTION.fullmatch(name):
+        name = f"{found[1]}.attn.qkv.{found[3]}"
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def is_published_dit(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names and tensors are an original DiT's."""
+    return "x_embedder.proj.weight" in tensors
+
+
+def import_published_dit(path: Path, weights: str = "raw", num_heads: int | None = None) -> Imported:
+    """Reads an original checkpoint into a network whose architecture its tensors tell.
+
+    Args:
+        path: a state dict, bare or under `model`, with or without `module.` prefixes; `ema` beside it where there is one.
+        weights: raw, or ema for their moving average; of a bare state dict there is only raw.
+        num_heads: of the attention, which no tensor tells; by default as in DiT-S, B, L and XL (head dimension 64 or 72).
+
+    Raises:
+        InputError: if the file holds other things than weights, lacks some, or has them in shapes that do not fit.
+    """
+    stored = read_published(path)
+    tensors = stored.raw if weights == "raw" else stored.ema
+    if tensors is None:
+        raise InputError(f"{path} holds no moving average of the weights; import the raw ones.")
+    network = _network(path, tensors, num_heads)
+    own = network.state_dict()
+    names = {name: published_dit_name(name) for name in own}
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise lacks(path, missing, "an original DiT")
+    for name, value in own.items():
+        found = tensors[names[name]]
+        if part := ATTENTION.fullmatch(name):
+            found = found.chunk(3)["qkv".index(part[2])]
+        if found.shape != value.shape:
+            raise InputError(
+                f"{names[name]} in {path} has the shape {list(found.shape)}, expected {list(value.shape)}: it is of "
+                "another network."
+            )
+        own[name] = found.float()
+    network.load_state_dict(own)
+    table = tensors.get(POSITIONS)
+    positions = network.pos_embed.pos_embed
+    if table is not None and (table.shape != positions.shape or (table - positions).abs().max() > POSITION_TOLERANCE):
+        raise InputError(f"{path} holds positions that are not the published sine and cosine table.")
+    left_over = sorted(tensors.keys() - names.values() - {POSITIONS})
+    return Imported(network.eval(), stored.step, left_over)
+
+
+def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> DiT:
+    """A network with fresh weights, built as the names and shapes of the tensors say."""
+    needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
+    if missing := [name for name in needed if name not in tensors]:
+        raise lacks(path, missing, "an original DiT")
+    patches, table, last = (tensors[name] for name in needed)
+    width, in_channels, patch_size = patches.shape[:3]
+    layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    heads = num_heads or width // HEAD_DIMS.get(width, 64)
+    if heads < 1 or width % heads:
+        raise InputError(f"The width {width} of {path} does not divide among {heads} heads; name their number.")
+    tokens = tensors[POSITIONS].shape[-2] if POSITIONS in tensors else 256
+    try:
+        with torch.device("cpu"):
+            return DiT(
+                sample_size=round(tokens**0.5) * patch_size,
+                in_channels=in_channels,
+                out_channels=last.shape[0] // patch_size**2,
+                num_classes=table.shape[0] - 1,
+                num_layers=len(layers),
+                num_attention_heads=heads,
+                attention_head_dim=width // heads,
+                patch_size=patch_size,
+            )
+    except ValueError as error:
+        raise InputError(f"{path} holds no DiT that works: {error}.") from None
