@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualoptim_diffusion.dual_optim import DualOptim
     from dualoptim_diffusion.evaluation import evaluate
-    from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, load_pipeline
+    from dualoptim_diffusion.models import ConditionalDiTPipeline, load_pipeline
+    from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
     from dualoptim_diffusion.models.unet import ConditionalUNet
     from dualoptim_diffusion.unlearn import Phase, unlearn
 
 _HOMES = {
     "ConditionalDDPMPipeline": "dualoptim_diffusion.models.pipeline",
+    "ConditionalDiTPipeline": "dualoptim_diffusion.models.dit_pipeline",
     "ConditionalUNet": "dualoptim_diffusion.models.unet",
     "DualOptim": "dualoptim_diffusion.dual_optim",
     "Phase": "dualoptim_diffusion.unlearn",
     "evaluate": "dualoptim_diffusion.evaluation",
-    "load_pipeline": "dualoptim_diffusion.models.pipeline",
+    "load_pipeline": "dualoptim_diffusion.models",
     "unlearn": "dualoptim_diffusion.unlearn",
 }
 
 __all__ = [
     "ConditionalDDPMPipeline",
+    "ConditionalDiTPipeline",
     "ConditionalUNet",
     "DualOptim",
     "Phase",

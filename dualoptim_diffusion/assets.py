@@ -22,8 +22,8 @@ from dualoptim_diffusion.evaluation.features import (
     with_full_contrast_bgr,
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
-from dualoptim_diffusion.models import ConditionalDDPM
-from dualoptim_diffusion.models.pipeline import model_folder
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
+from dualoptim_diffusion.models.pipeline import is_dit, model_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 from dualoptim_diffusion.provenance import cache_entry, digest, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
@@ -59,8 +59,8 @@ def load_model(
     device: torch.device | str = "cpu",
     null_class: int | None = None,
     id2label: Mapping[int, str] | None = None,
-) -> ConditionalDDPM:
-    """The model in a run folder or a pipeline folder, ours or one of a stock `UNet2DModel` with a class table.
+) -> DenoisingModel:
+    """The model in a run folder or a pipeline folder, ours or a stock one: `UNet2DModel` with a class table, or DiT.
 
     Args:
         null_class: row of a stock network's class table that means no class; none where every row is a class.
@@ -78,12 +78,12 @@ def load_model(
             num_classes = table_rows(network) - (null_class is not None)
             names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
             return ConditionalDDPM(network, dict(names))
-        model = ConditionalDDPM.load(folder, device)
+        model: DenoisingModel = (ConditionalDiT if is_dit(folder) else ConditionalDDPM).load(folder, device)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} is not a pipeline folder of a conditional DDPM ({reason}).") from None
+        raise InputError(f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}).") from None
     if null_class not in (None, model.null_class):
         raise InputError(
             f"model.null_class is {null_class}, but {folder} says itself that its null class is {model.null_class}; "
@@ -94,7 +94,7 @@ def load_model(
 
 def obtain_model(
     config: ModelConfig, recipe_path: Path, accelerator: Accelerator, id2label: Mapping[int, str] | None = None
-) -> ConditionalDDPM:
+) -> DenoisingModel:
     """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time.
 
     Args:
@@ -125,7 +125,7 @@ def obtain_pretrained(
     return folder / "model"
 
 
-def save_model(model: ConditionalDDPM, folder: Path, accelerator: Accelerator) -> None:
+def save_model(model: DenoisingModel, folder: Path, accelerator: Accelerator) -> None:
     """Writes the pipeline folder in one piece, by one process."""
     if accelerator.is_main_process:
         with atomic_path(folder) as beside:

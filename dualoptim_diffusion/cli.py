@@ -177,7 +177,10 @@ def import_(
     weights: Annotated[
         str, typer.Option(metavar="raw|ema", help="Which; the published forgetting runs start from the raw ones.")
     ] = "raw",
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 32,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of a U-Net's images in pixels.")] = 32,
+    num_heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads of a DiT's attention [as in DiT-S, B, L and XL].")
+    ] = None,
     class_names: Annotated[
         str | None,
         typer.Option(metavar="A,B,C", help="Names in order, or cifar10 [where it has CIFAR-10's form: its names]."),
@@ -185,11 +188,11 @@ def import_(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of SA, SalUn, SFRon or DualOptim into a pipeline folder; nothing in the file is executed."""
+    """Turn a checkpoint of SA, SalUn, SFRon, DualOptim or DiT into a pipeline folder; nothing in it is executed."""
     _refuse_existing(out, overwrite, "model_index.json")
     from dualoptim_diffusion.porting import import_checkpoint
 
-    _result(import_checkpoint(checkpoint, out, weights, image_size, class_names), as_json)
+    _result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads), as_json)
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """What a recipe may say: frozen sections with types, ranges and defaults. No torch here."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from dualoptim_diffusion.schedules import ScheduleName
 
@@ -58,7 +58,7 @@ class ForgetDataConfig(DenoiserDataConfig):
 
 
 class ModelConfig(Section):
-    family: Literal["ddpm"] = "ddpm"
+    family: Literal["ddpm", "dit"] = "ddpm"  # of pretrain; a folder says itself what it holds
     path: str | None = None  # a pipeline folder
     pretrain: str | None = None  # the recipe that makes one where no path is given
     null_class: int | None = None  # row of a stock UNet2DModel's class table that means no class
@@ -169,8 +169,8 @@ class ForgetRecipe(Section):
     evaluation: EvaluationConfig
 
 
-class DenoiserConfig(Section):
-    """Architecture of a network trained from scratch; the data fix its size, channels and classes."""
+class UNetConfig(Section):
+    """Architecture of a U-Net trained from scratch; the data fix its size, channels and classes."""
 
     family: Literal["ddpm"] = "ddpm"
     width: int = Field(128, ge=2)
@@ -180,6 +180,26 @@ class DenoiserConfig(Section):
     mid_attention: bool = True
     dropout: float = Field(0.1, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1)
+
+
+class DiTConfig(Section):
+    """The same of a diffusion transformer, in pixel space."""
+
+    family: Literal["dit"]
+    patch_size: int = Field(2, ge=1)
+    num_layers: int = Field(28, ge=1)
+    num_attention_heads: int = Field(16, ge=1)
+    attention_head_dim: int = Field(72, ge=1)
+    learned_variance: bool = True  # twice the channels out, and the loss mse + vb; else mse alone
+
+
+def _family(values: Any) -> str:
+    return str(values.get("family", "ddpm") if isinstance(values, dict) else values.family)
+
+
+DenoiserConfig = Annotated[
+    Annotated[UNetConfig, Tag("ddpm")] | Annotated[DiTConfig, Tag("dit")], Discriminator(_family)
+]
 
 
 class TrainingConfig(Section):

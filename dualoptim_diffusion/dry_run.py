@@ -11,16 +11,16 @@ from torch import nn
 
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
-from dualoptim_diffusion.data import DataFacts, data_facts
+from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.linked_adam import linked_pair
-from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.recipes import recipe_sha256
 from dualoptim_diffusion.scoring import plan_sampling
 from dualoptim_diffusion.timm_models import timm_model
-from dualoptim_diffusion.training import new_network
+from dualoptim_diffusion.training import new_model
 
 LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
@@ -64,7 +64,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
 def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[str, Any]:
     """The same of pretraining."""
     facts = data_facts(recipe.data)
-    model = _fresh_model(recipe, facts)
+    model = new_model(recipe, facts.id2label, facts.shape)
     _, backward = _seconds_per_image(model, accelerator)
     copies = {f"optimizer ({recipe.training.optimizer})": _state_ratio(recipe.training.optimizer)}
     copies |= {} if recipe.training.ema_decay is None else {"averaged weights": 1}
@@ -138,16 +138,12 @@ def _copies(experiment: Experiment) -> dict[str, int]:
     return {name: count for name, count in copies.items() if count}
 
 
-def _model(experiment: Experiment) -> ConditionalDDPM:
+def _model(experiment: Experiment) -> DenoisingModel:
     config = experiment.recipe.model
     if config.path is not None:
         return load_model(Path(config.path), null_class=config.null_class)
     assert experiment.pretrain_recipe is not None  # the only other source of a model
-    return _fresh_model(experiment.pretrain_recipe, experiment.facts)
-
-
-def _fresh_model(recipe: PretrainRecipe, facts: DataFacts) -> ConditionalDDPM:
-    return ConditionalDDPM(new_network(recipe, len(facts.id2label), facts.shape), facts.id2label)
+    return new_model(experiment.pretrain_recipe, experiment.facts.id2label, experiment.facts.shape)
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:
@@ -183,7 +179,7 @@ def _stepped_state(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> in
     return sum(s.numel() for s in state if isinstance(s, torch.Tensor)) // weight.numel()
 
 
-def _seconds_per_image(model: ConditionalDDPM, accelerator: Accelerator) -> tuple[float, float]:
+def _seconds_per_image(model: DenoisingModel, accelerator: Accelerator) -> tuple[float, float]:
     """Measured on this machine: seconds an image of a forward pass, and of forward and backward."""
     model.prepare(accelerator)
     device = accelerator.device

@@ -18,7 +18,7 @@ from dualoptim_diffusion.dual_optim import check_optimizer_name
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.methods import Method, find_method
-from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.models.pipeline import forgotten_names
 from dualoptim_diffusion.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
 
@@ -75,7 +75,7 @@ class Experiment:
         """Ids of the labels that are drawn and kept."""
         return [i for i in self.labels if i not in self.forget_classes]
 
-    def batches(self, model: ConditionalDDPM, dataset: ImageSet, phase: str, batch_size: int | None = None) -> Batches:
+    def batches(self, model: DenoisingModel, dataset: ImageSet, phase: str, batch_size: int | None = None) -> Batches:
         """Batches of one phase for this process."""
         return Batches(
             dataset,
@@ -160,7 +160,7 @@ def _forgotten_before(
     return left_out
 
 
-def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:
+def check_model(experiment: Experiment, model: DenoisingModel) -> None:
     """Checks that the model draws what the data set holds.
 
     Raises:
@@ -174,8 +174,8 @@ def check_model(experiment: Experiment, model: ConditionalDDPM) -> None:
             f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
         )
     shape = experiment.facts.shape
-    if model.x_0_shape != shape:
-        raise InputError(f"The model draws images of shape {model.x_0_shape}, the data set holds {shape}.")
+    if model.image_shape != shape:
+        raise InputError(f"The model draws images of shape {model.image_shape}, the data set holds {shape}.")
     experiment.method.check(model)
     protocol = find_protocol(experiment.recipe.evaluation.protocol)
     scale = protocol.settings(experiment.recipe.sampling).guidance_scale

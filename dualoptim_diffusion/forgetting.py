@@ -23,7 +23,7 @@ from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
-from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, digest, timed
 from dualoptim_diffusion.replay import replay_set
 from dualoptim_diffusion.run_folder import check_out, claim
@@ -150,7 +150,7 @@ def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
     return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": experiment.recipe.run.seed})})
 
 
-def make_optimizers(experiment: Experiment, model: ConditionalDDPM, mask: Mask | None) -> DualOptim:
+def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | None) -> DualOptim:
     """The recipe's pair of optimizers, or one for both phases; weights off the mask stay where only masked steps go.
 
     One shared optimizer moves them in the forget step too, by its momentum, as in the published baselines.

@@ -14,7 +14,7 @@ from dualoptim_diffusion.evaluation.features import classifier_features
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment
-from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.samples import Draws
 from dualoptim_diffusion.scoring import Bench
 from dualoptim_diffusion.unlearn import Record
@@ -29,9 +29,7 @@ RULE = (
 class Looks:
     """Draws under the protocol `quick`, on the weights that the run would end with, and leaves the run as it was."""
 
-    def __init__(
-        self, experiment: Experiment, model: ConditionalDDPM, bench: Bench, ema: EMA | None, out: Path
-    ) -> None:
+    def __init__(self, experiment: Experiment, model: DenoisingModel, bench: Bench, ema: EMA | None, out: Path) -> None:
         self.experiment, self.model, self.bench, self.ema = experiment, model, bench, ema
         self.best = out / "best"
         self.settings = PROTOCOLS["quick"].settings(experiment.recipe.sampling)

@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
-from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, weights_sha256
 from dualoptim_diffusion.provenance import cache_entry
 from dualoptim_diffusion.saliency import Mask, compute_mask, load_mask, save_mask
 
 
-def obtain_mask(experiment: Experiment, model: ConditionalDDPM, mask_path: Path | None) -> Mask | None:
+def obtain_mask(experiment: Experiment, model: DenoisingModel, mask_path: Path | None) -> Mask | None:
     """The mask given, or the one the recipe asks for, or none."""
     reads_mask = "mask" in experiment.method.reads
     if mask_path is not None:
@@ -24,7 +24,7 @@ def obtain_mask(experiment: Experiment, model: ConditionalDDPM, mask_path: Path 
     return saliency(experiment, model) if reads_mask and experiment.recipe.method.mask is not None else None
 
 
-def saliency(experiment: Experiment, model: ConditionalDDPM) -> Mask:
+def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     """The mask the recipe asks for, on the CPU or the model's device; kept by its inputs for the next time.
 
     Raises:

@@ -11,10 +11,19 @@ from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.data import cifar10
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet, weights_sha256
+from dualoptim_diffusion.models import (
+    ConditionalDDPM,
+    ConditionalDiT,
+    ConditionalUNet,
+    DenoisingModel,
+    DiT,
+    weights_sha256,
+)
 from dualoptim_diffusion.models.folding import fold
-from dualoptim_diffusion.models.published import import_published
+from dualoptim_diffusion.models.published import Imported, import_published
+from dualoptim_diffusion.models.published_dit import import_published_dit, is_published_dit
 from dualoptim_diffusion.sampling import make_scheduler
+from dualoptim_diffusion.weight_files import read_published
 
 CIFAR10_SHAPE = (3, cifar10.SIDE, cifar10.SIDE)
 FORMATS = ("unet2d",)
@@ -52,12 +61,19 @@ GUIDED = """\
 
 
 def import_checkpoint(
-    checkpoint: Path, out: Path, weights: str = "raw", image_size: int = 32, class_names: str | None = None
+    checkpoint: Path,
+    out: Path,
+    weights: str = "raw",
+    image_size: int = 32,
+    class_names: str | None = None,
+    num_heads: int | None = None,
 ) -> dict[str, Any]:
     """Writes the pipeline folder of a published checkpoint to `out`.
 
     Args:
         weights: raw or ema.
+        image_size: of a U-Net's images, which no tensor tells.
+        num_heads: of a DiT's attention, likewise; by default as in the published sizes.
         class_names: with commas between them, or cifar10; by default CIFAR-10's where the network has its form, else
             the ids.
 
@@ -67,8 +83,9 @@ def import_checkpoint(
     Raises:
         InputError: if the file is no such checkpoint or the names are not one a class.
     """
-    network, step, left_over = import_published(checkpoint, weights, image_size)
-    model = ConditionalDDPM(network, {i: str(i) for i in range(network.config.num_classes)})
+    network, step, left_over = _read(checkpoint, weights, image_size, num_heads)
+    names = {i: str(i) for i in range(network.config.num_classes)}
+    model = ConditionalDiT(network, names) if isinstance(network, DiT) else ConditionalDDPM(network, names)
     model.id2label = dict(enumerate(_names(class_names, model)))
     with atomic_path(out) as beside:
         model.save(beside)
@@ -80,7 +97,15 @@ def import_checkpoint(
     }
 
 
-def _names(class_names: str | None, model: ConditionalDDPM) -> list[str]:
+def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None) -> Imported:
+    """The network of whichever published kind the file is."""
+    stored = read_published(checkpoint)
+    if is_published_dit(stored.raw):
+        return import_published_dit(checkpoint, weights, num_heads, stored)
+    return import_published(checkpoint, weights, image_size, stored)
+
+
+def _names(class_names: str | None, model: DenoisingModel) -> list[str]:
     count = model.num_classes
     is_cifar10 = count == len(cifar10.NAMES) and model.x_0_shape == CIFAR10_SHAPE
     if class_names is None and not is_cifar10:
@@ -109,6 +134,8 @@ def export_model(source: Path, out: Path, format_name: str = "unet2d") -> dict[s
     if format_name not in FORMATS:
         raise InputError(f"--format is {format_name!r}, expected {' or '.join(FORMATS)}.")
     model = load_model(source)
+    if isinstance(model.network, DiT):
+        raise InputError("--format unet2d is of U-Nets; a DiT's own folder is the format that diffusers reads.")
     stock = fold(model.network) if isinstance(model.network, ConditionalUNet) else model.network
     with atomic_path(out) as beside:
         DDIMPipeline(stock, make_scheduler("ddim")).save_pretrained(beside)
@@ -116,7 +143,7 @@ def export_model(source: Path, out: Path, format_name: str = "unet2d") -> dict[s
     return _written(out, stock) | {"format": format_name, "classes": model.id2label, "null_class": model.null_class}
 
 
-def _readme(model: ConditionalDDPM) -> str:
+def _readme(model: DenoisingModel) -> str:
     names = (f"    {i}  {json.dumps(name, ensure_ascii=False)}" for i, name in model.id2label.items())
     null, predict = "No id means no class, so there is no guidance.", PLAIN
     if model.null_class is not None:

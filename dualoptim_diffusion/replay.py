@@ -4,14 +4,14 @@ import torch
 
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.experiment import Experiment
-from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.provenance import cache_entry
 from dualoptim_diffusion.samples import describe, draw_samples
 
 FIRST_SEED = 1_000_000  # apart from the seeds that figures are taken with
 
 
-def replay_set(experiment: Experiment, model: ConditionalDDPM, model_sha256: str) -> ImageSet:
+def replay_set(experiment: Experiment, model: DenoisingModel, model_sha256: str) -> ImageSet:
     """`replay_per_class` images of each retained class, drawn as the recipe samples; kept for the next time."""
     settings, accelerator = experiment.recipe.sampling, experiment.accelerator
     seeds = range(FIRST_SEED, FIRST_SEED + experiment.recipe.method.replay_per_class)

@@ -11,7 +11,8 @@ from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import weights_sha256
-from dualoptim_diffusion.models.pipeline import model_folder, to_pil
+from dualoptim_diffusion.models.images import to_pil
+from dualoptim_diffusion.models.pipeline import model_folder
 from dualoptim_diffusion.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.samples import draw_samples
 

@@ -79,7 +79,7 @@ def _draw_chunk(
 ) -> Tensor:
     """uint8 images of the seeds to keep."""
     steps, scale = settings.num_inference_steps, settings.guidance_scale
-    x_0 = draw(model.noise_pred, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
+    x_0 = draw(model.predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
     return model.decode(x_0)[: len(kept)].cpu().contiguous()
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
-from dualoptim_diffusion.config import PretrainRecipe
+from dualoptim_diffusion.config import DiTConfig, PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError, Stopped
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.unlearn import Phase, Record, unlearn
 
@@ -125,17 +125,21 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def new_network(recipe: PretrainRecipe, num_classes: int, shape: tuple[int, ...]) -> ConditionalUNet:
-    """The recipe's network with fresh weights, for images of the shape [C, H, W].
+def new_model(recipe: PretrainRecipe, id2label: dict[int, str], shape: tuple[int, ...]) -> DenoisingModel:
+    """The recipe's model with fresh weights, for images of the shape [C, H, W].
 
     Raises:
         InputError: if the architecture does not fit the images.
     """
     torch.manual_seed(derive_seed(recipe.run.seed, "init"))
     channels, size = shape[:2]
-    architecture = recipe.model.model_dump(exclude={"family"})
+    architecture = recipe.model.model_dump(exclude={"family", "learned_variance"})
     try:
-        return ConditionalUNet(sample_size=size, in_channels=channels, num_classes=num_classes, **architecture)
+        if isinstance(recipe.model, DiTConfig):
+            out = channels * (2 if recipe.model.learned_variance else 1)
+            return ConditionalDiT(DiT(size, channels, out, len(id2label), **architecture).initialise(), id2label)
+        network = ConditionalUNet(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
+        return ConditionalDDPM(network, id2label)
     except ValueError as error:
         remedy = " data.image_size resizes the images." if "sample_size" in str(error) else ""
         raise InputError(f"The network does not fit the data: {error}{remedy}") from None
@@ -148,11 +152,11 @@ def pretrain(
     folder: Path,
     identity: str,
     stop_after: int | None = None,
-) -> ConditionalDDPM:
+) -> DenoisingModel:
     """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
     settings, seed = recipe.training, recipe.run.seed
-    network = new_network(recipe, len(dataset.id2label), tuple(dataset.images.shape[1:]))
-    model = ConditionalDDPM(network, dataset.id2label)
+    model = new_model(recipe, dataset.id2label, tuple(dataset.images.shape[1:]))
+    network = model.network
     model.prepare(accelerator, recipe.run.channels_last, recipe.run.compile)
     network.train()
     batches = Batches(

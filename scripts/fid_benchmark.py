@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_di
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
 from dualoptim_diffusion.experiment import Experiment, open_experiment
-from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, digest
 from dualoptim_diffusion.samples import Draws
 
@@ -36,7 +36,7 @@ COLOURS = {"ddim": "#c8402f", "dpmsolver++": "#3a7ca5", "ddpm": "#6b7280"}
 
 
 def draw_cell(
-    experiment: Experiment, model: ConditionalDDPM, sampler: str, steps: int, repeats: int, per_class: int,
+    experiment: Experiment, model: DenoisingModel, sampler: str, steps: int, repeats: int, per_class: int,
     extractor: Extractor, reference: Reference,
 ) -> dict[str, Any]:  # fmt: skip
     """Distance and images a second of one sampler with one number of steps, once for each repeat."""

@@ -28,6 +28,7 @@ class Encoder(Protocol):
     null_class: int | None
     num_train_timesteps: int
     label_drop: float
+    x_0_shape: tuple[int, ...]
 
     def encode(self, images: Tensor) -> Tensor: ...
 
@@ -37,7 +38,7 @@ class Batches:
 
     Args:
         dataset: where the images come from; moved to `device` once.
-        model: its `encode`, null class, number of timesteps and label-drop rate are used.
+        model: its `encode`, shape of x_0, null class, number of timesteps and label-drop rate are used.
         seed, phase: the key of all draws.
         batch_size: of the global batch, whatever the number of processes.
         horizontal_flip: mirror half of the images.
@@ -75,7 +76,7 @@ class Batches:
             update,
             batch_size=self.batch_size,
             num_examples=len(self.dataset),
-            shape=tuple(self._images.shape[1:]),
+            shape=tuple(self.model.x_0_shape),
             num_train_timesteps=self.model.num_train_timesteps,
             label_drop=self.model.label_drop,
         )

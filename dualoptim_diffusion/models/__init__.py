@@ -8,14 +8,28 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+from dualoptim_diffusion.models.dit import ConditionalDiT
+from dualoptim_diffusion.models.dit_network import DiT
+from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, is_dit, model_folder
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ConditionalDDPM", "ConditionalDDPMPipeline", "ConditionalUNet", "DenoisingModel", "weights_sha256"]
+__all__ = [
+    "ConditionalDDPM",
+    "ConditionalDDPMPipeline",
+    "ConditionalDiT",
+    "ConditionalDiTPipeline",
+    "ConditionalUNet",
+    "DenoisingModel",
+    "DiT",
+    "load_pipeline",
+    "weights_sha256",
+]
 
 
 class DenoisingModel(Protocol):
@@ -24,15 +38,30 @@ class DenoisingModel(Protocol):
     id2label: dict[int, str]
     num_classes: int
     null_class: int | None  # none where the model knows classes alone
+    forgotten: list[str]  # names of the classes that it was made to forget
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
     label_drop: float  # probability of the null class in training; 0 without one
-    learned_variance: bool  # noise_pred returns twice the channels: noise, then variance
+    learned_variance: bool  # predict returns twice the channels: noise, then variance
 
     @property
     def network(self) -> nn.Module: ...  # the plain module that holds the weights
 
-    def prepare(self, accelerator: "Accelerator") -> None: ...
+    @property
+    def image_shape(
+        self,
+    ) -> tuple[int, ...]: ...  # of what is drawn; x_0's own shape where no autoencoder stands between
+
+    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None: ...
+
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        class_labels: Tensor,
+        guidance_scale: float = 1.0,
+        guidance_channels: int | None = None,
+    ) -> Tensor: ...
 
     def noise_pred(
         self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
@@ -51,6 +80,21 @@ class DenoisingModel(Protocol):
     def frozen_copy(self) -> "DenoisingModel": ...  # the present weights, in eval mode, without gradients
 
     def save(self, folder: Path) -> None: ...
+
+
+def load_pipeline(
+    folder: str | Path, device: torch.device | str = "cpu"
+) -> ConditionalDDPMPipeline | ConditionalDiTPipeline:
+    """The pipeline in a run folder or a pipeline folder.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = model_folder(Path(folder))
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
+    kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
+    return kind.from_pretrained(folder, use_safetensors=True).to(device)
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -5,6 +5,7 @@ label embedders and drops labels in each of them anew, so training it is not tra
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from diffusers import ConfigMixin, DiTTransformer2DModel, ModelMixin
@@ -48,7 +49,7 @@ class DiT(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _repeated_blocks = ["BasicTransformerBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["BasicTransformerBlock"]  # for regional compilation
 
     @register_to_config
     def __init__(
@@ -91,7 +92,7 @@ class DiT(ModelMixin, ConfigMixin):
             for _ in range(num_layers)
         )
         for block in self.transformer_blocks:
-            block.norm1.emb = PassedOn()
+            block.norm1.emb = PassedOn()  # type: ignore[union-attr]
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.proj_out_1 = nn.Linear(width, 2 * width)
         self.proj_out_2 = nn.Linear(width, patch_size**2 * out_channels)
@@ -99,7 +100,7 @@ class DiT(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def initialise(self) -> "DiT":
-        """Fresh weights as published: Xavier in linear layers, and zeros where a block or the output begins (adaLN-Zero).
+        """Fresh weights as published: Xavier in linear layers, zeros where a block or the output begins (adaLN-Zero).
 
         A fresh network returns 0 whatever it is given.
         """
@@ -112,9 +113,9 @@ class DiT(ModelMixin, ConfigMixin):
         for weight in (embedder.linear_1.weight, embedder.linear_2.weight):
             nn.init.normal_(weight, std=0.02)
         nn.init.normal_(self.embedder.class_embedder.embedding_table.weight, std=0.02)
-        for layer in (*(block.norm1.linear for block in self.transformer_blocks), self.proj_out_1, self.proj_out_2):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if ".norm1.linear." in name or name.startswith("proj_out_"):
+                nn.init.zeros_(parameter)
         return self
 
     def forward(
@@ -161,8 +162,8 @@ class DiT(ModelMixin, ConfigMixin):
             part = name.split(COPIED)[-1]
             if COPIED in name and not torch.equal(value, weights[first + part]):
                 raise InputError(
-                    f"The blocks of this DiT have different embedders ({name} is not the first block's): it was trained "
-                    "without tying them, so it is no DiT that this package can train."
+                    f"The blocks of this DiT have different embedders ({name} is not the first block's): it was "
+                    "trained without tying them, so it is no DiT that this package can train."
                 )
         own |= {EMBEDDER + n.removeprefix(first): value for n, value in weights.items() if n.startswith(first)}
         network = cls(

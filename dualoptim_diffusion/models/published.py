@@ -10,7 +10,7 @@ from torch import Tensor
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.unet import ConditionalUNet
-from dualoptim_diffusion.weight_files import read_published
+from dualoptim_diffusion.weight_files import PublishedWeights, read_published
 
 WEIGHTS = ("raw", "ema")
 LISTED = 3  # names in a sentence
@@ -55,23 +55,22 @@ def published_name(name: str, levels: int) -> str:
     return re.sub(r"^up\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
 
 
-def import_published(path: Path, weights: str = "raw", image_size: int = 32) -> Imported:
+def import_published(
+    path: Path, weights: str = "raw", image_size: int = 32, stored: PublishedWeights | None = None
+) -> Imported:
     """Reads a checkpoint into a network whose architecture its tensors tell.
 
     Args:
         path: a list `[state_dict, optimizer_state, step, ema_shadow]`, or the state dict alone.
         weights: raw, or ema for their moving average.
         image_size: height and width of the images, which no tensor tells.
+        stored: what the file holds, where it has been read.
 
     Raises:
         InputError: if the file holds other things than tensors, lacks some, or has them in shapes that do not fit.
     """
-    if weights not in WEIGHTS:
-        raise InputError(f"weights is {weights!r}, expected {' or '.join(WEIGHTS)}.")
-    stored = read_published(path)
-    tensors = stored.raw if weights == "raw" else stored.ema
-    if tensors is None:
-        raise InputError(f"{path} holds no moving average of the weights; import the raw ones.")
+    stored = read_published(path) if stored is None else stored
+    tensors = chosen_weights(path, stored, weights)
     network = _network(path, tensors, image_size)
     own = network.state_dict()
     names = {name: published_name(name, len(network.config.multipliers)) for name in own}
@@ -79,6 +78,20 @@ def import_published(path: Path, weights: str = "raw", image_size: int = 32) -> 
         raise lacks(path, missing)
     network.load_state_dict({name: _fit(path, tensors, names[name], own[name]) for name in own})
     return Imported(network.eval(), stored.step, sorted(tensors.keys() - names.values()))
+
+
+def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[str, Tensor]:
+    """The raw weights or their moving average.
+
+    Raises:
+        InputError: if others are asked for, or the file has none such.
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights is {weights!r}, expected {' or '.join(WEIGHTS)}.")
+    tensors = stored.raw if weights == "raw" else stored.ema
+    if tensors is None:
+        raise InputError(f"{path} holds no moving average of the weights; import the raw ones.")
+    return tensors
 
 
 def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> ConditionalUNet:
@@ -132,6 +145,4 @@ def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> T
 def lacks(path: Path, names: Sequence[str], kind: str = "a class-conditional DDPM") -> InputError:
     """What to say of a checkpoint without these tensors."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return InputError(
-        f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of {kind}."
-    )
+    return InputError(f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of {kind}.")

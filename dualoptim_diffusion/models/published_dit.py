@@ -4,13 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.published import Imported, lacks
-from dualoptim_diffusion.weight_files import read_published
+from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks
+from dualoptim_diffusion.weight_files import PublishedWeights, read_published
 
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
 POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy
@@ -47,21 +46,23 @@ def is_published_dit(tensors: Mapping[str, Tensor]) -> bool:
     return "x_embedder.proj.weight" in tensors
 
 
-def import_published_dit(path: Path, weights: str = "raw", num_heads: int | None = None) -> Imported:
+def import_published_dit(
+    path: Path, weights: str = "raw", num_heads: int | None = None, stored: PublishedWeights | None = None
+) -> Imported:
     """Reads an original checkpoint into a network whose architecture its tensors tell.
 
     Args:
-        path: a state dict, bare or under `model`, with or without `module.` prefixes; `ema` beside it where there is one.
+        path: a state dict, bare or under `model`, with or without `module.` prefixes, perhaps with `ema` beside it.
         weights: raw, or ema for their moving average; of a bare state dict there is only raw.
-        num_heads: of the attention, which no tensor tells; by default as in DiT-S, B, L and XL (head dimension 64 or 72).
+        num_heads: of the attention, which no tensor tells; by default as in DiT-S, B, L and XL (64 or 72 wide).
+
+        stored: what the file holds, where it has been read.
 
     Raises:
         InputError: if the file holds other things than weights, lacks some, or has them in shapes that do not fit.
     """
-    stored = read_published(path)
-    tensors = stored.raw if weights == "raw" else stored.ema
-    if tensors is None:
-        raise InputError(f"{path} holds no moving average of the weights; import the raw ones.")
+    stored = read_published(path) if stored is None else stored
+    tensors = chosen_weights(path, stored, weights)
     network = _network(path, tensors, num_heads)
     own = network.state_dict()
     names = {name: published_dit_name(name) for name in own}
@@ -99,16 +100,15 @@ def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -
         raise InputError(f"The width {width} of {path} does not divide among {heads} heads; name their number.")
     tokens = tensors[POSITIONS].shape[-2] if POSITIONS in tensors else 256
     try:
-        with torch.device("cpu"):
-            return DiT(
-                sample_size=round(tokens**0.5) * patch_size,
-                in_channels=in_channels,
-                out_channels=last.shape[0] // patch_size**2,
-                num_classes=table.shape[0] - 1,
-                num_layers=len(layers),
-                num_attention_heads=heads,
-                attention_head_dim=width // heads,
-                patch_size=patch_size,
-            )
+        return DiT(
+            sample_size=round(tokens**0.5) * patch_size,
+            in_channels=in_channels,
+            out_channels=last.shape[0] // patch_size**2,
+            num_classes=table.shape[0] - 1,
+            num_layers=len(layers),
+            num_attention_heads=heads,
+            attention_head_dim=width // heads,
+            patch_size=patch_size,
+        )
     except ValueError as error:
         raise InputError(f"{path} holds no DiT that works: {error}.") from None

@@ -1,0 +1,116 @@
+"""What all denoising models share: the network behind its wrappers, the diffusion process, prediction and loss."""
+
+from collections.abc import Sequence
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion import (
+    NUM_TRAIN_TIMESTEPS,
+    add_noise,
+    denoising_loss,
+    guided_noise_pred,
+    linear_alphas_cumprod,
+)
+from dualoptim_diffusion.models.images import decode_images, encode_images
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LABEL_DROP = 0.1  # probability of the null class in training, for classifier-free guidance
+
+Model = TypeVar("Model", bound="Denoiser")
+
+
+class Denoiser:
+    """A network with the names of its classes; see `DenoisingModel` for what it offers.
+
+    Args:
+        network: returns a tuple whose first entry is the noise, with a learned variance twice the channels.
+        id2label: names of all labels but the null class.
+        forgotten: names of the classes that it was made to forget.
+        null_class: the label that means no class, where there is one.
+        x_0_shape: of one sample.
+        precision: of the tables of the diffusion process.
+    """
+
+    num_train_timesteps = NUM_TRAIN_TIMESTEPS
+    learned_variance = False
+
+    def __init__(
+        self,
+        network: Any,
+        id2label: dict[int, str],
+        forgotten: Sequence[str],
+        null_class: int | None,
+        x_0_shape: tuple[int, ...],
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        self.network, self.id2label, self.forgotten = network, id2label, list(forgotten)
+        self.num_classes = len(id2label)
+        self.null_class = null_class
+        self.label_drop = 0.0 if null_class is None else LABEL_DROP
+        self.x_0_shape = x_0_shape
+        self._alphas_cumprod = linear_alphas_cumprod(dtype=precision)
+        self._forward = network  # what `prepare` may wrap for several processes
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of what is drawn."""
+        return self.x_0_shape
+
+    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
+        """Moves the network to its device and wraps it for mixed precision, several processes and speed."""
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        wrapped = accelerator.prepare(self.network)
+        self._forward = torch.compile(wrapped) if compiled else wrapped
+        self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
+
+    def frozen_copy(self: Model) -> Model:
+        """A model with the present weights that nothing trains: eval mode, no gradients, full precision."""
+        model = copy(self)
+        model.network = deepcopy(self.network).eval().requires_grad_(False)
+        model._forward = model.network
+        return model
+
+    def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        return self._forward(x_t, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        class_labels: Tensor,
+        guidance_scale: float = 1.0,
+        guidance_channels: int | None = None,
+    ) -> Tensor:
+        """Predicted noise [B, C, H, W], with a learned variance [B, 2 C, H, W], as a sampler takes it."""
+        return guided_noise_pred(
+            self._predict, x_t, timesteps, class_labels, self.null_class, guidance_scale, guidance_channels
+        )
+
+    def noise_pred(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: float = 1.0) -> Tensor:
+        """Predicted noise [B, C, H, W] for x_t at timesteps [B] and labels [B]."""
+        return self.predict(x_t, timesteps, class_labels, guidance_scale)[:, : x_t.shape[1]]
+
+    def loss(
+        self, x_0: Tensor, timesteps: Tensor, noise: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """Denoising loss of each sample [B], summed over channels and pixels."""
+        x_t = self.add_noise(x_0, noise, timesteps)
+        return denoising_loss(self.noise_pred(x_t, timesteps, class_labels, guidance_scale), noise)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t of the forward process."""
+        return add_noise(x_0, noise, timesteps, self._alphas_cumprod)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images -> x_0 in [-1, 1]."""
+        return encode_images(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 -> uint8 images."""
+        return decode_images(x_0)

@@ -1,0 +1,95 @@
+"""The diffusion transformer behind the model protocol, in pixels or in the latents of an autoencoder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKL, DiTPipeline
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion import variational_bound
+from dualoptim_diffusion.models.denoiser import Denoiser
+from dualoptim_diffusion.models.dit_network import DiT
+from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline, from_latents, to_latents
+from dualoptim_diffusion.sampling import make_scheduler
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STOCK_CLASSES = 1000  # the null class that diffusers' DiTPipeline takes for granted
+
+PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDiTPipeline  # noqa: F401\n"
+
+
+class ConditionalDiT(Denoiser):
+    """A DiT with the names of its classes; the label after the last is the null class.
+
+    Args:
+        network: with twice the channels out it has a learned variance, and its loss the term L_vb.
+        id2label: names of all classes.
+        forgotten: names of the classes that it was made to forget.
+        vae: the autoencoder of its latents; none for a DiT of pixels.
+    """
+
+    network: DiT
+
+    def __init__(
+        self, network: DiT, id2label: dict[int, str], forgotten: Sequence[str] = (), vae: AutoencoderKL | None = None
+    ) -> None:
+        config = network.config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        # the bound at t = 0 divides by 1 - abar_0 = 1e-4, of which float32 keeps four digits
+        super().__init__(network, id2label, forgotten, network.null_class, shape, torch.float64)
+        self.learned_variance = config.out_channels == 2 * config.in_channels
+        self.vae = None if vae is None else vae.eval().requires_grad_(False)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        if self.vae is None:
+            return self.x_0_shape
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return (self.vae.config.out_channels, *(factor * side for side in self.x_0_shape[1:]))
+
+    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
+        super().prepare(accelerator, channels_last, compiled)
+        if self.vae is not None:
+            self.vae.to(accelerator.device)
+
+    def loss(
+        self, x_0: Tensor, timesteps: Tensor, noise: Tensor, class_labels: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """Loss of each sample [B]: squared error averaged over channels and pixels, plus L_vb in bits a dimension."""
+        x_t = self.add_noise(x_0, noise, timesteps)
+        output = self.predict(x_t, timesteps, class_labels, guidance_scale)
+        losses = (noise - output[:, : noise.shape[1]]).square().flatten(1).mean(1)
+        return losses + variational_bound(output, x_0, x_t, timesteps) if self.learned_variance else losses
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images -> x_0: in [-1, 1], or latents drawn from the autoencoder's posterior."""
+        pixels = super().encode(images)
+        return pixels if self.vae is None else to_latents(self.vae, pixels)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 -> uint8 images."""
+        return super().decode(x_0 if self.vae is None else from_latents(self.vae, x_0))
+
+    def save(self, folder: Path) -> None:
+        """Writes a pipeline folder: diffusers' own `DiTPipeline` where that can draw it, else ours."""
+        if self.vae is None or self.num_classes != STOCK_CLASSES:
+            pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
+            pipeline.save_pretrained(folder)
+            (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
+            return
+        DiTPipeline(self.network.to_stock(), self.vae, make_scheduler("ddim")).save_pretrained(folder)
+        index = Path(folder) / "model_index.json"  # diffusers leaves the names out
+        names = {"id2label": {str(i): name for i, name in self.id2label.items()}, "forgotten": self.forgotten}
+        content = json.loads(index.read_text(encoding="utf-8")) | names
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDiT":
+        """Reads such a folder, or one of diffusers' `DiTPipeline`."""
+        pipeline = ConditionalDiTPipeline.from_pretrained(folder, use_safetensors=True).to(device)
+        return cls(pipeline.transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)

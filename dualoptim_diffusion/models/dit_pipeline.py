@@ -1,0 +1,72 @@
+"""A diffusers pipeline for DiT: classes by name, in pixels or in the latents of an autoencoder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from torch import Tensor
+
+from dualoptim_diffusion.models.dit_network import DiT
+from dualoptim_diffusion.models.images import decode_images
+from dualoptim_diffusion.models.pipeline import ClassPipeline
+from dualoptim_diffusion.sampling import make_scheduler
+
+
+class ConditionalDiTPipeline(ClassPipeline):
+    """Draws images of named classes; reads folders of diffusers' `DiTPipeline` too.
+
+    Example:
+        >>> pipeline = ConditionalDiTPipeline.from_pretrained("facebook/DiT-XL-2-256")
+        >>> images = pipeline(["golden retriever"] * 4, seeds=range(4), guidance_scale=4.0).images
+    """
+
+    model_cpu_offload_seq = "transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["vae"]
+
+    def __init__(
+        self,
+        transformer: DiT | DiTTransformer2DModel,
+        scheduler: Any,
+        vae: AutoencoderKL | None = None,
+        id2label: Mapping[str, str] | None = None,
+        forgotten: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        network = transformer if isinstance(transformer, DiT) else DiT.from_stock(transformer)
+        self.register_modules(transformer=network, scheduler=scheduler, vae=vae)
+        names = {int(i): name for i, name in (id2label or {}).items()}
+        names = names or {i: str(i) for i in range(network.config.num_classes)}
+        self.register_names(network.null_class, names, forgotten)
+
+    @classmethod
+    def from_parts(
+        cls, network: DiT, id2label: Mapping[int, str], forgotten: Sequence[str] = (), vae: AutoencoderKL | None = None
+    ) -> "ConditionalDiTPipeline":
+        """A pipeline around a network, with the DDIM scheduler."""
+        return cls(network, make_scheduler("ddim"), vae, {str(i): n for i, n in id2label.items()}, forgotten)
+
+    @property
+    def network(self) -> Any:
+        return self.transformer
+
+    def shape(self) -> tuple[int, ...]:
+        config = self.transformer.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return decode_images(x_0 if self.vae is None else from_latents(self.vae, x_0))
+
+
+@torch.no_grad()
+def to_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [-1, 1] -> latents, drawn from the autoencoder's posterior and scaled."""
+    latents: Tensor = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
+    return latents
+
+
+@torch.no_grad()
+def from_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Scaled latents -> images [B, 3, H, W] in about [-1, 1]."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+    return images
