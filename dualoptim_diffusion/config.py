@@ -139,6 +139,7 @@ class SamplingConfig(Section):
     scheduler: Literal["ddpm", "ddim", "dpmsolver++"] = "ddim"
     num_inference_steps: int = Field(50, ge=1, le=1000)
     guidance_scale: float = Field(1.0, ge=0)  # s; the papers' w is s - 1
+    guidance_channels: int | None = Field(None, ge=1)  # the first so many are guided; null = all
     seeds: str = "0-499"  # of each class
     batch_size: int = Field(250, ge=1)  # images drawn at once; part of what defines them bit for bit
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def _draw_chunk(
 ) -> Tensor:
     """uint8 images of the seeds to keep."""
     steps, scale = settings.num_inference_steps, settings.guidance_scale
-    x_0 = draw(model.predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
+    predict = partial(model.predict, guidance_channels=settings.guidance_channels)
+    x_0 = draw(predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
     return model.decode(x_0)[: len(kept)].cpu().contiguous()
 
 

@@ -29,9 +29,11 @@ def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
         "prediction_type": "epsilon",
         "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
     }
+    if name == "ddpm" and learned_variance:  # from 999 to 0, as published figures of DiT were drawn
+        process["timestep_spacing"] = "linspace"
+        return diffusers.DDPMScheduler(**process, variance_type="learned_range", clip_sample=False)
     if name == "ddpm":
-        variance = "learned_range" if learned_variance else "fixed_small"
-        return diffusers.DDPMScheduler(**process, variance_type=variance, clip_sample=False)
+        return diffusers.DDPMScheduler(**process, variance_type="fixed_small", clip_sample=False)
     if name == "ddim":
         return diffusers.DDIMScheduler(**process, clip_sample=False, set_alpha_to_one=True)
     return diffusers.DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++", solver_order=2)

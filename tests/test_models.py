@@ -171,16 +171,18 @@ def with_variance(v: float) -> Callable[..., torch.Tensor]:
 
 
 def test_a_learned_variance_runs_between_the_posterior_and_beta() -> None:
+    from diffusers import DDPMScheduler
+
     from dualoptim_diffusion.diffusion import linear_alphas_cumprod
     from dualoptim_diffusion.sampling import draw, make_scheduler
 
     drawing: Any = ((1, 4, 4), [0, 0], [5, 6], 5, 1.0)
     smallest = draw(with_variance(-1), make_scheduler("ddpm", learned_variance=True), *drawing)
-    torch.testing.assert_close(smallest, draw(with_variance(9), make_scheduler("ddpm"), *drawing))  # fixed small
+    fixed_small = DDPMScheduler.from_config(make_scheduler("ddpm").config, timestep_spacing="linspace")
+    torch.testing.assert_close(smallest, draw(with_variance(9), fixed_small, *drawing))
     largest = draw(with_variance(1), make_scheduler("ddpm", learned_variance=True), *drawing)
-    scheduler = make_scheduler("ddpm")
-    scheduler.set_timesteps(5)
-    steps, abar = scheduler.timesteps.tolist(), linear_alphas_cumprod()
+    fixed_small.set_timesteps(5)
+    steps, abar = fixed_small.timesteps.tolist(), linear_alphas_cumprod()
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
     x = torch.stack([torch.randn(1, 4, 4, generator=g) for g in generators])
     for t, before in zip(steps, [*steps[1:], None], strict=True):
