@@ -23,6 +23,12 @@ RECIPES = {
         },
         "training": {"optimizer": "adamw", "num_steps": 12, "lr": 1e-3, "schedule": "one_cycle", "ema_decay": 0.9},
     },
+    "tiny_dit_pretrain.yaml": {
+        "run": {"device": "cpu"},
+        "data": {"name": "digits", "batch_size": 16},
+        "model": {"family": "dit", "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8},
+        "training": {"optimizer": "adamw", "num_steps": 12, "lr": 1e-3, "schedule": "one_cycle", "ema_decay": 0.9},
+    },
     "tiny_classifier.yaml": {
         "run": {"device": "cpu"},
         "data": {"name": "digits", "batch_size": 32},

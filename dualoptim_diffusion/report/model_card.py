@@ -12,6 +12,7 @@ from dualoptim_diffusion.report.notes import headline, quoted
 from dualoptim_diffusion.report.tables import escape, markdown
 
 PIPELINE = "ConditionalDDPMPipeline"
+OURS = {"DiTPipeline": "ConditionalDiTPipeline"}  # which takes names and seeds
 TAGS = ["class-unlearning", "machine-unlearning", "class-conditional", "image-generation", "dualoptim"]
 LIMITS = """\
 - FA says that the label no longer draws the class, not that nothing in the weights remembers it.
@@ -64,9 +65,9 @@ def _usage(run: Run) -> str:
         name = str(index.get("_class_name", PIPELINE))
     except (OSError, ValueError, AttributeError):
         name = PIPELINE
-    package = "dualoptim_diffusion" if name == PIPELINE else "diffusers"
+    name = OURS.get(name, name)
     return (
-        f"```python\nfrom {package} import {name}\n\n"
+        f"```python\nfrom dualoptim_diffusion import {name}\n\n"
         f'pipeline = {name}.from_pretrained("path/to/this/folder")\n'
         f"images = pipeline([{json.dumps(label)}] * 4).images\n```"
     )
