@@ -23,7 +23,7 @@ from dualoptim_diffusion.evaluation.features import (
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.pipeline import is_dit, model_folder
+from dualoptim_diffusion.models.pipeline import is_dit, is_hub_id, model_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 from dualoptim_diffusion.provenance import cache_entry, digest, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
@@ -69,7 +69,7 @@ def load_model(
     Raises:
         InputError: if there is none that draws classes under our diffusion process, or none with this null class.
     """
-    folder = model_folder(source)
+    folder = downloaded(str(source)) if is_hub_id(source) else model_folder(source)
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
     try:
@@ -90,6 +90,24 @@ def load_model(
             "leave it out."
         )
     return model
+
+
+def downloaded(hub_id: str) -> Path:
+    """The folder of a pipeline from the hub, downloaded once.
+
+    Raises:
+        InputError: if it is not here and cannot be had.
+    """
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(hub_id))
+    except (OSError, ValueError) as error:  # no network, or no such model
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{hub_id} is no folder here and cannot be downloaded ({reason}); put its pipeline folder here and "
+            "name that."
+        ) from None
 
 
 def obtain_model(

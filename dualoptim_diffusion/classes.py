@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dualoptim_diffusion.errors import InputError, nearest
 
 
-def resolve_class(text: str, id2label: Mapping[int, str]) -> int:
-    """The id of a class given by its name (any case) or its id.
+def resolve_class(text: str, id2label: Mapping[int, str], aliases: Mapping[str, int] | None = None) -> int:
+    """The id of a class given by its name or one of its synonyms (any case), by its id, or by an alias such as a wnid.
 
     Raises:
         InputError: if no class or more than one is called so; the nearest names or the candidates are listed.
@@ -18,13 +18,17 @@ def resolve_class(text: str, id2label: Mapping[int, str]) -> int:
         raise InputError(f"Class {text!r} is ambiguous: {candidates}; give the id.")
     if matches:
         return matches[0]
+    if aliases and wanted in aliases:
+        return aliases[wanted]
     if wanted.isdecimal() and int(wanted) in id2label:
         return int(wanted)
     names = [part.strip().lower() for label in id2label.values() for part in label.split(",")]
     raise InputError(f"There is no class {text!r}: {nearest(wanted, names)}")
 
 
-def resolve_classes(texts: Sequence[str], id2label: Mapping[int, str]) -> tuple[int, ...]:
+def resolve_classes(
+    texts: Sequence[str], id2label: Mapping[int, str], aliases: Mapping[str, int] | None = None
+) -> tuple[int, ...]:
     """Sorted ids of the named classes, each once.
 
     Raises:
@@ -32,7 +36,7 @@ def resolve_classes(texts: Sequence[str], id2label: Mapping[int, str]) -> tuple[
     """
     if not texts:
         raise InputError("No class was named; give --class NAME at least once.")
-    ids = tuple(sorted({resolve_class(text, id2label) for text in texts}))
+    ids = tuple(sorted({resolve_class(text, id2label, aliases) for text in texts}))
     if len(ids) == len(id2label):
         raise InputError(f"All {len(ids)} classes were named to forget; at least one must be retained.")
     return ids

@@ -183,7 +183,7 @@ def import_(
     ] = None,
     class_names: Annotated[
         str | None,
-        typer.Option(metavar="A,B,C", help="Names in order, or cifar10 [where it has CIFAR-10's form: its names]."),
+        typer.Option(metavar="A,B,C", help="Names in order, cifar10 or imagenet [CIFAR-10's where it has that form]."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -32,8 +32,8 @@ class ForgetRunConfig(DenoiserRunConfig):
 
 
 class DataConfig(Section):
-    name: Literal["digits", "cifar10", "image_folder"]
-    path: str | None = None  # of image_folder: holds train/CLASS/*; of cifar10: holds its archive, null = the cache
+    name: Literal["digits", "cifar10", "image_folder", "imagenet"]
+    path: str | None = None  # holds train/CLASS/* (imagenet: train/WNID/*); of cifar10 its archive, null = the cache
     image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch
 

@@ -15,7 +15,7 @@ from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.linked_adam import linked_pair
-from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiT
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.recipes import recipe_sha256
 from dualoptim_diffusion.scoring import plan_sampling
@@ -30,10 +30,11 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
     recipe, method = experiment.recipe, experiment.method
     forget_set, retain_set = map(experiment.facts.count, (experiment.forget_classes, experiment.retained_classes))
-    model = _model(experiment)
+    model, not_here = _model(experiment)
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
-    forward, backward = _seconds_per_image(model, experiment.accelerator)
+    activations = _activations(model, _batch_size(experiment))
+    forward, backward = (0.0, 0.0) if not_here else _seconds_per_image(model, experiment.accelerator)
     draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates = _updates(experiment)
     seconds = {
@@ -55,7 +56,9 @@ def plan(experiment: Experiment) -> dict[str, Any]:
         "updates": updates,
         "images_drawn_per_model": images,
         **_memory(model.network, _optimizer_memory(experiment) | _copies(experiment)),
-        "estimated_seconds": {part: round(value, 1) for part, value in seconds.items()},
+        "bytes_of_activations": activations,
+        "estimated_seconds": {} if not_here else {part: round(value, 1) for part, value in seconds.items()},
+        "not_here": [sentence for sentence in (experiment.facts.missing, not_here) if sentence],
         "recipe_sha256": experiment.recipe_sha256,
         "recipe": experiment.values,
     }
@@ -138,12 +141,37 @@ def _copies(experiment: Experiment) -> dict[str, int]:
     return {name: count for name, count in copies.items() if count}
 
 
-def _model(experiment: Experiment) -> DenoisingModel:
+def _model(experiment: Experiment) -> tuple[DenoisingModel, str | None]:
+    """The model, and a sentence where its weights are not here: then it is an outline that holds no memory."""
     config = experiment.recipe.model
+    if config.path is not None and config.family == "dit" and not Path(config.path).exists():
+        with torch.device("meta"):
+            return ConditionalDiT(DiT(), experiment.facts.id2label), f"{config.path} is not here; DiT-XL/2 is assumed."
     if config.path is not None:
-        return load_model(Path(config.path), null_class=config.null_class)
+        return load_model(Path(config.path), null_class=config.null_class), None
     assert experiment.pretrain_recipe is not None  # the only other source of a model
-    return new_model(experiment.pretrain_recipe, experiment.facts.id2label, experiment.facts.shape)
+    return new_model(experiment.pretrain_recipe, experiment.facts.id2label, experiment.facts.shape), None
+
+
+def _activations(model: DenoisingModel, batch_size: int) -> int:
+    """Bytes that a forward pass of so many images keeps for the backward pass, found without allocating any."""
+    outline = model.frozen_copy()
+    outline.network.to("meta").requires_grad_(True)
+    weights = {p.untyped_storage()._cdata for p in outline.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    x_0 = torch.empty(batch_size, *model.x_0_shape, device="meta")
+    labels = torch.empty(batch_size, dtype=torch.long, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = outline.loss(x_0, labels, torch.empty_like(x_0), labels)
+    del loss
+    return sum(kept.values())
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:

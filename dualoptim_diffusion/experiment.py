@@ -19,7 +19,7 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.methods import Method, find_method
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.models.pipeline import forgotten_names
+from dualoptim_diffusion.models.pipeline import forgotten_names, is_hub_id
 from dualoptim_diffusion.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
 
 
@@ -105,11 +105,12 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     parse_seeds(recipe.sampling.seeds)
     find_protocol(recipe.evaluation.protocol)
     facts = data_facts(recipe.data)
-    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label)
+    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
     left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
     pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml
     if recipe.model.path is not None:
-        values["model"] |= {"path": str(Path(recipe.model.path).resolve()), "pretrain": None}
+        path_or_id = recipe.model.path if is_hub_id(recipe.model.path) else str(Path(recipe.model.path).resolve())
+        values["model"] |= {"path": path_or_id, "pretrain": None}
     elif recipe.model.pretrain is not None:
         pretrain_recipe = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
         values["model"]["pretrain"] = "pretrain.yaml"

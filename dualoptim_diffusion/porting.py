@@ -9,7 +9,7 @@ from torch import nn
 
 from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.checkpoint import atomic_path
-from dualoptim_diffusion.data import cifar10
+from dualoptim_diffusion.data import cifar10, imagenet
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import (
     ConditionalDDPM,
@@ -74,8 +74,8 @@ def import_checkpoint(
         weights: raw or ema.
         image_size: of a U-Net's images, which no tensor tells.
         num_heads: of a DiT's attention, likewise; by default as in the published sizes.
-        class_names: with commas between them, or cifar10; by default CIFAR-10's where the network has its form, else
-            the ids.
+        class_names: with commas between them, cifar10 or imagenet; by default CIFAR-10's where the network has its
+            form, else the ids.
 
     Returns:
         What was written, and which names in the file the network has no use for; a file that lacks any is refused.
@@ -112,6 +112,8 @@ def _names(class_names: str | None, model: DenoisingModel) -> list[str]:
         return list(model.id2label.values())
     if class_names is None or class_names == "cifar10":
         names = list(cifar10.NAMES)
+    elif class_names == "imagenet":
+        names = list(imagenet.class_names().values())
     else:
         names = [name.strip() for name in class_names.split(",")]
     if len(names) != count or len({name.lower() for name in names if name}) != count:

@@ -302,7 +302,7 @@ def test_without_a_network_cifar10_says_which_file_to_put_where(
         load_dataset(DataConfig(name="cifar10", path=str(tmp_path)))
 
 
-@pytest.mark.parametrize("family", ["cifar10", "digits"])
+@pytest.mark.parametrize("family", ["cifar10", "digits", "imagenet"])
 def test_every_recipe_passes_its_dry_run_without_opening_images(
     dualoptim: Run, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
@@ -313,15 +313,18 @@ def test_every_recipe_passes_its_dry_run_without_opening_images(
     if family == "cifar10":
         monkeypatch.setattr("dualoptim_diffusion.data.cifar10.load", lambda _: pytest.fail("opened"))
     recipes = sorted(path.stem for path in recipe_folder().glob(f"{family}_*.yaml"))
-    assert len(recipes) >= 11
+    assert len(recipes) >= 6
     for name in recipes:
-        verb = {"pretrain": "pretrain", "classifier": "train-classifier"}.get(name.partition("_")[2], "forget")
+        verb = {"pretrain": "pretrain", "classifier": "train-classifier"}.get(name.rpartition("_")[2], "forget")
         classes = ["--class", "3"] if verb == "forget" else []
+        if name == "imagenet_classifier":
+            continue  # its weights are downloaded, and nothing is trained
         outcome = dualoptim(verb, name, *classes, "--dry-run", "--json")
         assert outcome.code == 0, outcome.err
         plan = yaml.safe_load(outcome.out)
         assert plan["bytes_without_activations"]["total"] >= 3 * 4 * plan["parameters"]
         assert all(seconds > 0 for seconds in plan["estimated_seconds"].values())
+        assert verb != "forget" or plan["bytes_of_activations"] > 0
         if verb == "forget" and family == "cifar10":
             assert (plan["forget_set"], plan["retain_set"], plan["parameters"]) == (5000, 45_000, 38_632_323)
 
@@ -372,3 +375,63 @@ def test_a_set_keeps_the_order_asked_for() -> None:
     chosen = ImageSet(images, torch.tensor([0, 1, 0, 1]), {0: "a", 1: "b"}).at(torch.tensor([3, 0]))
     assert chosen.images.flatten().tolist() == [3, 0]
     assert chosen.class_labels.tolist() == [1, 0]
+
+
+def imagenet_folders(root: Path) -> Path:
+    """One tiny image for each of ImageNet's classes."""
+    from dualoptim_diffusion.data import imagenet
+
+    for wnid, i in imagenet.wnids().items():
+        (root / "train" / wnid).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (i % 256, i // 256, 0)).save(root / "train" / wnid / "a.JPEG")
+    return root
+
+
+def test_imagenet_goes_by_name_synonym_id_and_wnid_and_an_ambiguous_name_says_so() -> None:
+    from dualoptim_diffusion.classes import resolve_class
+
+    facts = data_facts(DataConfig(name="imagenet"))
+    assert facts.missing is not None
+    assert facts.shape == (3, 256, 256)
+    for text in ("golden retriever", "207", "n02099601", "Golden Retriever"):
+        assert resolve_class(text, facts.id2label, facts.aliases) == 207
+    assert resolve_class("Tinca tinca", facts.id2label, facts.aliases) == 0
+    with pytest.raises(InputError, match=r"'crane' is ambiguous: 134 \(crane\), 517 \(crane\); give the id"):
+        resolve_class("crane", facts.id2label, facts.aliases)
+
+
+def test_imagenet_is_read_from_folders_by_wnid_and_a_missing_class_is_named(tmp_path: Path) -> None:
+    config = DataConfig(name="imagenet", path=str(imagenet_folders(tmp_path)), image_size=8)
+    facts = data_facts(config)
+    assert facts.missing is None
+    assert facts.id2label[207] == "golden retriever"
+    assert facts.count([207]) == 1
+    (tmp_path / "train" / "n02099601" / "a.JPEG").unlink()
+    (tmp_path / "train" / "n02099601").rmdir()
+    with pytest.raises(InputError, match=r"n02099601 is missing \(1 such\)"):
+        data_facts(config)
+    with pytest.raises(InputError, match=r"ImageNet is not here: data\.path is not given"):
+        load_dataset(DataConfig(name="imagenet"))
+
+
+def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DiffusionPipeline
+
+    from dualoptim_diffusion.assets import load_model
+
+    def unreachable(_: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", unreachable)
+    with pytest.raises(InputError, match="is no folder here and cannot be downloaded"):
+        load_model(Path("facebook/DiT-XL-2-256"))
+
+
+def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> None:
+    from dualoptim_diffusion.dry_run import _activations
+    from dualoptim_diffusion.models import ConditionalDiT, DiT
+
+    model = ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
+    one, four = _activations(model, 1), _activations(model, 4)
+    assert 0 < one < four <= 4 * one
+    assert next(model.network.parameters()).device.type == "cpu"

@@ -1,7 +1,7 @@
 """Image sets: uint8 pixels with labels and class names, where they come from, and the forget/retain split."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dualoptim_diffusion.config import DataConfig
-from dualoptim_diffusion.data import cifar10, folder
-from dualoptim_diffusion.data.folder import FolderPixels
+from dualoptim_diffusion.data import cifar10, folder, imagenet
+from dualoptim_diffusion.data.folder import FolderPixels, Listing
 from dualoptim_diffusion.errors import InputError
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -29,6 +29,8 @@ class DataFacts:
     id2label: dict[int, str]
     shape: tuple[int, ...]  # of one image, [C, H, W]
     counts: dict[int, int]  # images of each class
+    aliases: Mapping[str, int] = field(default_factory=dict)  # other names of classes, such as wnids
+    missing: str | None = None  # a sentence, where the images are not on this machine and counts are the usual ones
 
     def count(self, class_ids: Sequence[int]) -> int:
         """Images of the given classes."""
@@ -84,7 +86,7 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     Raises:
         InputError: if they are not there, cannot be had or cannot be read.
     """
-    if config.name == "image_folder":
+    if config.name in ("image_folder", "imagenet"):
         return _image_folder(config)
     sets = _digits() if config.name == "digits" else _cifar10(config)
     train, test = (_resized(part, config.image_size) for part in sets)
@@ -107,13 +109,19 @@ def data_facts(config: DataConfig) -> DataFacts:
     if config.name == "digits":
         train, _ = _digits()
         id2label, labels, shape = train.id2label, train.class_labels, DIGITS_SHAPE
+    elif config.name == "imagenet" and (missing := _missing_imagenet(config)):
+        size, names = size or imagenet.SIDE, imagenet.class_names()
+        counts = dict.fromkeys(names, imagenet.TRAIN_PER_CLASS)
+        return DataFacts(names, (3, size, size), counts, imagenet.wnids(), missing)
     else:
-        listing = folder.list_folder(_folder_path(config))
+        listing = _listing(config)
+        size = _side(config)
         id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), listing.shape(size)
         if not listing.test:
             labels = labels[~hold_out(labels)]
     counts = dict(enumerate(labels.bincount(minlength=len(id2label)).tolist()))
-    return DataFacts(id2label, (shape[0], size or shape[1], size or shape[2]), counts)
+    aliases = imagenet.wnids() if config.name == "imagenet" else {}
+    return DataFacts(id2label, (shape[0], size or shape[1], size or shape[2]), counts, aliases)
 
 
 def hold_out(class_labels: Tensor) -> Tensor:
@@ -144,9 +152,9 @@ def _cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 
 def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """`PATH/train/CLASS/*` and `PATH/test/CLASS/*`; without the latter a fixed fifth of each class is held out."""
-    listing = folder.list_folder(_folder_path(config))
-    shape = listing.shape(config.image_size)
-    like = None if config.image_size else listing.train[0].path
+    listing, size = _listing(config), _side(config)
+    shape = listing.shape(size)
+    like = None if size else listing.train[0].path
     train, test = (
         ImageSet(folder.open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
         for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
@@ -163,9 +171,25 @@ def load_image_folder(root: Path, id2label: Mapping[int, str], shape: tuple[int,
     return ImageSet(*folder.read_class_folders(root, id2label, shape), dict(id2label))
 
 
-def _folder_path(config: DataConfig) -> str:
+def _listing(config: DataConfig) -> Listing:
+    """What the folder in data.path holds."""
+    if config.name == "imagenet" and (missing := _missing_imagenet(config)):
+        raise InputError(missing)
     assert config.path is not None  # the recipe has checked it
-    return config.path
+    listing = folder.list_folder(config.path)
+    return imagenet.named(listing, config.path) if config.name == "imagenet" else listing
+
+
+def _missing_imagenet(config: DataConfig) -> str | None:
+    if config.path is not None and Path(config.path, "train").is_dir():
+        return None
+    where = "data.path is not given" if config.path is None else f"{config.path} holds no folder train"
+    return f"ImageNet is not here: {where}; it must hold train/WNID/*.jpg, such as train/n02099601 (and may hold val)."
+
+
+def _side(config: DataConfig) -> int | None:
+    """Height and width that images are resized to; none leaves them as they are."""
+    return config.image_size or (imagenet.SIDE if config.name == "imagenet" else None)
 
 
 def _without_test_set(every: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -21,7 +21,7 @@ from dualoptim_diffusion.data.kept import kept_tensors
 from dualoptim_diffusion.errors import InputError, nearest
 from dualoptim_diffusion.provenance import cache_entry
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg")  # in any case; ImageNet's end in .JPEG
 TEST_FOLDERS = ("test", "val")
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises

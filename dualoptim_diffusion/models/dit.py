@@ -13,6 +13,7 @@ from dualoptim_diffusion.diffusion import variational_bound
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline, from_latents, to_latents
+from dualoptim_diffusion.models.stock import check_process
 from dualoptim_diffusion.sampling import make_scheduler
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class ConditionalDiT(Denoiser):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDiT":
-        """Reads such a folder, or one of diffusers' `DiTPipeline`."""
-        pipeline = ConditionalDiTPipeline.from_pretrained(folder, use_safetensors=True).to(device)
+        """Reads such a folder, or one of diffusers' `DiTPipeline`.
+
+        Raises:
+            InputError: if it is of another diffusion process.
+        """
+        check_process(folder)
+        pipeline = ConditionalDiTPipeline.from_pretrained(folder).to(device)  # diffusers unpickles tensors alone
         return cls(pipeline.transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)

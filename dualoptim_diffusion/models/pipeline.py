@@ -1,6 +1,7 @@
 """Diffusers pipelines of named classes, one seed an image, with guidance; the conditional DDPM's."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,11 @@ class ConditionalDDPMPipeline(ClassPipeline):
 def model_folder(source: Path) -> Path:
     """The pipeline folder of a run folder, or the folder itself."""
     return source / "model" if (source / "model").is_dir() else source
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether it is the id of a model on the hub, such as facebook/DiT-XL-2-256, and no folder here."""
+    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
 def forgotten_names(source: Path) -> list[str]:

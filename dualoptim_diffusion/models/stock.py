@@ -62,7 +62,7 @@ def load_stock(folder: Path, null_class: int | None = None) -> UNet2DModel:
     Raises:
         InputError: if it draws no classes, has no such row, or was trained on another diffusion process.
     """
-    _check_process(folder)
+    check_process(folder)
     network, found = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, output_loading_info=True)
     if found["missing_keys"]:
         raise InputError(f"{folder / 'unet'} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
@@ -81,7 +81,12 @@ def load_stock(folder: Path, null_class: int | None = None) -> UNet2DModel:
     return network
 
 
-def _check_process(folder: Path) -> None:
+def check_process(folder: Path) -> None:
+    """Checks that a pipeline folder is of our diffusion process.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
     settings = _read(folder / "scheduler" / "scheduler_config.json")
     for key, expected in PROCESS.items():
         if (found := settings.get(key, expected)) != expected:
