@@ -28,6 +28,7 @@ class PretrainRunConfig(DenoiserRunConfig):
 
 class ForgetRunConfig(DenoiserRunConfig):
     tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
+    gradient_checkpointing: bool = False  # compute activations twice and keep few of them: slower, in less memory
     log_cosine: bool = True  # of the two phases' gradients; holds one more set of gradients
 
 

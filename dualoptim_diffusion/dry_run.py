@@ -33,7 +33,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     model, not_here = _model(experiment)
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
-    activations = _activations(model, _batch_size(experiment))
+    activations = _activations(model, _batch_size(experiment), recipe.run.gradient_checkpointing)
     forward, backward = (0.0, 0.0) if not_here else _seconds_per_image(model, experiment.accelerator)
     draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates = _updates(experiment)
@@ -153,10 +153,12 @@ def _model(experiment: Experiment) -> tuple[DenoisingModel, str | None]:
     return new_model(experiment.pretrain_recipe, experiment.facts.id2label, experiment.facts.shape), None
 
 
-def _activations(model: DenoisingModel, batch_size: int) -> int:
+def _activations(model: DenoisingModel, batch_size: int, checkpointing: bool = False) -> int:
     """Bytes that a forward pass of so many images keeps for the backward pass, found without allocating any."""
     outline = model.frozen_copy()
-    outline.network.to("meta").requires_grad_(True)
+    outline.network.to("meta").requires_grad_(True).train()
+    if checkpointing:
+        outline.checkpoint_gradients()
     weights = {p.untyped_storage()._cdata for p in outline.network.parameters()}
     kept: dict[int, int] = {}
 

@@ -58,6 +58,8 @@ def forget(
         bench = open_bench(experiment)
     match_classes(bench.classifier, experiment.labels)
     forget_set, retain_set = experiment.sets
+    if recipe.run.gradient_checkpointing:
+        model.checkpoint_gradients()
     model.prepare(accelerator)
     if method.replays:
         with timed(seconds, "replay"):

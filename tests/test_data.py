@@ -434,4 +434,5 @@ def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> N
     model = ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
     one, four = _activations(model, 1), _activations(model, 4)
     assert 0 < one < four <= 4 * one
+    assert _activations(model, 4, checkpointing=True) < four / 2
     assert next(model.network.parameters()).device.type == "cpu"

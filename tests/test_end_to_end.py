@@ -166,7 +166,7 @@ def test_off_mask_weights_never_move_where_only_masked_steps_go(dualoptim: Run, 
         ["optimizers.forget=muon", "optimizers.retain=lion"],
         ["method.mask.estimator=published", "method.forget_schedule=cosine", "method.forget_steps=2"],
         ["run.precision=bf16", "sampling.scheduler=ddpm", "sampling.guidance_scale=2"],
-        ["sampling.scheduler=dpmsolver++", "sampling.seeds=0-2"],
+        ["sampling.scheduler=dpmsolver++", "sampling.seeds=0-2", "run.gradient_checkpointing=true"],
         [
             "model.family=dit",
             "model.pretrain=tiny_dit_pretrain.yaml",

@@ -52,6 +52,8 @@ class DenoisingModel(Protocol):
         self,
     ) -> tuple[int, ...]: ...  # of what is drawn; x_0's own shape where no autoencoder stands between
 
+    def checkpoint_gradients(self) -> None: ...  # activations are computed twice, and few of them kept
+
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None: ...
 
     def predict(

@@ -61,6 +61,10 @@ class Denoiser:
         """Channels, height and width of what is drawn."""
         return self.x_0_shape
 
+    def checkpoint_gradients(self) -> None:
+        """From now on activations are computed twice, and few of them kept."""
+        self.network.enable_gradient_checkpointing()
+
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
         """Moves the network to its device and wraps it for mixed precision, several processes and speed."""
         if channels_last:
