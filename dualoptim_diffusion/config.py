@@ -116,6 +116,7 @@ class MethodConfig(Section):
     forget_schedule: ScheduleName = "constant"  # of the learning rate
     retain_schedule: ScheduleName = "constant"
     clip_norm: float | None = Field(1.0, gt=0)
+    clip_retain: bool = True  # the retain phase's gradients too; published DiT code clips the forget phase alone
     ema_decay: float | None = Field(None, ge=0, lt=1)
     mask: MaskConfig | None = None
 

@@ -198,6 +198,15 @@ def test_sfron_masks_the_forget_phase_alone_and_finetune_has_no_other() -> None:
     ]
 
 
+def test_the_retain_phase_can_go_unclipped() -> None:
+    def clipping(**settings: object) -> list[float | None]:
+        built = phases(make("sfron", **settings), ToyModel(), lambda _: batch([1]), lambda _: batch([0]), None)
+        return [phase.clip_norm for phase in built]
+
+    assert clipping() == [1.0, 1.0]
+    assert clipping(clip_retain=False) == [1.0, None]
+
+
 def test_steps_per_class_count_the_forgotten_classes() -> None:
     assert make("sfron", (1, 2), num_steps=7).num_steps == 7
     assert make("sfron", (1, 2), num_steps=7, num_steps_per="class").num_steps == 14

@@ -80,5 +80,6 @@ def phases(
         steps=settings.retain_steps,
         lr_schedule=settings.retain_schedule,
         mask=mask if method.masks_retain else None,
+        clip_norm=settings.clip_norm if settings.clip_retain else None,
     )
     return [forget, retain] if method.forgets else [retain]

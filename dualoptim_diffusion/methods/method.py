@@ -25,7 +25,7 @@ RETAIN_KEYS = frozenset(
     }
 )
 FORGET_KEYS = frozenset(
-    {"forget_steps", "forget_lr", "forget_schedule", "forget_weight", "forget_weight_schedule"}
+    {"forget_steps", "clip_retain", "forget_lr", "forget_schedule", "forget_weight", "forget_weight_schedule"}
     | {"optimizers.mode", "optimizers.forget", "optimizers.forget_momentum"}
 )
 

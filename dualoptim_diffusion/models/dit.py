@@ -97,5 +97,5 @@ class ConditionalDiT(Denoiser):
             InputError: if it is of another diffusion process.
         """
         check_process(folder)
-        pipeline = ConditionalDiTPipeline.from_pretrained(folder).to(device)  # diffusers unpickles tensors alone
+        pipeline = ConditionalDiTPipeline.from_pretrained(folder).to(device)  # diffusers takes nothing but tensors
         return cls(pipeline.transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)
