@@ -100,6 +100,9 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     recipe = load_recipe(ForgetRecipe, recipe_name, overrides)
     method_class = find_method(recipe.method.name)
     values, dropped = resolve_keys(recipe, method_class.reads, alternates=method_class.alternates(recipe.method))
+    if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule
+        common = {"forget_lr": recipe.method.retain_lr, "forget_schedule": recipe.method.retain_schedule}
+        recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=common)})
     for name in (recipe.optimizers.forget, recipe.optimizers.retain):
         check_optimizer_name(name)
     parse_seeds(recipe.sampling.seeds)

@@ -136,6 +136,16 @@ def test_shared_steps_by_retain_lr_and_refuses_an_explicitly_different_forget_lr
     assert "forget_lr" not in values["method"]
 
 
+def test_a_shared_optimizer_has_one_rate_and_one_schedule_in_both_phases() -> None:
+    from dualoptim_diffusion.experiment import open_experiment
+
+    overrides = ["optimizers.mode=shared", "method.retain_lr=7e-4", "method.forget_lr=7e-4"]
+    method = open_experiment("digits_sfron_dual", ["three"], overrides).method.settings
+    assert (method.forget_lr, method.forget_schedule) == (7e-4, "cosine")
+    method = open_experiment("digits_gradient_ascent", ["three"]).method.settings
+    assert (method.forget_lr, method.forget_schedule) == (method.retain_lr, method.retain_schedule) == (3e-4, "cosine")
+
+
 def test_the_device_does_not_enter_the_hash_and_everything_else_does() -> None:
     base = recipe_sha256(resolved()[0])
     assert recipe_sha256(resolved("run.device=cpu")[0]) == base
