@@ -12,7 +12,7 @@ from pathlib import Path
 from cells import AIM_FA, AIM_FD, Cell, origin, row, run_study, summarise, summary_row
 from stability import RECIPE, SETTING
 
-CLASSES, NUM_SEEDS = ("three", "eight"), 3
+CLASSES = ("three", "eight")
 RATE = "3.2e-4"
 # One rate an optimizer, such that a clipped step moves the weights about as far as Adam's does.
 RATES = {"adam": RATE, "sgd": "2e-2", "lion": "1e-4", "muon": "2e-3"}
@@ -53,26 +53,27 @@ TABLES: dict[str, dict[str, str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
-    command = "python scripts/ablations.py"
+    command = "python scripts/ablations.py" + ("" if arguments.seeds == 3 else f" --seeds {arguments.seeds}")
     rows = [(title, name, words) for title, table in TABLES.items() for name, words in table.items()]
     cells = {
         (title, name): [
             Cell(name, RECIPE, class_name, seed, (*SETTING, *words.split()))
-            for seed in range(NUM_SEEDS)
+            for seed in range(arguments.seeds)
             for class_name in CLASSES
         ]
         for title, name, words in rows
     }
-    by_seed = [part[i] for i in range(NUM_SEEDS * len(CLASSES)) for part in cells.values()]
+    by_seed = [part[i] for i in range(arguments.seeds * len(CLASSES)) for part in cells.values()]
     about = {"command": command, "setting": SETTING, "tables": TABLES}
     results = run_study(by_seed, arguments.out / "ablations.json", about, arguments.jobs)
     found = dict(zip(by_seed, results, strict=True))
     lines = [
         "# Ablations", "", f"`{command}`", "",
-        f"SFRon on the digits, classes {' and '.join(CLASSES)}, {NUM_SEEDS} seeds, mean ± standard deviation; aim: FA "
+        f"SFRon on the digits, classes {' and '.join(CLASSES)}, {arguments.seeds} seeds, mean ± standard deviation; aim: FA "
         f"at most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's. A stopped run met a loss or a gradient "
         "that was not finite.",
     ]  # fmt: skip
