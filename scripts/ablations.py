@@ -74,8 +74,8 @@ def main() -> None:
     lines = [
         "# Ablations", "", f"`{command}`", "",
         f"SFRon on the digits, classes {' and '.join(CLASSES)}, {arguments.seeds} seeds, mean ± standard deviation; "
-        f"aim: FA at most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's. A stopped run met a loss or a gradient "
-        "that was not finite.",
+        f"aim: FA at most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's. A stopped run met a loss or "
+        "a gradient that was not finite.",
     ]  # fmt: skip
     for title, table in TABLES.items():
         lines += ["", f"## {title}", "", row(["", "FA", "RA", "FD / original's", "aim met", "stopped"])]
