@@ -3,16 +3,17 @@
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.checkpoint import atomic_path
-from dualoptim_diffusion.classifier import Classifier
+from dualoptim_diffusion.classifier import Classifier, new_classifier
 from dualoptim_diffusion.classifier_training import train_classifier
 from dualoptim_diffusion.config import ClassifierRecipe, EvaluationConfig, ModelConfig, PretrainRecipe
-from dualoptim_diffusion.data import ImageSet, load_dataset
+from dualoptim_diffusion.data import ImageSet, data_facts, load_dataset
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.features import (
     Extractor,
@@ -185,12 +186,21 @@ def obtain_extractor(
 
 
 def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:
-    """Folder of the classifier that the recipe makes."""
-    train_set, held_out = load_dataset(recipe.data)
-    inputs = (recipe_sha256(recipe.model_dump(mode="json")), train_set.sha256, held_out.sha256)
-    folder = cache_entry("classifiers", *inputs)
+    """Folder of the classifier that the recipe makes.
+
+    One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
+    """
+    config_sha256 = recipe_sha256(recipe.model_dump(mode="json"))
+    facts = data_facts(recipe.data)
+    if facts.missing and recipe.training.num_steps == 0:
+        folder = cache_entry("classifiers", config_sha256, "unmeasured")
+        make = partial(new_classifier, recipe.classifier, facts.id2label, facts.shape[0], num_steps=0)
+    else:
+        train_set, held_out = load_dataset(recipe.data)
+        folder = cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
+        make = partial(train_classifier, recipe, train_set, held_out, accelerator.device)
     with locked(folder, accelerator):
         if accelerator.is_main_process and not folder.is_dir():
-            train_classifier(recipe, train_set, held_out, accelerator.device).save(folder)
+            make().save(folder)
         accelerator.wait_for_everyone()
     return folder

@@ -140,6 +140,29 @@ def pretrain(
         _result({"model": str(folder), "sha256": weights_sha256(load_model(folder).network.state_dict())}, as_json)
 
 
+@app.command()
+def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Encode all training images of a latent model's recipe once, both ways round; interrupted, it goes on.
+
+    Runs encode what they need by themselves; this is for many runs over one data set, and takes several processes
+    under `accelerate launch`. The latents lie in data.latents, or in the cache.
+    """
+    from dualoptim_diffusion.assets import make_accelerator, obtain_model
+    from dualoptim_diffusion.config import ForgetRecipe
+    from dualoptim_diffusion.data import load_dataset
+    from dualoptim_diffusion.encoding import encode_all
+    from dualoptim_diffusion.recipes import find_recipe, load_recipe
+
+    loaded = load_recipe(ForgetRecipe, recipe, overrides or ())
+    accelerator = make_accelerator(loaded.run.device, loaded.run.precision)
+    dataset, _ = load_dataset(loaded.data)
+    model = obtain_model(loaded.model, find_recipe(recipe), accelerator)
+    model.prepare(accelerator)
+    written = encode_all(dataset, loaded.data, model, accelerator)
+    if accelerator.is_main_process:
+        _result(written, as_json)
+
+
 @app.command("train-classifier")
 def train_classifier(
     recipe: RecipeArgument,
@@ -181,6 +204,9 @@ def import_(
     num_heads: Annotated[
         int | None, typer.Option(min=1, help="Heads of a DiT's attention [as in DiT-S, B, L and XL].")
     ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Autoencoder of a DiT's latents: a folder or hub id.", show_default=False)
+    ] = None,
     class_names: Annotated[
         str | None,
         typer.Option(metavar="A,B,C", help="Names in order, cifar10 or imagenet [CIFAR-10's where it has that form]."),
@@ -192,7 +218,7 @@ def import_(
     _refuse_existing(out, overwrite, "model_index.json")
     from dualoptim_diffusion.porting import import_checkpoint
 
-    _result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads), as_json)
+    _result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)
 
 
 @app.command()
@@ -223,8 +249,12 @@ def sample(
     scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="s = w + 1; 1 is the conditional model.")] = None,
+    guidance_channels: Annotated[int | None, typer.Option(help="Guide the first so many channels [all].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images drawn at once.")] = None,
     png: Annotated[bool, typer.Option(help="Also write one PNG an image.")] = True,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Also keep a latent model's latents, for data.name=replay.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Draw images; a run folder's recipe gives the scheduler settings that are not named here."""
@@ -234,11 +264,12 @@ def sample(
         "scheduler": scheduler,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
+        "guidance_channels": guidance_channels,
         "batch_size": batch_size,
         "seeds": seeds,
     }
     settings = {key: value for key, value in named.items() if value is not None}
-    if (drawn := sample_model(model, classes or (), settings, out, png)) is not None:
+    if (drawn := sample_model(model, classes or (), settings, out, png, latents)) is not None:
         _result(drawn, as_json)
 
 

@@ -18,7 +18,8 @@ class RunConfig(Section):
 
 
 class DenoiserRunConfig(RunConfig):
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the passes alone; weights and optimizers stay fp32
+    micro_batch_size: int | None = Field(None, ge=1)  # images that activations are kept of at a time; null = all
 
 
 class PretrainRunConfig(DenoiserRunConfig):
@@ -33,8 +34,9 @@ class ForgetRunConfig(DenoiserRunConfig):
 
 
 class DataConfig(Section):
-    name: Literal["digits", "cifar10", "image_folder", "imagenet"]
-    path: str | None = None  # holds train/CLASS/* (imagenet: train/WNID/*); of cifar10 its archive, null = the cache
+    name: Literal["digits", "cifar10", "image_folder", "imagenet", "replay"]
+    # holds train/CLASS/* (imagenet: train/WNID/*); replay: what `sample --latents` drew; cifar10: its archive or null
+    path: str | None = None
     image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch
 
@@ -47,11 +49,19 @@ class DataConfig(Section):
     def _has_folder(self) -> "DataConfig":
         if self.name == "image_folder" and self.path is None:
             raise ValueError("data.path, a folder that holds train/CLASS/*.png or .jpg, with name image_folder")
+        if self.name == "replay" and self.path is None:
+            raise ValueError("data.path, a folder that `dualoptim sample MODEL --latents` has filled, with name replay")
         return self
 
 
 class DenoiserDataConfig(DataConfig):
     horizontal_flip: bool = False
+    latents: str = "keep"  # of a model with an autoencoder: keep (in the cache), each_step (anew), or a folder for them
+
+    @field_validator("latents")
+    @classmethod
+    def _absolute_folder(cls, latents: str) -> str:
+        return latents if latents in ("keep", "each_step") else str(Path(latents).expanduser().resolve())
 
 
 class ForgetDataConfig(DenoiserDataConfig):
@@ -186,9 +196,10 @@ class UNetConfig(Section):
 
 
 class DiTConfig(Section):
-    """The same of a diffusion transformer, in pixel space."""
+    """The same of a diffusion transformer, in pixels or in an autoencoder's latents."""
 
     family: Literal["dit"]
+    vae: str | None = None  # an AutoencoderKL: a folder or hub id; null = pixels
     patch_size: int = Field(2, ge=1)
     num_layers: int = Field(28, ge=1)
     num_attention_heads: int = Field(16, ge=1)

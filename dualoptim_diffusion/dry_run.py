@@ -33,7 +33,8 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     model, not_here = _model(experiment)
     sampling, drawn = plan_sampling(experiment, model)
     images = sum(len(seeds) for seeds in drawn.seeds.values())
-    activations = _activations(model, _batch_size(experiment), recipe.run.gradient_checkpointing)
+    at_once = min(_batch_size(experiment), recipe.run.micro_batch_size or _batch_size(experiment))
+    activations = _activations(model, at_once, recipe.run.gradient_checkpointing)
     forward, backward = (0.0, 0.0) if not_here else _seconds_per_image(model, experiment.accelerator)
     draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates = _updates(experiment)
@@ -177,14 +178,12 @@ def _activations(model: DenoisingModel, batch_size: int, checkpointing: bool = F
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:
-    method, settings = experiment.method, experiment.recipe.method
+    method = experiment.method
     if method.from_scratch and experiment.pretrain_recipe is not None:
         return {"pretraining": experiment.pretrain_recipe.training.num_steps}
-    if not method.forgets:
-        return {"retain": method.num_steps * settings.retain_steps}
-    if not method.alternates(settings):
+    if method.forgets and not method.alternates(experiment.recipe.method):
         return {"joint": method.num_steps}
-    return {"forget": method.num_steps * settings.forget_steps, "retain": method.num_steps * settings.retain_steps}
+    return {phase: count for phase, count in method.num_updates.items() if count or phase == "retain"}
 
 
 def _batch_size(experiment: Experiment) -> int:

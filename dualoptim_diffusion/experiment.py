@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from dualoptim_diffusion.assets import make_accelerator
-from dualoptim_diffusion.classes import resolve_classes
+from dualoptim_diffusion.classes import resolve_classes, same_classes
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
 from dualoptim_diffusion.dual_optim import check_optimizer_name
+from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.methods import Method, find_method
@@ -65,6 +66,11 @@ class Experiment:
     def sets(self) -> tuple[ImageSet, ImageSet]:
         """forget_set and retain_set."""
         return split(self.train_set, self.forget_classes, self.left_out)
+
+    def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
+        """The same two as the model trains on them: for one of latents, encoded."""
+        images = training_images(self.train_set, self.recipe.data, model, self.accelerator)
+        return split(images, self.forget_classes, self.left_out)
 
     @property
     def forget_labels(self) -> dict[int, str]:
@@ -170,7 +176,7 @@ def check_model(experiment: Experiment, model: DenoisingModel) -> None:
     Raises:
         InputError: if classes or shapes differ, or the model has no null class where one is needed.
     """
-    if model.id2label != experiment.facts.id2label:
+    if not same_classes(model.id2label, experiment.facts.id2label):
         one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
         hint = ", or name the one that means no class as model.null_class" if one_more else ""
         raise InputError(

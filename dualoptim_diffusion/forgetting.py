@@ -57,10 +57,12 @@ def forget(
     with timed(seconds, "classifier"):
         bench = open_bench(experiment)
     match_classes(bench.classifier, experiment.labels)
-    forget_set, retain_set = experiment.sets
     if recipe.run.gradient_checkpointing:
         model.checkpoint_gradients()
+    if recipe.run.micro_batch_size is not None:
+        model.limit_batches(recipe.run.micro_batch_size)
     model.prepare(accelerator)
+    forget_set, retain_set = experiment.training_sets(model)
     if method.replays:
         with timed(seconds, "replay"):
             retain_set = replay_set(experiment, model, base_sha256)
@@ -91,6 +93,10 @@ def forget(
             save_mask(out / "mask.safetensors", mask, header)
     accelerator.wait_for_everyone()
 
+    if model.has_autoencoder and not method.from_scratch:
+        with timed(seconds, "encoding images"):
+            forget_batches.prepare(method.num_updates["forget"])
+            retain_batches.prepare(method.num_updates["retain"])
     with timed(seconds, "forgetting"):
         if method.from_scratch:
             model = pretrain(_retraining_recipe(experiment), retain_set, accelerator, out, identity, stop_after)

@@ -38,13 +38,17 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     if path.is_file():
         with contextlib.suppress(InputError):  # damaged: made anew below
             return load_mask(path, model.network, experiment.forget_labels)
-    sets = experiment.sets
+    sets = experiment.training_sets(model)
     forget_batches, retain_batches = (
         experiment.batches(model, part, f"saliency-{name}", config.batch_size)
         for part, name in zip(sets, ("forget", "retain"), strict=True)
     )
     one_pass = [-(-len(part) // config.batch_size) for part in sets]
     num_batches = (config.num_batches or one_pass[0], config.num_batches or one_pass[1])
+
+    forget_batches.prepare(num_batches[0])
+    if config.kind == "fisher_ratio":
+        retain_batches.prepare(num_batches[1])
 
     def progress(total: int, title: str) -> Iterator[int]:
         return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMPipeline
+from diffusers import AutoencoderKL, DDIMPipeline
 from torch import nn
 
 from dualoptim_diffusion.assets import load_model
@@ -19,6 +19,7 @@ from dualoptim_diffusion.models import (
     DiT,
     weights_sha256,
 )
+from dualoptim_diffusion.models.autoencoder import load_autoencoder
 from dualoptim_diffusion.models.folding import fold
 from dualoptim_diffusion.models.published import Imported, import_published
 from dualoptim_diffusion.models.published_dit import import_published_dit, is_published_dit
@@ -67,6 +68,7 @@ def import_checkpoint(
     image_size: int = 32,
     class_names: str | None = None,
     num_heads: int | None = None,
+    vae: str | None = None,
 ) -> dict[str, Any]:
     """Writes the pipeline folder of a published checkpoint to `out`.
 
@@ -74,6 +76,7 @@ def import_checkpoint(
         weights: raw or ema.
         image_size: of a U-Net's images, which no tensor tells.
         num_heads: of a DiT's attention, likewise; by default as in the published sizes.
+        vae: autoencoder of a DiT's latents, a folder or hub id; without it the DiT is of pixels.
         class_names: with commas between them, cifar10 or imagenet; by default CIFAR-10's where the network has its
             form, else the ids.
 
@@ -85,7 +88,13 @@ def import_checkpoint(
     """
     network, step, left_over = _read(checkpoint, weights, image_size, num_heads)
     names = {i: str(i) for i in range(network.config.num_classes)}
-    model = ConditionalDiT(network, names) if isinstance(network, DiT) else ConditionalDDPM(network, names)
+    model: DenoisingModel
+    if isinstance(network, DiT):
+        model = ConditionalDiT(network, names, vae=None if vae is None else _fitting_autoencoder(vae, network))
+    elif vae is not None:
+        raise InputError(f"--vae is {vae!r}, but {checkpoint} holds a U-Net of pixels, which has no autoencoder.")
+    else:
+        model = ConditionalDDPM(network, names)
     model.id2label = dict(enumerate(_names(class_names, model)))
     with atomic_path(out) as beside:
         model.save(beside)
@@ -103,6 +112,16 @@ def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None
     if is_published_dit(stored.raw):
         return import_published_dit(checkpoint, weights, num_heads, stored)
     return import_published(checkpoint, weights, image_size, stored)
+
+
+def _fitting_autoencoder(vae: str, network: DiT) -> AutoencoderKL:
+    loaded = load_autoencoder(vae)
+    if loaded.config.latent_channels != network.config.in_channels:
+        raise InputError(
+            f"The latents of {vae} have {loaded.config.latent_channels} channels, the DiT takes "
+            f"{network.config.in_channels}; name the autoencoder that it was trained with."
+        )
+    return loaded
 
 
 def _names(class_names: str | None, model: DenoisingModel) -> list[str]:

@@ -21,6 +21,7 @@ class Draws(NamedTuple):
     timesteps: Tensor  # [B] in 0..T-1
     noise: Tensor  # [B, C, H, W]
     label_drops: Tensor  # [B] bool
+    posterior_noise: Tensor | None  # [B, C, H, W] for an autoencoder's latents; none without one
 
 
 def derive_seed(*key: int | str) -> int:
@@ -49,6 +50,15 @@ def epoch_indices(seed: int, phase: str, update: int, batch_size: int, num_examp
     return torch.cat(parts)
 
 
+def draw_examples(
+    seed: int, phase: str, update: int, batch_size: int, num_examples: int, source: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """(indices [B], flips [B]) of the update's global batch: which images it takes, and which of them mirrored."""
+    source = generator(seed, phase, "batch", update) if source is None else source
+    indices = epoch_indices(seed, phase, update, batch_size, num_examples)
+    return indices, torch.rand(batch_size, generator=source) < 0.5
+
+
 def draw_update(
     seed: int,
     phase: str,
@@ -59,15 +69,24 @@ def draw_update(
     shape: tuple[int, ...],
     num_train_timesteps: int,
     label_drop: float,
+    posterior: bool = False,
 ) -> Draws:
-    """All random tensors of the update's global batch; `shape` is that of one x_0, `label_drop` a probability."""
+    """All random tensors of the update's global batch.
+
+    Args:
+        shape: of one x_0.
+        label_drop: a probability.
+        posterior: draw the noise of an autoencoder's latents too; all else is the same without it.
+    """
     source = generator(seed, phase, "batch", update)
+    indices, flips = draw_examples(seed, phase, update, batch_size, num_examples, source)
     return Draws(
-        indices=epoch_indices(seed, phase, update, batch_size, num_examples),
-        flips=torch.rand(batch_size, generator=source) < 0.5,
+        indices=indices,
+        flips=flips,
         timesteps=antithetic_timesteps(batch_size, num_train_timesteps, source),
         noise=torch.randn(batch_size, *shape, generator=source),
         label_drops=torch.rand(batch_size, generator=source) < label_drop,
+        posterior_noise=torch.randn(batch_size, *shape, generator=source) if posterior else None,
     )
 
 

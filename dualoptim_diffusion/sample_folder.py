@@ -10,7 +10,7 @@ from dualoptim_diffusion.assets import load_model, make_accelerator
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import weights_sha256
+from dualoptim_diffusion.models import autoencoder_sha256, weights_sha256
 from dualoptim_diffusion.models.images import to_pil
 from dualoptim_diffusion.models.pipeline import model_folder
 from dualoptim_diffusion.recipes import load_recipe, parse_seeds
@@ -18,7 +18,7 @@ from dualoptim_diffusion.samples import draw_samples
 
 
 def sample_model(
-    source: Path, class_names: Sequence[str], named: Mapping[str, Any], out: Path, png: bool
+    source: Path, class_names: Sequence[str], named: Mapping[str, Any], out: Path, png: bool, latents: bool = False
 ) -> dict[str, Any] | None:
     """Draws classes of the model in a run or pipeline folder into `out`.
 
@@ -26,6 +26,7 @@ def sample_model(
         class_names: names or ids; all classes if empty.
         named: sampling settings that overrule those of the run's recipe.
         png: also write `out/png/CLASS/SEED.png`.
+        latents: also keep the latents, where the model has an autoencoder, for `data.name: replay`.
 
     Returns:
         What was drawn, on the main process.
@@ -47,8 +48,11 @@ def sample_model(
     model = load_model(model_folder(source), accelerator.device)
     class_ids = [resolve_class(name, model.id2label) for name in class_names] or list(model.id2label)
     sha256 = weights_sha256(model.network.state_dict())
+    kept = autoencoder_sha256(model) if latents else None
     model.prepare(accelerator)
-    samples = draw_samples(out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator)
+    samples = draw_samples(
+        out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
+    )
     if not accelerator.is_main_process:
         return None
     if png:

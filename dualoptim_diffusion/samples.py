@@ -60,7 +60,8 @@ class Draws(Mapping[int, Tensor]):
     def __getitem__(self, label: int) -> Tensor:
         self._model.network.eval()
         chunks = padded_chunks(self._seeds[label], self._settings.batch_size)
-        return cat([_draw_chunk(self._model, self._scheduler, label, *c, self._settings, self._device) for c in chunks])
+        drawn = [_draw_chunk(self._model, self._scheduler, label, *c, self._settings, self._device) for c in chunks]
+        return cat([part["images"] for part in drawn])
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._seeds)
@@ -77,12 +78,14 @@ def _draw_chunk(
     padded: Sequence[int],
     settings: SamplingConfig,
     device: torch.device,
-) -> Tensor:
-    """uint8 images of the seeds to keep."""
+    latents: bool = False,
+) -> dict[str, Tensor]:
+    """`images` (uint8) of the seeds to keep, and `latents` if asked for."""
     steps, scale = settings.num_inference_steps, settings.guidance_scale
     predict = partial(model.predict, guidance_channels=settings.guidance_channels)
     x_0 = draw(predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
-    return model.decode(x_0)[: len(kept)].cpu().contiguous()
+    drawn = {"images": model.decode(x_0)} | ({"latents": x_0} if latents else {})
+    return {name: part[: len(kept)].cpu().contiguous() for name, part in drawn.items()}
 
 
 def describe(model_sha256: str, settings: SamplingConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -102,15 +105,19 @@ def draw_samples(
     settings: SamplingConfig,
     accelerator: Accelerator,
     title: str = "sampling",
+    autoencoder_sha256: str | None = None,
 ) -> Samples:
     """Draws each label with its seeds into `folder`; whatever else the folder holds stays there.
 
     Shards that are there and sound are kept, so an interrupted call goes on; processes share the chunks.
 
+    Args:
+        autoencoder_sha256: keep the latents of this autoencoder beside the images, for `data.name: replay`.
+
     Raises:
         InputError: if the folder holds anything but samples drawn in this very way.
     """
-    wanted = describe(model_sha256, settings, accelerator)
+    wanted = describe(model_sha256, settings, accelerator) | {"latents": autoencoder_sha256}
     known: dict[str, str] = {}
     if (folder / MANIFEST).is_file():
         found = _read_manifest(folder)
@@ -119,9 +126,10 @@ def draw_samples(
         known = found.get("shards", {})
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no samples of this kind; choose another folder.")
+    about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not (folder / MANIFEST).is_file():
-        write_json(folder / MANIFEST, wanted)
+        write_json(folder / MANIFEST, about)
     accelerator.wait_for_everyone()
 
     chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
@@ -133,9 +141,11 @@ def draw_samples(
         for label, kept, padded in mine:
             shard = folder / _shard_name(label, kept)
             if not _is_sound(shard, len(kept), known.get(shard.name)):
-                images = _draw_chunk(model, scheduler, label, kept, padded, settings, accelerator.device)
+                made = _draw_chunk(
+                    model, scheduler, label, kept, padded, settings, accelerator.device, autoencoder_sha256 is not None
+                )
                 with atomic_path(shard) as beside:
-                    save_file({"images": images}, beside)
+                    save_file(made, beside)
             bar.update(len(kept))
     accelerator.wait_for_everyone()
     drawn: dict[int, list[Path]] = {label: [] for label in seeds}
@@ -143,7 +153,7 @@ def draw_samples(
         drawn[label].append(folder / _shard_name(label, kept))
     if accelerator.is_main_process:
         here = {path.name: file_sha256(path) for paths in drawn.values() for path in paths}
-        write_json(folder / MANIFEST, wanted | {"shards": known | here})
+        write_json(folder / MANIFEST, about | {"shards": known | here})
     accelerator.wait_for_everyone()
     return Samples(drawn)
 

@@ -173,6 +173,7 @@ def evaluate_run(
         protocol = protocol_of(bench.protocol, bench.settings, bench.classifier, bench.extractor, experiment.train_set)
         results |= {
             "forgotten": experiment.forget_names,
+            "data": experiment.recipe.data.name,
             "forgotten_before": [experiment.facts.id2label[i] for i in experiment.left_out],
             "protocol": protocol,
             "protocol_hash": protocol_sha256(protocol),

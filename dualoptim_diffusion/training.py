@@ -17,8 +17,10 @@ from dualoptim_diffusion.config import DiTConfig, PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
 from dualoptim_diffusion.ema import EMA
+from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError, Stopped
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
+from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.unlearn import Phase, Record, unlearn
 
@@ -133,13 +135,17 @@ def new_model(recipe: PretrainRecipe, id2label: dict[int, str], shape: tuple[int
     """
     torch.manual_seed(derive_seed(recipe.run.seed, "init"))
     channels, size = shape[:2]
-    architecture = recipe.model.model_dump(exclude={"family", "learned_variance"})
+    architecture = recipe.model.model_dump(exclude={"family", "learned_variance", "vae"})
     try:
         if isinstance(recipe.model, DiTConfig):
+            vae = None if recipe.model.vae is None else load_autoencoder(recipe.model.vae)
+            if vae is not None:
+                channels, size = latent_shape(vae, channels, size)
             out = channels * (2 if recipe.model.learned_variance else 1)
-            return ConditionalDiT(DiT(size, channels, out, len(id2label), **architecture).initialise(), id2label)
-        network = ConditionalUNet(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
-        return ConditionalDDPM(network, id2label)
+            network = DiT(size, channels, out, len(id2label), **architecture).initialise()
+            return ConditionalDiT(network, id2label, vae=vae)
+        unet = ConditionalUNet(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
+        return ConditionalDDPM(unet, id2label)
     except ValueError as error:
         remedy = " data.image_size resizes the images." if "sample_size" in str(error) else ""
         raise InputError(f"The network does not fit the data: {error}{remedy}") from None
@@ -157,10 +163,12 @@ def pretrain(
     settings, seed = recipe.training, recipe.run.seed
     model = new_model(recipe, dataset.id2label, tuple(dataset.images.shape[1:]))
     network = model.network
+    if recipe.run.micro_batch_size is not None:
+        model.limit_batches(recipe.run.micro_batch_size)
     model.prepare(accelerator, recipe.run.channels_last, recipe.run.compile)
     network.train()
     batches = Batches(
-        dataset,
+        training_images(dataset, recipe.data, model, accelerator),
         model,
         seed=seed,
         phase="pretrain",
@@ -170,6 +178,8 @@ def pretrain(
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
+
+    batches.prepare(settings.num_steps)
 
     def loss(update: int) -> Tensor:
         batch = batches(update)

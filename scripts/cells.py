@@ -63,7 +63,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     model = obtain_model(recipe.model, experiment.recipe_path, experiment.accelerator)
     base_sha256 = weights_sha256(model.network.state_dict())
     model.prepare(experiment.accelerator)
-    forget_set, retain_set = experiment.sets
+    forget_set, retain_set = experiment.training_sets(model)
     if method.replays:
         retain_set = replay_set(experiment, model, base_sha256)
     mask = obtain_mask(experiment, model, None)

@@ -11,7 +11,7 @@ from dualoptim_diffusion.diffusion import (
     guided_noise_pred,
     linear_alphas_cumprod,
 )
-from dualoptim_diffusion.randomness import draw_update, epoch_indices, generator
+from dualoptim_diffusion.randomness import draw_examples, draw_update, epoch_indices, generator
 from dualoptim_diffusion.sampling import make_scheduler, padded_chunks
 
 
@@ -88,10 +88,10 @@ def test_every_epoch_shows_each_image_once() -> None:
 
 
 def test_draws_depend_on_the_counter_alone() -> None:
-    def draw(seed: int, phase: str, update: int):
-        return draw_update(
-            seed, phase, update, batch_size=8, num_examples=5, shape=(1, 2, 2), num_train_timesteps=1000, label_drop=0.5
-        )
+    sizes = {"batch_size": 8, "num_examples": 5, "shape": (1, 2, 2), "num_train_timesteps": 1000, "label_drop": 0.5}
+
+    def draw(seed: int, phase: str, update: int, posterior: bool = True):
+        return draw_update(seed, phase, update, **sizes, posterior=posterior)
 
     first = draw(0, "forget", 3)
     torch.manual_seed(123)
@@ -99,6 +99,11 @@ def test_draws_depend_on_the_counter_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, draw(0, "forget", 3), strict=True))
     for other in (draw(1, "forget", 3), draw(0, "retain", 3), draw(0, "forget", 4)):
         assert not torch.equal(first.noise, other.noise)
+    plain = draw(0, "forget", 3, posterior=False)
+    assert plain.posterior_noise is None
+    assert all(torch.equal(a, b) for a, b in zip(first[:5], plain[:5], strict=True))
+    for examples, whole in zip(draw_examples(0, "forget", 3, 8, 5), first, strict=False):
+        assert torch.equal(examples, whole)
 
 
 def test_labels_are_dropped_at_the_stated_rate() -> None:

@@ -41,6 +41,7 @@ class ToyModel:
     """The model protocol around it, in float64."""
 
     num_classes, null_class, num_train_timesteps, label_drop, x_0_shape = 4, 4, 1000, 0.1, (1, 2, 2)
+    has_autoencoder = False
 
     def __init__(self) -> None:
         self.id2label = dict(enumerate("abcd"))
@@ -56,7 +57,7 @@ class ToyModel:
         x_t = self.add_noise(x_0, noise, timesteps)
         return denoising_loss(self.noise_pred(x_t, timesteps, labels, guidance_scale), noise)
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
+    def encode(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         return images.double()
 
     def frozen_copy(self) -> "ToyModel":

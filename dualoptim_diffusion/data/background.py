@@ -6,10 +6,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from dualoptim_diffusion.data.folder import FolderPixels
+from dualoptim_diffusion.data.stored import Stored
 
 
-def images_of_nothing(images: Tensor | FolderPixels, count: int, generator: Generator) -> Tensor:
+def images_of_nothing(images: Tensor | Stored, count: int, generator: Generator) -> Tensor:
     """uint8 [count, C, H, W] that show no class: parts of real `images` in disorder, smooth noise, blocks."""
     picks = torch.randint(len(images), (count,), generator=generator)
     kinds = torch.randint(len(KINDS), (count,), generator=generator)

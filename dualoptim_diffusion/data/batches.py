@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.data.latents import KeptMoments
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.randomness import draw_update, seed_dropout
+from dualoptim_diffusion.randomness import draw_examples, draw_update, seed_dropout
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,12 @@ class Encoder(Protocol):
     label_drop: float
     x_0_shape: tuple[int, ...]
 
-    def encode(self, images: Tensor) -> Tensor: ...
+    @property
+    def has_autoencoder(self) -> bool: ...
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
+
+    def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
 
 class Batches:
@@ -41,7 +47,7 @@ class Batches:
         model: its `encode`, shape of x_0, null class, number of timesteps and label-drop rate are used.
         seed, phase: the key of all draws.
         batch_size: of the global batch, whatever the number of processes.
-        horizontal_flip: mirror half of the images.
+        horizontal_flip: mirror half of the images; latents that a model drew stay as they are.
 
     Raises:
         InputError: if the processes cannot share the batch evenly.
@@ -69,6 +75,23 @@ class Batches:
         self._mine = slice(process_index * share, (process_index + 1) * share)
         self._images, self._labels = dataset.images.to(device), dataset.class_labels.to(device)
 
+    def prepare(self, num_updates: int) -> None:
+        """Has the images of the first updates encoded, where they are kept encoded; all processes call it alike."""
+        images = self._images
+        if not isinstance(images, KeptMoments):
+            return
+        if num_updates * self.batch_size > 4 * len(images):  # nearly all of them, both ways
+            every = torch.arange(len(images))
+            for flip in (False, True) if self.horizontal_flip else (False,):
+                images.obtain(every, torch.full_like(every, flip, dtype=torch.bool))
+            return
+        drawn = [self._examples(update) for update in range(num_updates)]
+        images.obtain(torch.cat([indices for indices, _ in drawn]), torch.cat([flips for _, flips in drawn]))
+
+    def _examples(self, update: int) -> tuple[Tensor, Tensor]:
+        indices, flips = draw_examples(self.seed, self.phase, update, self.batch_size, len(self.dataset))
+        return indices, flips & self.horizontal_flip
+
     def __call__(self, update: int) -> Batch:
         draws = draw_update(
             self.seed,
@@ -79,12 +102,24 @@ class Batches:
             shape=tuple(self.model.x_0_shape),
             num_train_timesteps=self.model.num_train_timesteps,
             label_drop=self.model.label_drop,
+            posterior=self.model.has_autoencoder,
         )
-        indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws)
-        images, labels = self._images[indices].to(self.device), self._labels[indices]
-        if self.horizontal_flip:
-            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
+        indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws[:5])
+        posterior = draws.posterior_noise
+        posterior = None if posterior is None else posterior[self._mine].to(self.device)
+        labels, flips = self._labels[indices], flips & self.horizontal_flip
         seed_dropout(self.seed, self.phase, update, self.process_index)
         null = self.model.null_class
         dropped = labels if null is None else torch.where(drops, null, labels)
-        return Batch(self.model.encode(images), timesteps, noise, labels, dropped)
+        return Batch(self._x_0(indices, flips, posterior), timesteps, noise, labels, dropped)
+
+    def _x_0(self, indices: Tensor, flips: Tensor, posterior_noise: Tensor | None) -> Tensor:
+        """What the model trains on: of images, of moments kept of them, or of latents as they are."""
+        if isinstance(self._images, KeptMoments):
+            moments = self._images.moments(indices.cpu(), flips.cpu()).to(self.device)
+            return self.model.from_moments(moments, posterior_noise)
+        images = self._images[indices].to(self.device)
+        if images.is_floating_point():  # drawn by a model in its own latents
+            return images
+        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
+        return self.model.encode(images, posterior_noise)

@@ -12,7 +12,9 @@ from torch.nn.functional import interpolate
 
 from dualoptim_diffusion.config import DataConfig
 from dualoptim_diffusion.data import cifar10, folder, imagenet
-from dualoptim_diffusion.data.folder import FolderPixels, Listing
+from dualoptim_diffusion.data.drawn import open_drawn
+from dualoptim_diffusion.data.folder import Listing
+from dualoptim_diffusion.data.stored import Stored
 from dualoptim_diffusion.errors import InputError
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -39,9 +41,12 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 [N, C, H, W], in memory or read from files when indexed, with labels int64 [N] and class names."""
+    """Images uint8 [N, C, H, W], in memory or read from files when indexed, with labels int64 [N] and class names.
 
-    images: Tensor | FolderPixels
+    For a model of latents the same class holds what its autoencoder made of the images.
+    """
+
+    images: Tensor | Stored
     class_labels: Tensor
     id2label: dict[int, str]
 
@@ -50,7 +55,7 @@ class ImageSet:
 
     def at(self, indices: Tensor) -> "ImageSet":
         """The images at these indices, in their order; none is read for it."""
-        images = self.images.at(indices) if isinstance(self.images, FolderPixels) else self.images[indices]
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.at(indices)
         return ImageSet(images, self.class_labels[indices], self.id2label)
 
     def of_classes(self, class_ids: Sequence[int]) -> "ImageSet":
@@ -64,18 +69,18 @@ class ImageSet:
     @cached_property
     def pixels_sha256(self) -> str:
         """Hash of the pixels; of names, sizes and dates of the files where they are not held in memory."""
-        if isinstance(self.images, FolderPixels):
-            return self.images.sha256
-        return sha256(self.images.contiguous().numpy()).hexdigest()
+        if isinstance(self.images, Tensor):
+            return sha256(self.images.contiguous().numpy()).hexdigest()
+        return self.images.sha256
 
     @cached_property
     def sha256(self) -> str:
         """Hash of pixels and labels."""
         content = sha256(repr(tuple(self.images.shape)).encode())
-        if isinstance(self.images, FolderPixels):
-            content.update(self.images.sha256.encode())
-        else:
+        if isinstance(self.images, Tensor):
             content.update(self.images.contiguous().numpy())
+        else:
+            content.update(self.images.sha256.encode())
         content.update(self.class_labels.contiguous().numpy())
         return content.hexdigest()
 
@@ -88,6 +93,8 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """
     if config.name in ("image_folder", "imagenet"):
         return _image_folder(config)
+    if config.name == "replay":
+        return _replay(config)
     sets = _digits() if config.name == "digits" else _cifar10(config)
     train, test = (_resized(part, config.image_size) for part in sets)
     return train, test
@@ -100,6 +107,7 @@ def data_facts(config: DataConfig) -> DataFacts:
         InputError: if the folder is not there or holds no images.
     """
     size = config.image_size
+    shape: tuple[int, ...]
     if config.name == "cifar10":
         return DataFacts(
             dict(enumerate(cifar10.NAMES)),
@@ -109,6 +117,9 @@ def data_facts(config: DataConfig) -> DataFacts:
     if config.name == "digits":
         train, _ = _digits()
         id2label, labels, shape = train.id2label, train.class_labels, DIGITS_SHAPE
+    elif config.name == "replay":
+        train, _ = _replay(config)
+        id2label, labels, shape = train.id2label, train.class_labels, tuple(train.images.shape[1:])
     elif config.name == "imagenet" and (missing := _missing_imagenet(config)):
         size, names = size or imagenet.SIDE, imagenet.class_names()
         counts = dict.fromkeys(names, imagenet.TRAIN_PER_CLASS)
@@ -160,6 +171,19 @@ def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
         for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
     )
     return (train, test) if len(test) else _without_test_set(train)
+
+
+def _replay(config: DataConfig) -> tuple[ImageSet, ImageSet]:
+    """What a model drew, and nothing held out."""
+    assert config.path is not None  # the recipe has checked it
+    drawn = open_drawn(config.path)
+    images = ImageSet(drawn.rows("images"), drawn.labels, drawn.id2label)
+    if config.image_size not in (None, images.images.shape[-1]):
+        raise InputError(
+            f"data.image_size is {config.image_size}, but the images in {config.path} have {images.images.shape[-1]} "
+            "pixels a side; leave it out."
+        )
+    return images, images.at(torch.empty(0, dtype=torch.long))
 
 
 def load_image_folder(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> ImageSet:

@@ -25,6 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")  # in any case; ImageNet's end in .JPEG
 TEST_FOLDERS = ("test", "val")
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+CROP = "box halvings, then bicubic; centre"  # how `decode` makes images of one size
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
 AT_ONCE = 256  # files in the hands of the decoding threads
 
@@ -75,7 +76,7 @@ class FolderPixels:
 
     def __init__(self, entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None = None) -> None:
         self._entries, self._like = entries, like
-        self.shape = (len(entries), *shape)
+        self.shape: tuple[int, ...] = (len(entries), *shape)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -102,7 +103,7 @@ class FolderPixels:
     @cached_property
     def sha256(self) -> str:
         """Hash of names, sizes and dates of the files and of how they are read, wherever the folder lies."""
-        content = sha256(repr((self.shape, self._like is None)).encode())
+        content = sha256(repr((self.shape, CROP if self._like is None else None)).encode())
         for path, size, mtime_ns in self._entries:
             content.update(repr((path.split(os.sep)[-3:], size, mtime_ns)).encode())  # train, CLASS, name
         return content.hexdigest()
@@ -201,8 +202,8 @@ def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:
     """An image file as uint8 of the shape [C, H, W].
 
     Args:
-        like: a file that has the shape, as this one must; None resizes the shorter side (bicubic) and cuts out the
-            centre.
+        like: a file that has the shape, as this one must; None resizes the shorter side (halved by boxes while that is
+            possible, then bicubic) and cuts out the centre.
 
     Raises:
         InputError: if it cannot be read, or has another size.
@@ -216,6 +217,8 @@ def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:
                 f"{path} has {picture.width} x {picture.height} pixels, {like} has {width} x {height}; set "
                 "data.image_size to crop and resize all images."
             )
+        while picture.width >= 2 * width and picture.height >= 2 * height:  # as DiT's training images were made
+            picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
         factor = max(width / picture.width, height / picture.height)
         scaled = (max(width, round(picture.width * factor)), max(height, round(picture.height * factor)))
         picture = picture.resize(scaled, Image.Resampling.BICUBIC)

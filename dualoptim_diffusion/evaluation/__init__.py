@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat
 
+from dualoptim_diffusion.classes import same_classes
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, rate, score_label, wilson_interval
@@ -128,15 +129,20 @@ def _rate(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
 
 
 def match_classes(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:
-    """The classifier's id of each of the model's classes, matched by name.
+    """The classifier's id of each of the model's classes: the same where it knows them by the same ids, else by name.
 
     Raises:
-        InputError: if the classifier does not know one.
+        InputError: if the classifier does not know one, or two by one name.
     """
-    by_name = {name: i for i, name in classifier.info.id2label.items()}
-    if missing := [name for name in id2label.values() if name not in by_name]:
-        raise InputError(
-            f"The classifier does not know the class {missing[0]!r}; its classes are {', '.join(by_name)}. "
-            "Use one trained on the model's classes."
-        )
+    known = classifier.info.id2label
+    if same_classes(id2label, {i: name for i, name in known.items() if i in id2label}):
+        return {i: i for i in id2label}
+    names = list(known.values())
+    for name in id2label.values():
+        if names.count(name) != 1:
+            raise InputError(
+                f"The classifier does not know the class {name!r}{' alone by that name' if name in names else ''}; its "
+                f"classes are {', '.join(names[:20])}. Use one trained on the model's classes."
+            )
+    by_name = {name: i for i, name in known.items()}
     return {i: by_name[name] for i, name in id2label.items()}

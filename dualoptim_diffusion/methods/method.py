@@ -78,6 +78,14 @@ class Method:
         return cls.forgets and (settings.update if "update" in cls.reads else cls.updates[0]) == "alternate"
 
     @property
+    def num_updates(self) -> dict[str, int]:
+        """Batches of the forget and of the retain set that a run takes; a joint step takes one of each."""
+        alternates = self.alternates(self.settings)
+        forget_steps = self.settings.forget_steps if alternates else int(self.forgets)
+        retain_steps = self.settings.retain_steps if alternates or not self.forgets else 1
+        return {"forget": self.num_steps * forget_steps, "retain": self.num_steps * retain_steps}
+
+    @property
     def uses_null(self) -> bool:
         """Whether the losses ask what the base model predicts without a label."""
         return "forget_ceiling" in self.reads and self.settings.forget_ceiling is not None

@@ -27,6 +27,7 @@ __all__ = [
     "ConditionalUNet",
     "DenoisingModel",
     "DiT",
+    "autoencoder_sha256",
     "load_pipeline",
     "weights_sha256",
 ]
@@ -54,6 +55,8 @@ class DenoisingModel(Protocol):
 
     def checkpoint_gradients(self) -> None: ...  # activations are computed twice, and few of them kept
 
+    def limit_batches(self, size: int) -> None: ...  # activations are kept of so many images at a time
+
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None: ...
 
     def predict(
@@ -75,7 +78,12 @@ class DenoisingModel(Protocol):
 
     def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
 
-    def encode(self, images: Tensor) -> Tensor: ...
+    @property
+    def has_autoencoder(self) -> bool: ...  # x_0 are its latents
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
+
+    def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
     def decode(self, x_0: Tensor) -> Tensor: ...
 
@@ -97,6 +105,12 @@ def load_pipeline(
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
     kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
     return kind.from_pretrained(folder, use_safetensors=True).to(device)
+
+
+def autoencoder_sha256(model: DenoisingModel) -> str | None:
+    """Hash of the weights of its autoencoder, where it has one."""
+    vae = model.vae if isinstance(model, ConditionalDiT) else None
+    return None if vae is None else weights_sha256(vae.state_dict())
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

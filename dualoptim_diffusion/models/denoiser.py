@@ -15,6 +15,7 @@ from dualoptim_diffusion.diffusion import (
     linear_alphas_cumprod,
 )
 from dualoptim_diffusion.models.images import decode_images, encode_images
+from dualoptim_diffusion.models.micro_batches import MicroBatched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,7 +55,8 @@ class Denoiser:
         self.label_drop = 0.0 if null_class is None else LABEL_DROP
         self.x_0_shape = x_0_shape
         self._alphas_cumprod = linear_alphas_cumprod(dtype=precision)
-        self._forward = network  # what `prepare` may wrap for several processes
+        self._wrapped = network  # what `prepare` prepares
+        self._forward = network  # what it made of it
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -65,19 +67,23 @@ class Denoiser:
         """From now on activations are computed twice, and few of them kept."""
         self.network.enable_gradient_checkpointing()
 
+    def limit_batches(self, size: int) -> None:
+        """From now on keeps the activations of at most so many images at a time; takes effect with `prepare`."""
+        self._wrapped = MicroBatched(self.network, size)
+
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
         """Moves the network to its device and wraps it for mixed precision, several processes and speed."""
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        wrapped = accelerator.prepare(self.network)
-        self._forward = torch.compile(wrapped) if compiled else wrapped
+        prepared = accelerator.prepare(self._wrapped)
+        self._forward = torch.compile(prepared) if compiled else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
 
     def frozen_copy(self: Model) -> Model:
         """A model with the present weights that nothing trains: eval mode, no gradients, full precision."""
         model = copy(self)
         model.network = deepcopy(self.network).eval().requires_grad_(False)
-        model._forward = model.network
+        model._wrapped = model._forward = model.network
         return model
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
@@ -111,9 +117,18 @@ class Denoiser:
         """x_t of the forward process."""
         return add_noise(x_0, noise, timesteps, self._alphas_cumprod)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """uint8 images -> x_0 in [-1, 1]."""
+    @property
+    def has_autoencoder(self) -> bool:
+        """Whether x_0 are latents."""
+        return False
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """uint8 images -> x_0 in [-1, 1]; `noise` is for latents alone."""
         return encode_images(images)
+
+    def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Moments of an autoencoder's posterior -> x_0."""
+        raise NotImplementedError
 
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 -> uint8 images."""

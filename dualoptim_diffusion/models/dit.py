@@ -10,9 +10,10 @@ from diffusers import AutoencoderKL, DiTPipeline
 from torch import Tensor
 
 from dualoptim_diffusion.diffusion import variational_bound
+from dualoptim_diffusion.models.autoencoder import downsampling, from_latents, latents_of, posterior_moments
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline, from_latents, to_latents
+from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
 from dualoptim_diffusion.models.stock import check_process
 from dualoptim_diffusion.sampling import make_scheduler
 
@@ -50,7 +51,7 @@ class ConditionalDiT(Denoiser):
     def image_shape(self) -> tuple[int, ...]:
         if self.vae is None:
             return self.x_0_shape
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor = downsampling(self.vae)
         return (self.vae.config.out_channels, *(factor * side for side in self.x_0_shape[1:]))
 
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
@@ -67,10 +68,23 @@ class ConditionalDiT(Denoiser):
         losses = (noise - output[:, : noise.shape[1]]).square().flatten(1).mean(1)
         return losses + variational_bound(output, x_0, x_t, timesteps) if self.learned_variance else losses
 
-    def encode(self, images: Tensor) -> Tensor:
-        """uint8 images -> x_0: in [-1, 1], or latents drawn from the autoencoder's posterior."""
-        pixels = super().encode(images)
-        return pixels if self.vae is None else to_latents(self.vae, pixels)
+    @property
+    def has_autoencoder(self) -> bool:
+        return self.vae is not None
+
+    def moments(self, images: Tensor) -> Tensor:
+        """uint8 images -> mean and log variance of the autoencoder's posterior, [B, 2 C, h, w]."""
+        assert self.vae is not None
+        return posterior_moments(self.vae, super().encode(images))
+
+    def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Those -> latents: drawn with `noise` [B, C, h, w] from a standard normal, or the means without it."""
+        assert self.vae is not None
+        return latents_of(self.vae, moments, noise)
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """uint8 images -> x_0: in [-1, 1], or latents as `from_moments` makes them."""
+        return super().encode(images) if self.vae is None else self.from_moments(self.moments(images), noise)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 -> uint8 images."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 
+from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.images import decode_images
 from dualoptim_diffusion.models.pipeline import ClassPipeline
@@ -56,17 +56,3 @@ class ConditionalDiTPipeline(ClassPipeline):
 
     def decode(self, x_0: Tensor) -> Tensor:
         return decode_images(x_0 if self.vae is None else from_latents(self.vae, x_0))
-
-
-@torch.no_grad()
-def to_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] -> latents, drawn from the autoencoder's posterior and scaled."""
-    latents: Tensor = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
-    return latents
-
-
-@torch.no_grad()
-def from_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Scaled latents -> images [B, 3, H, W] in about [-1, 1]."""
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
-    return images

@@ -11,6 +11,10 @@ MEANING = (
     "FA: how often a forgotten label still draws a forgotten class (lower is better). RA: how often the other labels "
     "draw their class (higher is better). Degenerate: share of all images that are one flat colour."
 )
+REPLAY = (
+    "Replay: no real images were at hand. The model was trained on images that a model drew, and distances are to such "
+    "images; whether the drawn ones look real is not measured here."
+)
 NOTICEABLE = 0.01  # a rate of flat images that belongs into the first sentence
 COLLAPSED = 0.5  # a rate of flat images at which FA says nothing
 
@@ -41,8 +45,9 @@ def headline(results: Results) -> str:
     name = after["frechet"]["name"]
     old, new = measures(before).get(name), measures(after).get(name)
     if old and new and old.value > 0:
+        others = "replayed" if results.get("data") == "replay" else "real"
         text += (
-            f" The distance of their images to real ones, {name}, is {number(new.value)}, "
+            f" The distance of their images to {others} ones, {name}, is {number(new.value)}, "
             f"{new.value / old.value:.2f} times the original model's."
         )
     if collapsed(results):
@@ -81,6 +86,8 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
         notes += [_drawing(group), _judging(group)]
     if before := list(dict.fromkeys(name for r in results for name in r.get("forgotten_before", ()))):
         notes.append(f"Forgotten in earlier runs, and neither trained on, drawn nor counted here: {', '.join(before)}.")
+    if any(r.get("data") == "replay" for r in results):
+        notes.append(REPLAY)
     if control is not None:
         notes.append(f"Beside each figure its gap to {control}, the control: pp are percentage points above it.")
     notes += [f"{collapse(r)} ({listed(r['forgotten'])})" for r in results if collapsed(r)]
@@ -104,7 +111,7 @@ def _drawing(group: Sequence[Results]) -> str:
         f"{sampling['scheduler']}, {sampling['num_inference_steps']} steps, guidance_scale "
         f"{sampling['guidance_scale']:g} (w = {protocol['guidance']['w']:g}); "
         f"{listed(list(dict.fromkeys(fd['name'] for fd in distances)))} of {counts[0]} generated against "
-        f"{counts[1]} real retained images."
+        f"{counts[1]} {'replayed' if group[0].get('data') == 'replay' else 'real'} retained images."
     )
 
 

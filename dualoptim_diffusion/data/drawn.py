@@ -1,0 +1,64 @@
+"""Replay: images that a model drew of its classes, and their latents, as a data set for those who have no other.
+
+`dualoptim sample MODEL --latents` draws them; the folder's manifest names model and classes.
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from dualoptim_diffusion.data.stored import Shard, ShardRows
+from dualoptim_diffusion.errors import InputError
+
+MANIFEST = "manifest.json"
+SHARD_NAME = re.compile(r"class(\d{4})-seed[\w-]+\.safetensors")  # says the label; as `samples` writes them
+
+
+class Drawn(NamedTuple):
+    """A folder of samples: its shards with their labels, and what its manifest says."""
+
+    shards: list[Shard]
+    labels: torch.Tensor  # [N]
+    id2label: dict[int, str]
+    autoencoder_sha256: str | None  # of the latents, where there are any
+
+    def rows(self, tensor: str) -> ShardRows:
+        """`images` (uint8) or `latents`."""
+        return ShardRows(self.shards, tensor)
+
+
+def open_drawn(folder: str | Path) -> Drawn:
+    """What a folder of `dualoptim sample` holds; no image is read.
+
+    Raises:
+        InputError: if it is none, lacks a shard, or names no classes.
+    """
+    root = Path(folder)
+    sentence = partial(_sentence, root)
+    try:
+        manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
+        named = sorted(manifest["shards"].items())
+        shards, labels = [], []
+        for name, sha256 in named:
+            if not (found := SHARD_NAME.fullmatch(name)):
+                raise sentence(f"its {MANIFEST} names the file {name}")
+            with safe_open(root / name, framework="pt") as stored:
+                count = stored.get_slice("images").get_shape()[0]
+            if int(found[1]) in id2label:  # not those of the null label
+                shards.append(Shard(root / name, count, str(sha256)))
+                labels += [int(found[1])] * count
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise sentence(" ".join(str(error).split())[:150]) from None
+    if not shards:
+        raise sentence("it is empty")
+    return Drawn(shards, torch.tensor(labels), id2label, manifest.get("latents"))
+
+
+def _sentence(root: Path, reason: str) -> InputError:
+    return InputError(f"{root} holds no images that `dualoptim sample MODEL --latents --out {root}` drew ({reason}).")

@@ -1,0 +1,216 @@
+"""Latents of an autoencoder, encoded once: the posterior's moments in shards that are read by memory map.
+
+What a run draws is known before it begins (indices and flips are functions of counters), so only that is encoded, or
+all by `dualoptim encode`. An image has a key for each way it may be looked at: twice its number, one more if mirrored.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from dualoptim_diffusion.checkpoint import atomic_path, write_json
+from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
+from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.provenance import locked
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MANIFEST = "manifest.json"
+PER_SHARD = 1024  # images; an interrupted encoding begins at most one shard a process anew
+AT_ONCE = 16  # images in the encoder
+MADE_FROM = {  # what a cache must agree in, and what to say where it does not
+    "autoencoder_sha256": "by another autoencoder",
+    "scaling_factor": "with another scaling factor",
+    "crop": "from images of another size or crop",
+    "images_sha256": "from other images",
+}
+
+Encode = Callable[[Tensor], Tensor]  # uint8 images [B, C, H, W] -> moments [B, 2 c, h, w]
+
+
+def keys_of(indices: Tensor, flips: Tensor) -> Tensor:
+    """Keys int64 [N] of images by number and whether they are mirrored."""
+    return 2 * indices + flips.long()
+
+
+class LatentCache:
+    """A folder of moments of one data set's images; grows when `add` is given keys that it lacks.
+
+    Args:
+        folder: made when the first moments are added.
+        made_from: hash of the autoencoder, its scaling factor, and which images were cut how.
+        images: the images by number, uint8.
+        encode: the autoencoder.
+        accelerator: processes share the encoding.
+
+    Raises:
+        InputError: if the folder holds anything else, or moments of another autoencoder, other images or another crop.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        made_from: Mapping[str, Any],
+        images: Tensor | Stored,
+        encode: Encode,
+        accelerator: "Accelerator",
+    ) -> None:
+        self.folder, self.made_from = folder, dict(made_from)
+        self._images, self._encode, self._accelerator = images, encode, accelerator
+        self._shards: dict[str, int] = {}  # how many images each file holds
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Learns what the folder holds."""
+        if (self.folder / MANIFEST).is_file():
+            self._shards = self._known()
+            self.__dict__.pop("_table", None)
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} exists and holds no latents; name another folder as data.latents.")
+
+    def _known(self) -> dict[str, int]:
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            found = dict(manifest["made_from"])
+            shards = {str(name): int(count) for name, count in dict(manifest["shards"]).items()}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{self.folder} holds no latents: its {MANIFEST} cannot be read ({error}).") from None
+        for part, words in MADE_FROM.items():
+            if found.get(part) != self.made_from[part]:
+                raise InputError(
+                    f"The latents in {self.folder} were made {words} ({part} {found.get(part)!r}, expected "
+                    f"{self.made_from[part]!r}); name another folder as data.latents, or keep."
+                )
+        if problem := next((n for n in shards if Path(n).name != n or not (self.folder / n).is_file()), None):
+            raise InputError(f"{self.folder} lacks the shard {problem} of its {MANIFEST}; delete the folder.")
+        return shards
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor, ShardRows]:
+        """Sorted keys, the row of each, and the rows."""
+        shards = [Shard(self.folder / name, count) for name, count in sorted(self._shards.items())]
+        parts = []
+        for shard in shards:
+            with safe_open(shard.path, framework="pt") as stored:
+                parts.append(stored.get_tensor("keys"))
+        keys, rows = torch.cat(parts).sort(stable=True)
+        return keys, rows, ShardRows(shards, "moments")
+
+    def missing(self, keys: Tensor) -> Tensor:
+        """Those of the keys, sorted and each once, that are not here."""
+        keys = keys.unique()
+        return keys[~torch.isin(keys, self._table[0])] if self._shards else keys
+
+    def add(self, keys: Tensor) -> None:
+        """Encodes what is missing; interrupted and called again, it goes on and ends with the same bytes."""
+        if not len(self.missing(keys)):
+            return
+        with locked(self.folder, self._accelerator):  # another run may be adding to it
+            self._refresh()
+            self._encode_all(self.missing(keys))
+
+    def _encode_all(self, keys: Tensor) -> None:
+        accelerator = self._accelerator
+        if accelerator.is_main_process and not self._shards:
+            self._write_manifest()  # says what the shards that follow are made from
+        accelerator.wait_for_everyone()
+        chunks = keys.split(PER_SHARD)
+        mine = chunks[accelerator.process_index :: accelerator.num_processes]
+        quiet = not accelerator.is_main_process
+        with tqdm(total=sum(map(len, mine)), desc="encoding images", unit="img", disable=quiet) as bar:
+            for chunk in mine:
+                path = self.folder / _shard_name(chunk)
+                if not _is_sound(path, chunk):
+                    moments = torch.cat([self._moments(part) for part in chunk.split(AT_ONCE)])
+                    with atomic_path(path) as beside:
+                        save_file({"keys": chunk, "moments": moments}, beside)
+                bar.update(len(chunk))
+        accelerator.wait_for_everyone()
+        self._shards |= {_shard_name(chunk): len(chunk) for chunk in chunks}
+        self.__dict__.pop("_table", None)
+        if accelerator.is_main_process:
+            self._write_manifest()
+        accelerator.wait_for_everyone()
+
+    def _write_manifest(self) -> None:
+        write_json(self.folder / MANIFEST, {"made_from": self.made_from, "shards": self._shards})
+
+    def _moments(self, keys: Tensor) -> Tensor:
+        images = self._images[keys // 2]
+        mirrored = (keys % 2).bool().view(-1, 1, 1, 1)
+        return self._encode(torch.where(mirrored, images.flip(-1), images)).float().cpu().contiguous()
+
+    def __getitem__(self, keys: Tensor) -> Tensor:
+        """Moments [B, 2 c, h, w] of keys that have been added."""
+        known, rows, moments = self._table
+        places = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+        if not torch.equal(known[places], keys):
+            raise KeyError(f"some of the images were never encoded in {self.folder}")
+        return moments[rows[places]]
+
+    def __len__(self) -> int:
+        return sum(self._shards.values())
+
+
+class KeptMoments:
+    """Images of a set as a latent model trains on them; `at` takes parts of it as of any images.
+
+    Args:
+        cache: where the moments are.
+        numbers: of the images in the cache's data set.
+        shape: of one image's moments.
+    """
+
+    def __init__(self, cache: LatentCache, numbers: Tensor, shape: Sequence[int]) -> None:
+        self._cache, self._numbers, self.shape = cache, numbers, (len(numbers), *shape)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        numbers = self._numbers[index]
+        return self._cache[keys_of(numbers, torch.zeros_like(numbers))]
+
+    def moments(self, indices: Tensor, flips: Tensor) -> Tensor:
+        """[B, 2 c, h, w] of the images at these indices."""
+        return self._cache[keys_of(self._numbers[indices], flips)]
+
+    def obtain(self, indices: Tensor, flips: Tensor) -> None:
+        """Has these encoded, where they are not yet; all processes call it alike."""
+        self._cache.add(keys_of(self._numbers[indices], flips))
+
+    def at(self, indices: Tensor) -> "KeptMoments":
+        return KeptMoments(self._cache, self._numbers[indices], self.shape[1:])
+
+    def to(self, device: torch.device | str) -> "KeptMoments":
+        return self
+
+    @property
+    def sha256(self) -> str:
+        content = sha256(repr(sorted(self._cache.made_from.items())).encode())
+        content.update(self._numbers.numpy())
+        return content.hexdigest()
+
+
+def _shard_name(keys: Tensor) -> str:
+    return f"moments-{sha256(keys.numpy().tobytes()).hexdigest()[:16]}.safetensors"
+
+
+def _is_sound(path: Path, keys: Tensor) -> bool:
+    """Whether a shard is there, readable and complete."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            count = stored.get_slice("moments").get_shape()[0]
+            return bool(count == len(keys) and torch.equal(stored.get_tensor("keys"), keys))
+    except (OSError, SafetensorError):
+        return False
