@@ -65,7 +65,7 @@ def forget(
     if dry_run:
         from dualoptim_diffusion.dry_run import plan
 
-        _result(plan(experiment), as_json)
+        _planned(plan(experiment), as_json)
         return
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
@@ -132,7 +132,7 @@ def pretrain(
     if dry_run:
         from dualoptim_diffusion.dry_run import plan_pretraining
 
-        _result(plan_pretraining(loaded, accelerator), as_json)
+        _planned(plan_pretraining(loaded, accelerator), as_json)
         return
     folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
     if accelerator.is_main_process:
@@ -184,7 +184,7 @@ def train_classifier(
     if dry_run:
         from dualoptim_diffusion.dry_run import plan_classifier
 
-        _result(plan_classifier(loaded, accelerator.device), as_json)
+        _planned(plan_classifier(loaded, accelerator.device), as_json)
         return
     folder = obtain_trained_classifier(loaded, accelerator)
     if accelerator.is_main_process:
@@ -382,6 +382,12 @@ def classes(
 
         id2label = data_facts(load_recipe(ForgetRecipe, source).data).id2label
     _result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)
+
+
+def _planned(plan: dict[str, Any], as_json: bool) -> None:
+    from dualoptim_diffusion.dry_run import readable
+
+    _result(plan if as_json else readable(plan), as_json)
 
 
 def _inception(weights: Path | None) -> list[str]:

@@ -131,6 +131,9 @@ class MethodConfig(Section):
     mask: MaskConfig | None = None
 
 
+COMPACT = ("adam", "adamw")  # which there are with compact state; equal at weight decay 0
+
+
 class OptimizersConfig(Section):
     """How many optimizers take the steps, and which; all but dual and shared are pairs of Adams."""
 
@@ -139,11 +142,18 @@ class OptimizersConfig(Section):
     retain: str = "adam"
     forget_momentum: float | None = Field(None, ge=0, lt=1)  # momentum or first beta; null = the optimizer's default
     retain_momentum: float | None = Field(None, ge=0, lt=1)
+    forget_state: Literal["full", "compact"] = "full"  # compact: an Adam's moments for the weights under the mask alone
+    retain_state: Literal["full", "compact"] = "full"  # likewise, where the method masks the retain gradients too
 
     @model_validator(mode="after")
     def _linked_are_adams(self) -> "OptimizersConfig":
         if self.mode not in ("dual", "shared") and (self.forget, self.retain) != ("adam", "adam"):
             raise ValueError(f"adam for both phases, of which mode {self.mode} is made")
+        for phase in ("forget", "retain"):
+            if getattr(self, f"{phase}_state") == "compact" and getattr(self, phase) not in COMPACT:
+                raise ValueError(f"{phase} to be {' or '.join(COMPACT)} beside {phase}_state compact")
+        if self.mode != "dual" and self.forget_state == "compact":
+            raise ValueError(f"mode dual beside forget_state compact, for {self.mode} moves weights off the mask")
         return self
 
 

@@ -1,6 +1,6 @@
 """What a run would do, before it does it: counts, memory, time. Nothing is written or trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.config import COMPACT, ClassifierRecipe, PretrainRecipe, TopFractionMask
 from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.linked_adam import linked_pair
+from dualoptim_diffusion.masked_adamw import INDEX_BYTES
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiT
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.recipes import recipe_sha256
@@ -23,6 +24,8 @@ from dualoptim_diffusion.timm_models import timm_model
 from dualoptim_diffusion.training import new_model
 
 LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
+MASK_SHARE = 1 / 4  # of a weight's bytes: a byte each
+ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, which nobody knows before
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 
 
@@ -57,6 +60,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
         "updates": updates,
         "images_drawn_per_model": images,
         **_memory(model.network, _optimizer_memory(experiment) | _copies(experiment)),
+        **_states(experiment, model.network),
         "bytes_of_activations": activations,
         "estimated_seconds": {} if not_here else {part: round(value, 1) for part, value in seconds.items()},
         "not_here": [sentence for sentence in (experiment.facts.missing, not_here) if sentence],
@@ -104,32 +108,81 @@ def plan_classifier(recipe: ClassifierRecipe, device: torch.device) -> dict[str,
     }
 
 
-def _memory(network: nn.Module, copies: dict[str, int]) -> dict[str, Any]:
-    """Parameters, and bytes of everything that is as large as they are; `copies` counts further such tensors."""
+def readable(planned: Mapping[str, Any], in_bytes: bool = False) -> dict[str, Any]:
+    """The same for people: numbers of bytes as MB or GB."""
+    text: dict[str, Any] = {}
+    for key, value in planned.items():
+        counts = in_bytes or key.startswith("bytes_")
+        name = key.replace("bytes_", "memory_", 1) if key.startswith("bytes_") else key
+        if isinstance(value, Mapping):
+            text[name] = readable(value, counts)
+        elif counts and isinstance(value, int):
+            text[name] = f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"
+        else:
+            text[name] = value
+    return text
+
+
+def _memory(network: nn.Module, copies: Mapping[str, float]) -> dict[str, Any]:
+    """Parameters, and bytes of everything that grows with them; `copies` counts further such tensors."""
     parameters = sum(p.numel() for p in network.parameters())
-    parts = {"weights": 1, "gradients": 1} | copies
-    bytes_each = {name: count * parameters * 4 for name, count in parts.items()}  # fp32
+    parts = {"weights": 1.0, "gradients": 1.0, **copies}
+    bytes_each = {name: round(count * parameters * 4) for name, count in parts.items()}  # fp32
     return {"parameters": parameters, "bytes_without_activations": bytes_each | {"total": sum(bytes_each.values())}}
 
 
-def _optimizer_memory(experiment: Experiment) -> dict[str, int]:
+def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> dict[str, float]:
+    """Tensors like the weights that the optimizers hold.
+
+    Args:
+        compact: every state that can be, or none; by default as the recipe says.
+    """
     names, method = experiment.recipe.optimizers, experiment.method
     if method.from_scratch and experiment.pretrain_recipe is not None:
         name = experiment.pretrain_recipe.training.optimizer
         return {f"optimizer ({name})": _state_ratio(name)}
-    if not method.alternates(experiment.recipe.method) or names.mode == "shared":
-        return {f"optimizer ({names.retain})": _state_ratio(names.retain)}
-    if names.mode == "dual":
-        return {
-            f"forget optimizer ({names.forget})": _state_ratio(names.forget),
-            f"retain optimizer ({names.retain})": _state_ratio(names.retain),
-        }
-    weight = nn.Parameter(torch.ones(64, 64))
-    pair = linked_pair(names.mode, [weight], 1e-3, 1e-3)
-    return {f"both optimizers ({names.mode})": sum(_stepped_state(optimizer, weight) for optimizer in pair)}
+    if method.alternates(experiment.recipe.method) and names.mode not in ("dual", "shared"):
+        weight = nn.Parameter(torch.ones(64, 64))
+        pair = linked_pair(names.mode, [weight], 1e-3, 1e-3)  # type: ignore[arg-type]
+        return {f"both optimizers ({names.mode})": sum(_stepped_state(optimizer, weight) for optimizer in pair)}
+    phases = {"optimizer": "retain"}
+    if method.alternates(experiment.recipe.method) and names.mode == "dual":
+        phases = {"forget optimizer": "forget", "retain optimizer": "retain"}
+    memory: dict[str, float] = {}
+    density, held = _density(experiment)[0], False
+    for title, phase in phases.items():
+        name = getattr(names, phase)
+        asked = experiment.values["optimizers"].get(f"{phase}_state") == "compact" if compact is None else compact
+        can = name in COMPACT and "mask" in method.reads and (method.masks_retain or title == "forget optimizer")
+        memory[f"{title} ({name}{', compact' if asked and can else ''})"] = (
+            2 * density if asked and can else _state_ratio(name)
+        )
+        held |= asked and can
+    return memory | ({"places of the weights under the mask": min(density, 1 / INDEX_BYTES)} if held else {})
 
 
-def _copies(experiment: Experiment) -> dict[str, int]:
+def _density(experiment: Experiment) -> tuple[float, bool]:
+    """Share of the weights under the mask, and whether it is known before the mask is made."""
+    mask = experiment.recipe.method.mask
+    return (mask.top_fraction, True) if isinstance(mask, TopFractionMask) else (ASSUMED_DENSITY, False)
+
+
+def _states(experiment: Experiment, network: nn.Module) -> dict[str, Any]:
+    """Bytes of optimizer state, full and compact."""
+    density, known = _density(experiment)
+    parameters = sum(p.numel() for p in network.parameters())
+    forms = {}
+    for form, compact in (("full", False), ("compact", True)):
+        parts = _optimizer_memory(experiment, compact)
+        forms[form] = {name: round(4 * count * parameters) for name, count in parts.items()}
+        forms[form]["total"] = sum(forms[form].values())
+    if forms["full"] == forms["compact"]:  # nothing that a mask would make smaller
+        return {}
+    share = f"{density:.0%} of the weights, {'as the recipe says' if known else 'assumed: the mask is made later'}"
+    return {"bytes_of_optimizer_states": {"under the mask": share} | forms}
+
+
+def _copies(experiment: Experiment) -> dict[str, float]:
     method, recipe = experiment.method, experiment.recipe
     averaged = recipe.method.ema_decay is not None and "ema_decay" in method.reads
     if method.from_scratch and experiment.pretrain_recipe is not None:
@@ -137,6 +190,7 @@ def _copies(experiment: Experiment) -> dict[str, int]:
     copies = {
         "averaged weights": int(averaged),
         "copies to compare with": method.copies,
+        "mask": MASK_SHARE if "mask" in method.reads and recipe.method.mask is not None else 0,
         "gradients held for their cosine": int(recipe.run.log_cosine and method.alternates(recipe.method)),
     }
     return {name: count for name, count in copies.items() if count}

@@ -49,6 +49,11 @@ class Experiment:
         return recipe_sha256(self.values)
 
     @property
+    def needs_mask(self) -> bool:
+        """Whether an optimizer keeps its state for the weights under the mask alone."""
+        return "compact" in self.values["optimizers"].values()
+
+    @property
     def forget_names(self) -> list[str]:
         return list(self.forget_labels.values())
 

@@ -21,6 +21,7 @@ from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
 from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
+from dualoptim_diffusion.masked_adamw import MaskedAdamW, support_of
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import DenoisingModel, weights_sha256
@@ -68,6 +69,8 @@ def forget(
             retain_set = replay_set(experiment, model, base_sha256)
     with timed(seconds, "saliency"):
         mask = obtain_mask(experiment, model, mask_path)
+    if experiment.needs_mask and mask is None:
+        raise InputError("optimizers.forget_state or retain_state is compact, but there is no mask; set method.mask.")
     identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
     forget_batches = experiment.batches(model, forget_set, "forget")
     retain_batches = experiment.batches(model, retain_set, "retain")
@@ -166,15 +169,22 @@ def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | 
     names, settings, method = experiment.recipe.optimizers, experiment.recipe.method, experiment.method
     parameters = dict(model.network.named_parameters())
     alternates, masked = method.alternates(settings), mask or {}
+    supports = [support_of(masked[name]) for name in parameters] if experiment.needs_mask else []
+
+    def of_phase(phase: str, name: str, lr: float) -> Optimizer:
+        if experiment.values["optimizers"].get(f"{phase}_state") == "compact":
+            return MaskedAdamW(parameters.values(), supports, lr)
+        return make_optimizer(name, parameters.values(), lr)
+
     forget: Optimizer
     retain: Optimizer
     if alternates and names.mode != "dual" and names.mode != "shared":
         forget, retain = linked_pair(names.mode, parameters.values(), settings.forget_lr, settings.retain_lr)
         mixes = {"forget": True, "retain": True}  # the partner's moments reach weights that are off the mask
     else:
-        retain = make_optimizer(names.retain, parameters.values(), settings.retain_lr)
+        retain = of_phase("retain", names.retain, settings.retain_lr)
         shares = names.mode == "shared" or not alternates
-        forget = retain if shares else make_optimizer(names.forget, parameters.values(), settings.forget_lr)
+        forget = retain if shares else of_phase("forget", names.forget, settings.forget_lr)
         mixes = {"forget": not shares and names.forget not in ELEMENTWISE, "retain": names.retain not in ELEMENTWISE}
     for optimizer, momentum in ((forget, names.forget_momentum), (retain, names.retain_momentum)):
         if momentum is not None:

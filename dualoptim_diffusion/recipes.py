@@ -154,7 +154,7 @@ def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) 
         InputError: if `optimizers.mode=shared` meets a forget rate or schedule that differs from the retain one.
     """
     method, shared = recipe.method, recipe.optimizers.mode == "shared"
-    forget_only = {"forget_lr", "forget_schedule", "optimizers.forget"}
+    forget_only = {"forget_lr", "forget_schedule", "optimizers.forget", "optimizers.forget_state"}
     if alternates and shared:
         for forget, retain in (("forget_lr", "retain_lr"), ("forget_schedule", "retain_schedule")):
             ours, common = getattr(method, forget), getattr(method, retain)

@@ -26,7 +26,7 @@ RETAIN_KEYS = frozenset(
 )
 FORGET_KEYS = frozenset(
     {"forget_steps", "clip_retain", "forget_lr", "forget_schedule", "forget_weight", "forget_weight_schedule"}
-    | {"optimizers.mode", "optimizers.forget", "optimizers.forget_momentum"}
+    | {"optimizers.mode", "optimizers.forget", "optimizers.forget_momentum", "optimizers.forget_state"}
 )
 
 

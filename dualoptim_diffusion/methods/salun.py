@@ -15,7 +15,7 @@ class SalUn(Method):
     form DualOptim steps (mask on both phases, mask then clip).
     """
 
-    reads = RETAIN_KEYS | FORGET_KEYS | {"update", "retain_weight", "mask"}
+    reads = RETAIN_KEYS | FORGET_KEYS | {"update", "retain_weight", "mask", "optimizers.retain_state"}
     updates = ("alternate", "joint")
     masks_retain = True
 
