@@ -124,8 +124,8 @@ def write_recipes(work: Path, photos: Path, s: dict[str, Any]) -> None:
             "data": data | {"batch_size": judge["batch_size"]},
             "classifier": {"name": judge["name"], "image_size": judge["image_size"]},
             "training": {
-                "num_steps": judge["steps"], "lr": 1e-3, "horizontal_flip": True, "max_shift": judge["image_size"] // 16,
-                "noise": 0.1, "none_share": 0.25,
+                "num_steps": judge["steps"], "lr": 1e-3, "max_shift": judge["image_size"] // 16, "noise": 0.1,
+                "horizontal_flip": True, "none_share": 0.25,
             },
         },
     }  # fmt: skip
@@ -166,12 +166,13 @@ def tabulate(found: dict[str, Any], command: str, quality: dict[str, Any]) -> st
     first = next(iter(found.values()))["results"]
     rows = {"original": first["original"]} | {name: part["results"]["unlearned"] for name, part in found.items()}
     for name, figures in rows.items():
-        fa, ra, fd = figures["FA"], figures["RA"], figures["frechet"]
+        fa, ra, fd = (figures[key] for key in ("FA", "RA", "frechet"))
+        kept = f"{ra['value']:.1%} (n = {ra['n']})"
         drawn = sorted(figures["drawn"][FORGOTTEN].items(), key=lambda item: -item[1])[:3]
         total = sum(figures["drawn"][FORGOTTEN].values())
         low, high = fa["ci95"]
         lines.append(
-            f"| {name} | {fa['value']:.1%} ({low:.1%} to {high:.1%}, n = {fa['n']}) | {ra['value']:.1%} (n = {ra['n']}) "
+            f"| {name} | {fa['value']:.1%} ({low:.1%} to {high:.1%}, n = {fa['n']}) | {kept} "
             f"| {fd['name']} {fd['value']:.3g} | {', '.join(f'{k} {v / total:.0%}' for k, v in drawn)} |"
         )
     judge, machine = first["classifier"]["accuracy"], next(iter(found.values()))["provenance"]["machine"]
