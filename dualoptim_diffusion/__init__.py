@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualoptim_diffusion.dual_optim import DualOptim
     from dualoptim_diffusion.evaluation import evaluate
+    from dualoptim_diffusion.masked_adamw import MaskedAdamW
     from dualoptim_diffusion.models import ConditionalDiTPipeline, load_pipeline
     from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
     from dualoptim_diffusion.models.unet import ConditionalUNet
@@ -18,6 +19,7 @@ _HOMES = {
     "ConditionalDiTPipeline": "dualoptim_diffusion.models.dit_pipeline",
     "ConditionalUNet": "dualoptim_diffusion.models.unet",
     "DualOptim": "dualoptim_diffusion.dual_optim",
+    "MaskedAdamW": "dualoptim_diffusion.masked_adamw",
     "Phase": "dualoptim_diffusion.unlearn",
     "evaluate": "dualoptim_diffusion.evaluation",
     "load_pipeline": "dualoptim_diffusion.models",
@@ -29,6 +31,7 @@ __all__ = [
     "ConditionalDiTPipeline",
     "ConditionalUNet",
     "DualOptim",
+    "MaskedAdamW",
     "Phase",
     "evaluate",
     "load_pipeline",
