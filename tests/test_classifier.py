@@ -7,11 +7,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
+from dualoptim_diffusion.classes import same_classes
 from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo, new_classifier, timm_network
 from dualoptim_diffusion.classifier_training import _augment, measure, train_classifier
 from dualoptim_diffusion.config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig, DataConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
+from dualoptim_diffusion.data.cifar10 import NAMES
+from dualoptim_diffusion.data.imagenet import class_names
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.evaluation import match_classes
+from dualoptim_diffusion.scoring import check_judge
 
 TEN = {i: f"class {i}" for i in range(10)}
 
@@ -137,3 +143,46 @@ def test_flips_in_training_mirror_about_half_of_the_images_and_are_off_by_defaul
     mirrored = (flipped == inputs.flip(-1)).flatten(1).all(1)
     assert 20 < mirrored.sum() < 44
     assert torch.equal(flipped[~mirrored], inputs[~mirrored])
+
+
+def test_a_judge_of_imagenet_knows_classes_by_id_though_a_few_names_differ_and_two_are_alike() -> None:
+    names = class_names()
+    judge = Classifier.create(ClassifierInfo("test_resnet", 32, 3, names))
+    assert sum(name == "crane" for name in names.values()) == 2
+    assert match_classes(judge, names) == {i: i for i in names}
+    spelt = {i: f"class {i}" if i < 20 else name for i, name in names.items()}
+    assert match_classes(judge, spelt) == {i: i for i in names}
+    with pytest.raises(InputError, match="does not know the class 'class 0'"):
+        match_classes(judge, spelt | {20: "a bird", 21: "another"})
+    with pytest.raises(InputError, match="'crane' alone by that name"):
+        match_classes(judge, {0: "crane"})
+
+
+def test_ten_classes_must_agree_in_every_name_and_in_their_order() -> None:
+    names = dict(enumerate(NAMES))
+    assert same_classes(names, dict(names))
+    assert not same_classes(names, names | {3: "kitten"})
+    assert not same_classes(names, dict(enumerate(reversed(NAMES))))
+    assert not same_classes(names, {i: names[i] for i in range(9)})
+
+
+def test_a_judge_that_is_not_trained_needs_no_images_and_is_then_unmeasured(tmp_path: Path) -> None:
+    weights = str(tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_resnet", num_classes=1000).state_dict(), weights)
+    recipe = ClassifierRecipe.model_validate(
+        {
+            "data": {"name": "imagenet", "image_size": 32},
+            "classifier": {
+                "name": "test_resnet",
+                "image_size": 32,
+                "checkpoint": str(tmp_path / "weights.safetensors"),
+            },
+            "training": {"num_steps": 0},
+        }
+    )
+    judge = Classifier.load(obtain_trained_classifier(recipe, make_accelerator("cpu")))
+    assert judge.info.accuracy == {}
+    assert check_judge(judge, ["golden retriever"], 0.6) is False
+    trained = recipe.model_copy(update={"training": recipe.training.model_copy(update={"num_steps": 1})})
+    with pytest.raises(InputError, match="ImageNet is not here"):
+        obtain_trained_classifier(trained, make_accelerator("cpu"))
