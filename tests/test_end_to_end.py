@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dualoptim_diffusion.checkpoint import load_checkpoint
+from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.errors import EXIT_STOPPED
 from dualoptim_diffusion.models import weights_sha256
 from dualoptim_diffusion.recipes import cache_folder
@@ -415,7 +416,9 @@ def test_fa_of_a_judge_that_saw_no_real_image_is_unverified_until_it_does(
 ) -> None:
     run, judge = tmp_path / "run", tmp_path / "judge"
     shutil.copytree(finished, run)
-    (folder,) = (path.parent for path in (cache / "classifiers").glob("*/classifier.json"))
+    judged_by = json.loads((run / "provenance.json").read_text())["classifier_sha256"]
+    folders = (path.parent for path in (cache / "classifiers").glob("*/classifier.json"))
+    (folder,) = (path for path in folders if Classifier.load(path).sha256 == judged_by)
     shutil.copytree(folder, judge)
     info = json.loads((judge / "classifier.json").read_text())
     (judge / "classifier.json").write_text(json.dumps(info | {"accuracy": {}, "n_held_out": {}}))

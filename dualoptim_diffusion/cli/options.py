@@ -1,0 +1,95 @@
+"""What the commands share: the application, their options, and how they print. No torch here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dualoptim_diffusion.errors import InputError
+
+if TYPE_CHECKING:
+    from dualoptim_diffusion.experiment import Experiment
+
+app = typer.Typer(
+    help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Overrides, such as method.forget_lr=3e-4.")
+]
+Classes = Annotated[
+    list[str] | None, typer.Option("--class", help="A class to forget, by name or id; repeat for several.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+InceptionWeights = Annotated[
+    Path | None,
+    typer.Option(help="torch-fidelity's Inception weights, for FID without a network.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run: counts, memory, time.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+StopAfter = Annotated[
+    int | None, typer.Option(min=1, help="Save and stop after N steps, as a signal would (exit code 75).", metavar="N")
+]
+
+
+def planned(plan: dict[str, Any], as_json: bool) -> None:
+    from dualoptim_diffusion.dry_run import readable
+
+    result(plan if as_json else readable(plan), as_json)
+
+
+def inception(weights: Path | None) -> list[str]:
+    """Overrides that measure on Inception with weights from a file."""
+    if weights is None:
+        return []
+    return ["evaluation.features=inception", f"evaluation.features_weights={weights.resolve()}"]
+
+
+def open_run(run: Path, overrides: Sequence[str] = ()) -> "Experiment":
+    from dualoptim_diffusion.experiment import open_experiment
+
+    if not (run / "recipe.yaml").is_file():
+        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
+    return open_experiment(str(run / "recipe.yaml"), overrides=overrides)
+
+
+def refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None) -> None:
+    """Only a file replaces a file, and only a folder that holds `marker` the like of it."""
+    if out is None or not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{out} exists; use --overwrite to replace it, or another --out.")
+    if out.is_dir() != (marker is not None) or (marker is not None and not (out / marker).is_file()):
+        raise InputError(f"{out} exists and is not what this command writes; choose another --out.")
+
+
+def copy_folder(folder: Path, out: Path | None) -> Path:
+    import shutil
+
+    from dualoptim_diffusion.checkpoint import atomic_path
+
+    if out is None:
+        return folder
+    with atomic_path(out) as beside:
+        shutil.copytree(folder, beside)
+    return out
+
+
+def result(value: Any, as_json: bool) -> None:
+    """Results go to stdout: JSON when asked for, text as it is, anything else as readable YAML."""
+    if as_json:
+        typer.echo(json.dumps(value, indent=1))
+    elif isinstance(value, str):
+        typer.echo(value)
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(value, sort_keys=False).rstrip())
