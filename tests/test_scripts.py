@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "benchmarks")]
 
 import cells  # noqa: E402
+import dit_step  # noqa: E402
 import reproduce_table2  # noqa: E402
 import stability  # noqa: E402
 
@@ -117,3 +118,30 @@ def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path
     assert "digits_finetune three seed 0 failed" in problem
     assert "no_such_key" in table.folder(cell).with_suffix(".log").read_text()
     assert not table.finished(cell)
+
+
+def test_a_forward_pass_of_dit_xl_2_takes_the_published_work() -> None:
+    """118.6 G multiply-adds."""
+    assert dit_step.flop_of_forward("XL/2") / 2e9 == pytest.approx(118.6, abs=0.1)
+
+
+def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memory_ended() -> None:
+    rows = [
+        {
+            "name": row.name,
+            "batch_size": row.batch_size,
+            "precision": "fp32",
+            "seconds": s,
+            "peak_bytes": b,
+            "parameters": 1e6,
+        }
+        for row, s, b in zip(dit_step.ROWS, (2.0, 3.0, None), (10**9, 15 * 10**8, None), strict=False)
+    ]
+    content = {
+        "size": "S/2", "command": "c", "device": "d", "torch": "t", "flop_of_forward": 10**9, "rows": rows,
+        "matmul_flop_per_second": {"fp32": 6e9}, "drawing": [{"precision": "fp32", "images_per_second": 1.0}],
+    }  # fmt: skip
+    text = dit_step.tabulate(content)
+    assert "| shared, batch 1, fp32, kept latents | 2.000 | 1.00 | 1.00 GB | 1.00 | 50% |" in text
+    assert "| dual, full, batch 1, fp32, kept latents | 3.000 | 1.50 | 1.50 GB | 1.50 | 33% |" in text
+    assert "| dual, compact, batch 1, fp32, kept latents | out of memory | | | | |" in text
