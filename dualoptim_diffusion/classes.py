@@ -1,23 +1,36 @@
 """Class names <-> ids. No torch here."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from dualoptim_diffusion.errors import InputError, nearest
 
-SPELLINGS = 50  # of so many names one may be spelled otherwise elsewhere
+NUMBER = re.compile(r" \(\d+\)$")  # as `distinct_names` writes it
+MANY, SPELLINGS = 1000, 10  # of so many names so many may be spelled otherwise elsewhere
 
 
 def same_classes(ours: Mapping[int, str], theirs: Mapping[int, str]) -> bool:
-    """Whether both have the same classes under the same ids: a synonym in common for each, but for 2% of many.
+    """Whether both have the same classes under the same ids: a synonym in common for each.
 
-    Lists of ImageNet's thousand names differ in a few; two of its classes are called "crane".
+    Of ImageNet's thousand a few names are spelled otherwise in other lists; none may stand under another id.
     """
-    differing = sum(not _synonyms(name) & _synonyms(theirs.get(i, "")) for i, name in ours.items())
-    return len(ours) == len(theirs) and differing <= len(ours) // SPELLINGS
+    if ours.keys() != theirs.keys():
+        return False
+    differing = [i for i, name in ours.items() if not _synonyms(name) & _synonyms(theirs[i])]
+    if len(differing) > (SPELLINGS if len(ours) >= MANY else 0):
+        return False
+    elsewhere = {synonym for name in theirs.values() for synonym in _synonyms(name)}
+    return not any(_synonyms(ours[i]) & elsewhere for i in differing)
+
+
+def distinct_names(id2label: Mapping[int, str]) -> dict[int, str]:
+    """The same names; those of several classes are followed by the id, such as "crane (134)"."""
+    names = list(id2label.values())
+    return {i: f"{name} ({i})" if names.count(name) > 1 else name for i, name in id2label.items()}
 
 
 def _synonyms(label: str) -> set[str]:
-    return {part.strip().lower() for part in label.split(",")}
+    return {part.strip().lower() for part in NUMBER.sub("", label).split(",")}
 
 
 def resolve_class(text: str, id2label: Mapping[int, str], aliases: Mapping[str, int] | None = None) -> int:
@@ -27,9 +40,11 @@ def resolve_class(text: str, id2label: Mapping[int, str], aliases: Mapping[str, 
         InputError: if no class or more than one is called so; the nearest names or the candidates are listed.
     """
     wanted = text.strip().lower()
-    matches = [i for i, label in id2label.items() if wanted in _synonyms(label)]
+    matches = [i for i, label in id2label.items() if NUMBER.sub("", wanted) in _synonyms(label)]
+    if NUMBER.search(wanted):  # as `distinct_names` writes it
+        matches = [i for i in matches if wanted == id2label[i].lower()]
     if len(matches) > 1:
-        candidates = ", ".join(f"{i} ({id2label[i]})" for i in matches)
+        candidates = ", ".join(f"{i} ({NUMBER.sub('', id2label[i])})" for i in matches)
         raise InputError(f"Class {text!r} is ambiguous: {candidates}; give the id.")
     if matches:
         return matches[0]

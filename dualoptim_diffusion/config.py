@@ -154,6 +154,8 @@ class OptimizersConfig(Section):
                 raise ValueError(f"{phase} to be {' or '.join(COMPACT)} beside {phase}_state compact")
         if self.mode != "dual" and self.forget_state == "compact":
             raise ValueError(f"mode dual beside forget_state compact, for {self.mode} moves weights off the mask")
+        if self.mode not in ("dual", "shared") and self.retain_state == "compact":
+            raise ValueError(f"mode dual or shared beside retain_state compact, which {self.mode} has not")
         return self
 
 

@@ -24,6 +24,7 @@ from dualoptim_diffusion.timm_models import timm_model
 from dualoptim_diffusion.training import new_model
 
 LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
+PLACES = "places of the weights under the mask"  # held where they take less than the mask itself
 MASK_SHARE = 1 / 4  # of a weight's bytes: a byte each
 ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, which nobody knows before
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
@@ -158,7 +159,7 @@ def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> di
             2 * density if asked and can else _state_ratio(name)
         )
         held |= asked and can
-    return memory | ({"places of the weights under the mask": min(density, 1 / INDEX_BYTES)} if held else {})
+    return memory | ({PLACES: density} if held and density * INDEX_BYTES <= 1 else {})
 
 
 def _density(experiment: Experiment) -> tuple[float, bool]:

@@ -12,6 +12,7 @@ from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.data.drawn import open_drawn
 from dualoptim_diffusion.data.folder import CROP
 from dualoptim_diffusion.data.latents import KeptMoments, LatentCache, keys_of
+from dualoptim_diffusion.data.stored import ShardRows
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, autoencoder_sha256
 from dualoptim_diffusion.provenance import cache_entry
@@ -30,10 +31,9 @@ def training_images(
     """
     if not isinstance(model, ConditionalDiT) or model.vae is None:
         return dataset
-    if config.name == "replay" and config.path is not None:
-        drawn = open_drawn(config.path)
-        if drawn.autoencoder_sha256 == autoencoder_sha256(model):
-            return ImageSet(drawn.rows("latents"), drawn.labels, drawn.id2label)
+    drawn = open_drawn(config.path) if config.name == "replay" and config.path is not None else None
+    if drawn and isinstance(dataset.images, ShardRows) and drawn.autoencoder_sha256 == autoencoder_sha256(model):
+        return ImageSet(dataset.images.of("latents"), dataset.class_labels, dataset.id2label)
     if config.latents == "each_step":
         return dataset
     cache = latent_cache(dataset, config.latents, model, accelerator)

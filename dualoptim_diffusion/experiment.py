@@ -53,6 +53,20 @@ class Experiment:
         """Whether an optimizer keeps its state for the weights under the mask alone."""
         return "compact" in self.values["optimizers"].values()
 
+    def check_states(self, masked: bool = False) -> None:
+        """Checks that there will be a mask where a state is compact.
+
+        Args:
+            masked: a mask is given as a file.
+
+        Raises:
+            InputError: if there will be none.
+        """
+        if self.needs_mask and not masked and self.recipe.method.mask is None:
+            raise InputError(
+                "optimizers.forget_state or retain_state is compact, but there is no mask; set method.mask."
+            )
+
     @property
     def forget_names(self) -> list[str]:
         return list(self.forget_labels.values())
@@ -71,6 +85,15 @@ class Experiment:
     def sets(self) -> tuple[ImageSet, ImageSet]:
         """forget_set and retain_set."""
         return split(self.train_set, self.forget_classes, self.left_out)
+
+    def prepare(self, model: DenoisingModel) -> None:
+        """Readies the model for training steps as the recipe's section `run` says."""
+        run = self.recipe.run
+        if run.gradient_checkpointing:
+            model.checkpoint_gradients()
+        if run.micro_batch_size is not None:
+            model.limit_batches(run.micro_batch_size)
+        model.prepare(self.accelerator)
 
     def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
         """The same two as the model trains on them: for one of latents, encoded."""

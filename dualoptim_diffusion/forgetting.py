@@ -24,7 +24,7 @@ from dualoptim_diffusion.looks import Looks
 from dualoptim_diffusion.masked_adamw import MaskedAdamW, support_of
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, digest, timed
 from dualoptim_diffusion.replay import replay_set
 from dualoptim_diffusion.run_folder import check_out, claim
@@ -50,27 +50,22 @@ def forget(
     """
     accelerator, recipe, method = experiment.accelerator, experiment.recipe, experiment.method
     seconds: dict[str, float] = {}
+    experiment.check_states(masked=mask_path is not None)
     check_out(out, experiment, resume, overwrite, mask_path)
     with timed(seconds, "base model"):
         model = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.facts.id2label)
     check_model(experiment, model)
-    base_sha256 = weights_sha256(model.network.state_dict())
+    base_sha256 = model_sha256(model)
     with timed(seconds, "classifier"):
         bench = open_bench(experiment)
     match_classes(bench.classifier, experiment.labels)
-    if recipe.run.gradient_checkpointing:
-        model.checkpoint_gradients()
-    if recipe.run.micro_batch_size is not None:
-        model.limit_batches(recipe.run.micro_batch_size)
-    model.prepare(accelerator)
+    experiment.prepare(model)
     forget_set, retain_set = experiment.training_sets(model)
     if method.replays:
         with timed(seconds, "replay"):
             retain_set = replay_set(experiment, model, base_sha256)
     with timed(seconds, "saliency"):
         mask = obtain_mask(experiment, model, mask_path)
-    if experiment.needs_mask and mask is None:
-        raise InputError("optimizers.forget_state or retain_state is compact, but there is no mask; set method.mask.")
     identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
     forget_batches = experiment.batches(model, forget_set, "forget")
     retain_batches = experiment.batches(model, retain_set, "retain")
@@ -102,7 +97,7 @@ def forget(
             retain_batches.prepare(method.num_updates["retain"])
     with timed(seconds, "forgetting"):
         if method.from_scratch:
-            model = pretrain(_retraining_recipe(experiment), retain_set, accelerator, out, identity, stop_after)
+            model = pretrain(_retraining_recipe(experiment), experiment.sets[1], accelerator, out, identity, stop_after)
         else:
             if mask is not None:
                 mask = {name: part.to(accelerator.device) for name, part in mask.items()}
@@ -135,7 +130,7 @@ def forget(
     model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
     save_model(model, out / "model", accelerator)
     if accelerator.is_main_process:
-        write_json(out / "provenance.json", origin | {"model_sha256": weights_sha256(model.network.state_dict())})
+        write_json(out / "provenance.json", origin | {"model_sha256": model_sha256(model)})
     return evaluate_run(experiment, out, seconds, bench)
 
 

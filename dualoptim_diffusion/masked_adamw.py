@@ -1,6 +1,6 @@
 """AdamW with moments for the weights under a mask alone: what makes two optimizers cost little more than one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+AT_ONCE = 2**23  # weights under the mask that are gathered at a time
 INDEX_BYTES = 4  # of a weight's place, against one byte of a bool mask for every weight
 
 
@@ -58,31 +59,46 @@ class MaskedAdamW(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on the present gradients, of which only those under the mask are read."""
         for group in self.param_groups:
-            chosen = [p for p in group["params"] if p.grad is not None and self._counts[p]]
-            if not chosen:
-                continue
-            places = [self._indices(p) for p in chosen]
-            weights = [p.view(-1).index_select(0, at) for p, at in zip(chosen, places, strict=True)]
-            grads = [p.grad.reshape(-1).index_select(0, at) for p, at in zip(chosen, places, strict=True)]
-            states = [self._state_of(p, w) for p, w in zip(chosen, weights, strict=True)]
-            adamw(
-                weights,
-                grads,
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                foreach=chosen[0].is_cuda if group["foreach"] is None else group["foreach"],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=0.0,
-                eps=group["eps"],
-                maximize=False,
-            )
-            for p, at, new in zip(chosen, places, weights, strict=True):
-                p.view(-1)[at] = new
+            for part in self._parts([p for p in group["params"] if p.grad is not None and self._counts[p]]):
+                self._step(part, group)
+
+    def _parts(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+        """The parameters in order, about `AT_ONCE` weights under the mask at a time, which are copied for the step."""
+        part: list[Tensor] = []
+        gathered = 0
+        for p in parameters:
+            count = self._counts[p]  # type: ignore[index]
+            if part and gathered + count > AT_ONCE:
+                yield part
+                part, gathered = [], 0
+            part.append(p)
+            gathered += count
+        if part:
+            yield part
+
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        places = [self._indices(p) for p in parameters]
+        weights = [p.view(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]
+        grads = [p.grad.reshape(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]  # type: ignore[union-attr]
+        states = [self._state_of(p, w) for p, w in zip(parameters, weights, strict=True)]
+        adamw(
+            weights,
+            grads,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=parameters[0].is_cuda if group["foreach"] is None else group["foreach"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+        for p, at, new in zip(parameters, places, weights, strict=True):
+            p.view(-1)[at] = new
 
     def _indices(self, parameter: Tensor) -> Tensor:
         support = self._supports[parameter]  # type: ignore[index]

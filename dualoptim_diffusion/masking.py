@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry
 from dualoptim_diffusion.saliency import Mask, compute_mask, load_mask, save_mask
 
@@ -20,7 +20,7 @@ def obtain_mask(experiment: Experiment, model: DenoisingModel, mask_path: Path |
     if mask_path is not None:
         if not reads_mask:
             raise InputError(f"{experiment.recipe.method.name} uses no mask; leave out --mask {mask_path}.")
-        return load_mask(mask_path, model.network, experiment.forget_labels)
+        return load_mask(mask_path, model, experiment.forget_labels)
     return saliency(experiment, model) if reads_mask and experiment.recipe.method.mask is not None else None
 
 
@@ -33,11 +33,11 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     config, accelerator = experiment.recipe.method.mask, experiment.accelerator
     if config is None:
         raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
-    provenance = mask_provenance(experiment, weights_sha256(model.network.state_dict()))
+    provenance = mask_provenance(experiment, model_sha256(model))
     path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
     if path.is_file():
         with contextlib.suppress(InputError):  # damaged: made anew below
-            return load_mask(path, model.network, experiment.forget_labels)
+            return load_mask(path, model, experiment.forget_labels)
     sets = experiment.training_sets(model)
     forget_batches, retain_batches = (
         experiment.batches(model, part, f"saliency-{name}", config.batch_size)

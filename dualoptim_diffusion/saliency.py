@@ -13,7 +13,7 @@ from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.config import FisherRatioMask, TopFractionMask
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 
 Mask = dict[str, Tensor]
 Progress = Callable[[int, str], Iterator[int]]  # number of batches and a title -> their indices
@@ -139,7 +139,7 @@ def mask_header(path: Path) -> dict[str, object]:
         return dict(json.loads((stored.metadata() or {}).get("provenance", "{}")))
 
 
-def load_mask(path: Path, network: nn.Module, forget_classes: Mapping[int, str]) -> Mask:
+def load_mask(path: Path, model: DenoisingModel, forget_classes: Mapping[int, str]) -> Mask:
     """Reads a mask and checks that it was made for these weights and these classes.
 
     Raises:
@@ -153,10 +153,10 @@ def load_mask(path: Path, network: nn.Module, forget_classes: Mapping[int, str])
             mask = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is no safetensors mask ({error}); make one with `dualoptim saliency`.") from None
-    shapes = {name: p.shape for name, p in network.named_parameters()}
+    shapes = {name: p.shape for name, p in model.network.named_parameters()}
     if {name: m.shape for name, m in mask.items()} != shapes or any(m.dtype != torch.bool for m in mask.values()):
         raise InputError(f"The mask {path} is of another model: names and shapes of its tensors differ.")
-    if provenance.get("model_sha256") != weights_sha256(network.state_dict()):
+    if provenance.get("model_sha256") != model_sha256(model):
         raise InputError(f"The mask {path} is of another model: it was made for other weights; make it anew.")
     if provenance.get("forget_classes") != sorted(forget_classes.values()):
         raise InputError(

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from dualoptim_diffusion.assets import load_model, make_accelerator
-from dualoptim_diffusion.classes import resolve_class
+from dualoptim_diffusion.classes import distinct_names, resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import autoencoder_sha256, weights_sha256
+from dualoptim_diffusion.models import autoencoder_sha256, model_sha256
 from dualoptim_diffusion.models.images import to_pil
 from dualoptim_diffusion.models.pipeline import model_folder
 from dualoptim_diffusion.recipes import load_recipe, parse_seeds
@@ -46,8 +46,9 @@ def sample_model(
     seeds = parse_seeds(settings.seeds)
     accelerator = make_accelerator(run.device, run.precision)
     model = load_model(model_folder(source), accelerator.device)
-    class_ids = [resolve_class(name, model.id2label) for name in class_names] or list(model.id2label)
-    sha256 = weights_sha256(model.network.state_dict())
+    names = distinct_names(model.id2label)
+    class_ids = [resolve_class(name, names) for name in class_names] or list(names)
+    sha256 = model_sha256(model)
     kept = autoencoder_sha256(model) if latents else None
     model.prepare(accelerator)
     samples = draw_samples(
@@ -57,13 +58,13 @@ def sample_model(
         return None
     if png:
         for class_id in class_ids:
-            folder = out / "png" / model.id2label[class_id].split(",")[0].replace("/", "_")
+            folder = out / "png" / names[class_id].split(",")[0].replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
             for seed, image in zip(seeds, to_pil(samples[class_id]), strict=True):
                 image.save(folder / f"{seed:06d}.png")
     return {
         "folder": str(out),
         "model_sha256": sha256,
-        "images": {model.id2label[i]: len(seeds) for i in class_ids},
+        "images": {names[i]: len(seeds) for i in class_ids},
         "sampling": settings.model_dump(mode="json"),
     }

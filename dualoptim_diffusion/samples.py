@@ -80,11 +80,11 @@ def _draw_chunk(
     device: torch.device,
     latents: bool = False,
 ) -> dict[str, Tensor]:
-    """`images` (uint8) of the seeds to keep, and `latents` if asked for."""
+    """`images` (uint8) of the seeds to keep, those `seeds`, and `latents` if asked for."""
     steps, scale = settings.num_inference_steps, settings.guidance_scale
     predict = partial(model.predict, guidance_channels=settings.guidance_channels)
     x_0 = draw(predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
-    drawn = {"images": model.decode(x_0)} | ({"latents": x_0} if latents else {})
+    drawn = {"images": model.decode(x_0), "seeds": torch.tensor(padded)} | ({"latents": x_0} if latents else {})
     return {name: part[: len(kept)].cpu().contiguous() for name, part in drawn.items()}
 
 

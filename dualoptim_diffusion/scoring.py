@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.protocol import (
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.grids import draw_grid
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.report import write_report
@@ -115,7 +115,7 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
     settings, plan = plan_sampling(experiment, original)
     drawn = {}
     for name, model in models.items():
-        sha256 = weights_sha256(model.network.state_dict())
+        sha256 = model_sha256(model)
         if name == "original":
             _check_origin(out, "base_model_sha256", sha256, "base model")
         key = repr(describe(sha256, settings, accelerator))

@@ -51,7 +51,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     from dualoptim_diffusion.forgetting import make_optimizers
     from dualoptim_diffusion.masking import obtain_mask
     from dualoptim_diffusion.methods import phases
-    from dualoptim_diffusion.models import weights_sha256
+    from dualoptim_diffusion.models import model_sha256
     from dualoptim_diffusion.replay import replay_set
     from dualoptim_diffusion.saliency import density
     from dualoptim_diffusion.unlearn import unlearn
@@ -61,7 +61,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     experiment = open_experiment(cell.recipe, [cell.class_name], overrides)
     recipe, method = experiment.recipe, experiment.method
     model = obtain_model(recipe.model, experiment.recipe_path, experiment.accelerator)
-    base_sha256 = weights_sha256(model.network.state_dict())
+    base_sha256 = model_sha256(model)
     model.prepare(experiment.accelerator)
     forget_set, retain_set = experiment.training_sets(model)
     if method.replays:

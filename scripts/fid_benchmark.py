@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_di
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
 from dualoptim_diffusion.experiment import Experiment, open_experiment
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import describe_origin, digest
 from dualoptim_diffusion.samples import Draws
 
@@ -129,7 +129,7 @@ def main() -> None:
         model = load_model(arguments.model, accelerator.device)
     else:
         model = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
-    sha256 = weights_sha256(model.network.state_dict())
+    sha256 = model_sha256(model)
     model.prepare(accelerator)
     classifier = obtain_classifier(evaluation.classifier, experiment.recipe_path, accelerator)
     protocol = find_protocol(evaluation.protocol)

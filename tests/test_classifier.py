@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
-from dualoptim_diffusion.classes import same_classes
+from dualoptim_diffusion.classes import distinct_names, resolve_class, same_classes
 from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo, new_classifier, timm_network
 from dualoptim_diffusion.classifier_training import _augment, measure, train_classifier
 from dualoptim_diffusion.config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig, DataConfig
@@ -148,14 +148,21 @@ def test_flips_in_training_mirror_about_half_of_the_images_and_are_off_by_defaul
 def test_a_judge_of_imagenet_knows_classes_by_id_though_a_few_names_differ_and_two_are_alike() -> None:
     names = class_names()
     judge = Classifier.create(ClassifierInfo("test_resnet", 32, 3, names))
-    assert sum(name == "crane" for name in names.values()) == 2
+    assert [i for i, name in names.items() if name.startswith("crane (")] == [134, 517]
     assert match_classes(judge, names) == {i: i for i in names}
-    spelt = {i: f"class {i}" if i < 20 else name for i, name in names.items()}
+    spelt = {i: f"class {i}" if i < 10 else name for i, name in names.items()}
     assert match_classes(judge, spelt) == {i: i for i in names}
     with pytest.raises(InputError, match="does not know the class 'class 0'"):
         match_classes(judge, spelt | {20: "a bird", 21: "another"})
+    alike = Classifier.create(ClassifierInfo("test_resnet", 32, 3, {0: "crane", 1: "cat", 2: "crane"}))
     with pytest.raises(InputError, match="'crane' alone by that name"):
-        match_classes(judge, {0: "crane"})
+        match_classes(alike, {5: "crane"})
+    swapped = names | {0: names[1], 1: names[0]}
+    assert not same_classes(names, swapped)
+    assert distinct_names({0: "crane", 1: "cat", 2: "crane"}) == {0: "crane (0)", 1: "cat", 2: "crane (2)"}
+    assert resolve_class("Crane (134)", names) == 134
+    with pytest.raises(InputError, match=r"ambiguous: 134 \(crane\), 517"):
+        resolve_class("crane", names)
 
 
 def test_ten_classes_must_agree_in_every_name_and_in_their_order() -> None:

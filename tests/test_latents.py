@@ -18,9 +18,10 @@ from torch import Tensor
 
 from dualoptim_diffusion.config import DenoiserDataConfig
 from dualoptim_diffusion.data import Batches, ImageSet, latents, load_dataset, split
+from dualoptim_diffusion.data.drawn import open_drawn
 from dualoptim_diffusion.data.folder import decode
 from dualoptim_diffusion.data.latents import KeptMoments
-from dualoptim_diffusion.encoding import encode_all, training_images
+from dualoptim_diffusion.encoding import encode_all, latent_cache, training_images
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet
 from tests.conftest import RECIPES, Outcome
@@ -75,7 +76,10 @@ def test_a_run_on_kept_latents_sees_what_encoding_each_step_gives(photos: Path) 
     assert 0 < mirrored < 30
 
 
-def test_only_what_a_run_draws_is_encoded_and_nothing_twice(photos: Path, tmp_path: Path) -> None:
+def test_only_what_a_run_draws_is_encoded_and_nothing_twice(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latents, "AT_ONCE", 1)
     model, accelerator = latent_model(), Accelerator(cpu=True)
     encoded: list[int] = []
     plain = model.moments
@@ -320,3 +324,62 @@ def test_two_processes_encode_what_one_does(latent_recipes: Path, dualoptim: Run
         a, b = load_file(path), load_file(tmp_path / "two" / path.name)
         assert torch.equal(a["keys"], b["keys"])
         torch.testing.assert_close(a["moments"], b["moments"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_cache_that_another_one_has_filled_meanwhile_encodes_nothing_again(photos: Path, tmp_path: Path) -> None:
+    model, accelerator, kept = latent_model(), Accelerator(cpu=True), config(photos, str(tmp_path / "kept"), flip=False)
+    dataset = load_dataset(kept)[0]
+    early = training_images(dataset, kept, model, accelerator)  # opened while the folder is empty
+    encode_all(dataset, kept, model, accelerator)
+    model.moments = lambda _: pytest.fail("encoded again")  # type: ignore[method-assign]
+    source = batches(early, model, flip=False)
+    source.prepare(0)
+    source.prepare(3)
+    assert source(2).x_0.shape == (6, CHANNELS, SIDE, SIDE)
+
+
+def test_moments_do_not_depend_on_what_else_was_missing(photos: Path, tmp_path: Path) -> None:
+    model, accelerator = latent_model(), Accelerator(cpu=True)
+    dataset = load_dataset(config(photos))[0]
+    keys = torch.tensor([3, 8, 31])
+    found = []
+    for name, first in (("few", keys), ("one by one", keys[1:2]), ("all", torch.arange(2 * len(dataset)))):
+        cache = latent_cache(dataset, str(tmp_path / name), model, accelerator)
+        cache.add(first)
+        cache.add(keys)
+        found.append(cache[keys])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("words", [["method.name=finetune"], ["method.retain_steps=0"], ["method.name=retrain"]])
+def test_methods_without_one_of_the_phases_run_on_latents(
+    latent_recipes: Path, dualoptim: Run, tmp_path: Path, words: list[str]
+) -> None:
+    recipe = latent_recipes / "latent.yaml"
+    outcome = dualoptim("forget", recipe, *words, "--class", "name 2", "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+
+
+def test_models_that_differ_in_the_autoencoder_alone_are_two(tmp_path: Path, dualoptim: Run) -> None:
+    other = tiny_vae()
+    with torch.no_grad():
+        other.post_quant_conv.weight.mul_(2)
+    for name, vae in (("one", tiny_vae()), ("two", other)):
+        latent_model(vae).save(tmp_path / name)
+    command = ["--seeds", "0-1", "--steps", "2", "--class", "name 2", "--out", tmp_path / "drawn"]
+    assert dualoptim("sample", tmp_path / "one", *command).code == 0
+    outcome = dualoptim("sample", tmp_path / "two", *command)
+    assert outcome.code == 1
+    assert "drawn from other weights" in outcome.err
+
+
+def test_a_seed_drawn_twice_counts_once(tmp_path: Path, dualoptim: Run) -> None:
+    latent_model().save(tmp_path / "model")
+    for seeds in ("0-1", "0-3"):
+        command = ["--latents", "--seeds", seeds, "--steps", "2", "--class", "name 2", "--class", "name 3"]
+        assert dualoptim("sample", tmp_path / "model", *command, "--out", tmp_path / "drawn").code == 0
+    drawn = open_drawn(tmp_path / "drawn")
+    assert drawn.labels.tolist() == [2] * 4 + [3] * 4
+    images = drawn.rows("images")[:]
+    assert len({image.numpy().tobytes() for image in images}) == 8

@@ -1,6 +1,7 @@
 """Each method's losses against its formulas, and the masks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -273,16 +274,16 @@ def test_a_mask_survives_its_file_and_is_refused_elsewhere(tmp_path: Path, kind:
     mask = compute_mask(config, model, lambda i: batch([1], i), lambda i: batch([0, 2, 3], i), (2, 2))
     origin = {"model_sha256": weights_sha256(model.network.state_dict()), "forget_classes": ["b"]}
     save_mask(tmp_path / "m.safetensors", mask, origin)
-    loaded = load_mask(tmp_path / "m.safetensors", model.network, {1: "b"})
+    loaded = load_mask(tmp_path / "m.safetensors", model, {1: "b"})
     assert all(torch.equal(mask[name], loaded[name]) for name in mask)
     assert 0 < density(loaded) < 1
     with pytest.raises(InputError, match=r"to forget \['b'\]"):
-        load_mask(tmp_path / "m.safetensors", model.network, {2: "c"})
+        load_mask(tmp_path / "m.safetensors", model, {2: "c"})
     with pytest.raises(InputError, match="of another model"):
-        load_mask(tmp_path / "m.safetensors", nn.Linear(2, 2), {1: "b"})
+        load_mask(tmp_path / "m.safetensors", SimpleNamespace(network=nn.Linear(2, 2)), {1: "b"})
     nn.init.zeros_(model.network.weight)
     with pytest.raises(InputError, match="other weights"):
-        load_mask(tmp_path / "m.safetensors", model.network, {1: "b"})
+        load_mask(tmp_path / "m.safetensors", model, {1: "b"})
 
 
 def test_forget_and_retain_sets_are_disjoint_and_exhaustive() -> None:

@@ -47,6 +47,7 @@ def forget(
 
     experiment = open_experiment(recipe, classes or (), [*(overrides or ()), *inception(inception_weights)])
     if dry_run:
+        experiment.check_states(masked=mask is not None)
         from dualoptim_diffusion.dry_run import plan
 
         planned(plan(experiment), as_json)
@@ -77,15 +78,15 @@ def saliency(
     from dualoptim_diffusion import masking
     from dualoptim_diffusion.assets import obtain_model
     from dualoptim_diffusion.experiment import open_experiment
-    from dualoptim_diffusion.models import weights_sha256
+    from dualoptim_diffusion.models import model_sha256
     from dualoptim_diffusion.saliency import density, save_mask
 
     refuse_existing(out, overwrite)
     experiment = open_experiment(recipe, classes or (), overrides or ())
     id2label = experiment.facts.id2label
     model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator, id2label)
-    base_sha256 = weights_sha256(model.network.state_dict())
-    model.prepare(experiment.accelerator)
+    base_sha256 = model_sha256(model)
+    experiment.prepare(model)
     mask = masking.saliency(experiment, model)
     if experiment.accelerator.is_main_process:
         provenance = masking.mask_provenance(experiment, base_sha256)

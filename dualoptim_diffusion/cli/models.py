@@ -34,7 +34,7 @@ def pretrain(
     from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_pretrained
     from dualoptim_diffusion.config import PretrainRecipe
     from dualoptim_diffusion.data import load_dataset
-    from dualoptim_diffusion.models import weights_sha256
+    from dualoptim_diffusion.models import model_sha256
     from dualoptim_diffusion.recipes import load_recipe
 
     refuse_existing(out, overwrite, "model_index.json")
@@ -48,15 +48,15 @@ def pretrain(
     folder = obtain_pretrained(loaded, load_dataset(loaded.data)[0], accelerator, stop_after)
     if accelerator.is_main_process:
         folder = copy_folder(folder, out)
-        result({"model": str(folder), "sha256": weights_sha256(load_model(folder).network.state_dict())}, as_json)
+        result({"model": str(folder), "sha256": model_sha256(load_model(folder))}, as_json)
 
 
 @app.command()
 def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
     """Encode all training images of a latent model's recipe once, both ways round; interrupted, it goes on.
 
-    Runs encode what they need by themselves; this is for many runs over one data set, and takes several processes
-    under `accelerate launch`. The latents lie in data.latents, or in the cache.
+    Runs encode what they need by themselves; this is for many runs over one data set, and several processes share it.
+    The latents lie in data.latents, or in the cache.
     """
     from dualoptim_diffusion.assets import make_accelerator, obtain_model
     from dualoptim_diffusion.config import ForgetRecipe

@@ -78,7 +78,7 @@ class Batches:
     def prepare(self, num_updates: int) -> None:
         """Has the images of the first updates encoded, where they are kept encoded; all processes call it alike."""
         images = self._images
-        if not isinstance(images, KeptMoments):
+        if not isinstance(images, KeptMoments) or not num_updates:
             return
         if num_updates * self.batch_size > 4 * len(images):  # nearly all of them, both ways
             every = torch.arange(len(images))

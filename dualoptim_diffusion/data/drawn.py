@@ -23,13 +23,14 @@ class Drawn(NamedTuple):
     """A folder of samples: its shards with their labels, and what its manifest says."""
 
     shards: list[Shard]
+    kept: torch.Tensor  # [N] rows of the shards: one for each label and seed
     labels: torch.Tensor  # [N]
     id2label: dict[int, str]
     autoencoder_sha256: str | None  # of the latents, where there are any
 
     def rows(self, tensor: str) -> ShardRows:
         """`images` (uint8) or `latents`."""
-        return ShardRows(self.shards, tensor)
+        return ShardRows(self.shards, tensor, self.kept)
 
 
 def open_drawn(folder: str | Path) -> Drawn:
@@ -44,20 +45,24 @@ def open_drawn(folder: str | Path) -> Drawn:
         manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
         named = sorted(manifest["shards"].items())
-        shards, labels = [], []
+        shards, labels, kept, seen, total = [], [], [], set(), 0
         for name, sha256 in named:
             if not (found := SHARD_NAME.fullmatch(name)):
                 raise sentence(f"its {MANIFEST} names the file {name}")
             with safe_open(root / name, framework="pt") as stored:
-                count = stored.get_slice("images").get_shape()[0]
-            if int(found[1]) in id2label:  # not those of the null label
-                shards.append(Shard(root / name, count, str(sha256)))
-                labels += [int(found[1])] * count
+                seeds = stored.get_tensor("seeds").tolist()
+            if (label := int(found[1])) in id2label:  # not those of the null label
+                shards.append(Shard(root / name, len(seeds), str(sha256)))
+                new = [i for i, seed in enumerate(seeds) if (label, seed) not in seen]  # shards may overlap
+                seen |= {(label, seed) for seed in seeds}
+                kept += [total + i for i in new]
+                labels += [label] * len(new)
+                total += len(seeds)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise sentence(" ".join(str(error).split())[:150]) from None
     if not shards:
         raise sentence("it is empty")
-    return Drawn(shards, torch.tensor(labels), id2label, manifest.get("latents"))
+    return Drawn(shards, torch.tensor(kept), torch.tensor(labels), id2label, manifest.get("latents"))
 
 
 def _sentence(root: Path, reason: str) -> InputError:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
+from dualoptim_diffusion.classes import distinct_names
 from dualoptim_diffusion.data.folder import Listing
 from dualoptim_diffusion.errors import InputError
 
@@ -12,10 +13,13 @@ TRAIN_PER_CLASS = 1281  # on average; 732 to 1300
 
 @cache
 def class_names() -> dict[int, str]:
-    """Names with synonyms, such as "tench, Tinca tinca", by id: the place of the wnid among all in order."""
+    """Names with synonyms, such as "tench, Tinca tinca", by id: the place of the wnid among all in order.
+
+    Two classes called alike have their ids behind the name: "crane (134)" is the bird.
+    """
     from timm.data import ImageNetInfo
 
-    return dict(enumerate(ImageNetInfo("imagenet-1k").label_descriptions()))
+    return distinct_names(dict(enumerate(ImageNetInfo("imagenet-1k").label_descriptions())))
 
 
 @cache

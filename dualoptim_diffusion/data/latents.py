@@ -75,7 +75,7 @@ class LatentCache:
         if (self.folder / MANIFEST).is_file():
             self._shards = self._known()
             self.__dict__.pop("_table", None)
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and (not self.folder.is_dir() or _visible(self.folder)):
             raise InputError(f"{self.folder} exists and holds no latents; name another folder as data.latents.")
 
     def _known(self) -> dict[str, int]:
@@ -113,11 +113,11 @@ class LatentCache:
 
     def add(self, keys: Tensor) -> None:
         """Encodes what is missing; interrupted and called again, it goes on and ends with the same bytes."""
-        if not len(self.missing(keys)):
-            return
         with locked(self.folder, self._accelerator):  # another run may be adding to it
             self._refresh()
-            self._encode_all(self.missing(keys))
+            self._accelerator.wait_for_everyone()  # all have seen the same folder before one writes to it
+            if len(missing := self.missing(keys)):
+                self._encode_all(missing)
 
     def _encode_all(self, keys: Tensor) -> None:
         accelerator = self._accelerator
@@ -146,9 +146,11 @@ class LatentCache:
         write_json(self.folder / MANIFEST, {"made_from": self.made_from, "shards": self._shards})
 
     def _moments(self, keys: Tensor) -> Tensor:
+        """Of at most `AT_ONCE` keys, filled up to so many: what is computed at a time must not change the result."""
+        count, keys = len(keys), torch.cat([keys, keys[-1:].expand(AT_ONCE - len(keys))])
         images = self._images[keys // 2]
         mirrored = (keys % 2).bool().view(-1, 1, 1, 1)
-        return self._encode(torch.where(mirrored, images.flip(-1), images)).float().cpu().contiguous()
+        return self._encode(torch.where(mirrored, images.flip(-1), images))[:count].float().cpu().contiguous()
 
     def __getitem__(self, keys: Tensor) -> Tensor:
         """Moments [B, 2 c, h, w] of keys that have been added."""
@@ -200,6 +202,11 @@ class KeptMoments:
         content = sha256(repr(sorted(self._cache.made_from.items())).encode())
         content.update(self._numbers.numpy())
         return content.hexdigest()
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Its files, but for those that are being written."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _shard_name(keys: Tensor) -> str:

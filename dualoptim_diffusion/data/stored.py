@@ -73,6 +73,10 @@ class ShardRows:
         together = torch.cat(parts[1:] or parts)
         return together[torch.tensor(order, dtype=torch.long).argsort()]
 
+    def of(self, tensor: str) -> "ShardRows":
+        """The same rows of another tensor in these files."""
+        return ShardRows(self._shards, tensor, self._rows)
+
     def at(self, indices: Tensor) -> "ShardRows":
         return ShardRows(self._shards, self._tensor, self._rows[indices])
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.data import Batch, ImageSet
 from dualoptim_diffusion.methods.method import RETAIN_KEYS, Method
-from dualoptim_diffusion.models import DenoisingModel, weights_sha256
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry
 from dualoptim_diffusion.randomness import generator
 
@@ -38,7 +38,7 @@ class SelectiveAmnesia(Method):
 
     def prepare(self, model: DenoisingModel, retain_set: ImageSet) -> None:
         self.start = {name: p.detach().clone() for name, p in model.network.named_parameters()}  # theta*
-        key = (weights_sha256(model.network.state_dict()), retain_set.sha256, str(self.settings.fisher_timesteps))
+        key = (model_sha256(model), retain_set.sha256, str(self.settings.fisher_timesteps))
         path = cache_entry("fishers", *key).with_suffix(".safetensors")
         with suppress(OSError, SafetensorError):  # absent or damaged: computed below
             stored = load_file(path)

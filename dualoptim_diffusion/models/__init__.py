@@ -29,6 +29,7 @@ __all__ = [
     "DiT",
     "autoencoder_sha256",
     "load_pipeline",
+    "model_sha256",
     "weights_sha256",
 ]
 
@@ -111,6 +112,12 @@ def autoencoder_sha256(model: DenoisingModel) -> str | None:
     """Hash of the weights of its autoencoder, where it has one."""
     vae = model.vae if isinstance(model, ConditionalDiT) else None
     return None if vae is None else weights_sha256(vae.state_dict())
+
+
+def model_sha256(model: DenoisingModel) -> str:
+    """Hash of all weights that a drawing depends on: the network's, and with an autoencoder both."""
+    network, autoencoder = weights_sha256(model.network.state_dict()), autoencoder_sha256(model)
+    return network if autoencoder is None else sha256(f"{network} {autoencoder}".encode()).hexdigest()
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
