@@ -24,8 +24,6 @@ from dualoptim_diffusion.timm_models import timm_model
 from dualoptim_diffusion.training import new_model
 
 LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
-PLACES = "places of the weights under the mask"  # held where they take less than the mask itself
-MASK_SHARE = 1 / 4  # of a weight's bytes: a byte each
 ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, which nobody knows before
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 
@@ -150,16 +148,21 @@ def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> di
     if method.alternates(experiment.recipe.method) and names.mode == "dual":
         phases = {"forget optimizer": "forget", "retain optimizer": "retain"}
     memory: dict[str, float] = {}
-    density, held = _density(experiment)[0], False
+    density = _density(experiment)[0]
     for title, phase in phases.items():
         name = getattr(names, phase)
         asked = experiment.values["optimizers"].get(f"{phase}_state") == "compact" if compact is None else compact
-        can = name in COMPACT and "mask" in method.reads and (method.masks_retain or title == "forget optimizer")
+        can = name in COMPACT and _mask_share(experiment) > 0 and (method.masks_retain or title == "forget optimizer")
         memory[f"{title} ({name}{', compact' if asked and can else ''})"] = (
             2 * density if asked and can else _state_ratio(name)
         )
-        held |= asked and can
-    return memory | ({PLACES: density} if held and density * INDEX_BYTES <= 1 else {})
+    return memory
+
+
+def _mask_share(experiment: Experiment) -> float:
+    """The mask, in its smaller form, as part of a tensor like the weights."""
+    masked = "mask" in experiment.method.reads and experiment.recipe.method.mask is not None
+    return min(_density(experiment)[0], 1 / INDEX_BYTES) if masked else 0
 
 
 def _density(experiment: Experiment) -> tuple[float, bool]:
@@ -174,7 +177,7 @@ def _states(experiment: Experiment, network: nn.Module) -> dict[str, Any]:
     parameters = sum(p.numel() for p in network.parameters())
     forms = {}
     for form, compact in (("full", False), ("compact", True)):
-        parts = _optimizer_memory(experiment, compact)
+        parts = _optimizer_memory(experiment, compact) | {"mask": _mask_share(experiment)}
         forms[form] = {name: round(4 * count * parameters) for name, count in parts.items()}
         forms[form]["total"] = sum(forms[form].values())
     if forms["full"] == forms["compact"]:  # nothing that a mask would make smaller
@@ -191,7 +194,7 @@ def _copies(experiment: Experiment) -> dict[str, float]:
     copies = {
         "averaged weights": int(averaged),
         "copies to compare with": method.copies,
-        "mask": MASK_SHARE if "mask" in method.reads and recipe.method.mask is not None else 0,
+        "mask": _mask_share(experiment),
         "gradients held for their cosine": int(recipe.run.log_cosine and method.alternates(recipe.method)),
     }
     return {name: count for name, count in copies.items() if count}

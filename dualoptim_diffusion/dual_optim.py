@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dualoptim_diffusion.errors import InputError, nearest
+from dualoptim_diffusion.masked_adamw import overlay
 
 PhaseName = Literal["forget", "retain"]
 
@@ -131,8 +132,8 @@ def freeze_off_mask(optimizer: Optimizer, params: Mapping[str, nn.Parameter], ma
 
     @torch.no_grad()
     def restore(*_: object) -> None:
-        for name, salient in mask.items():
-            params[name].copy_(torch.where(salient, params[name], before[name]))
+        for name, support in mask.items():
+            params[name].copy_(overlay(params[name], support, before[name]))
         before.clear()
 
     optimizer.register_step_pre_hook(remember)

@@ -100,7 +100,7 @@ def forget(
             model = pretrain(_retraining_recipe(experiment), experiment.sets[1], accelerator, out, identity, stop_after)
         else:
             if mask is not None:
-                mask = {name: part.to(accelerator.device) for name, part in mask.items()}
+                mask = {name: support_of(part.to(accelerator.device)) for name, part in mask.items()}
             ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
             looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()
@@ -164,7 +164,7 @@ def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | 
     names, settings, method = experiment.recipe.optimizers, experiment.recipe.method, experiment.method
     parameters = dict(model.network.named_parameters())
     alternates, masked = method.alternates(settings), mask or {}
-    supports = [support_of(masked[name]) for name in parameters] if experiment.needs_mask else []
+    supports = [masked[name] for name in parameters] if experiment.needs_mask else []
 
     def of_phase(phase: str, name: str, lr: float) -> Optimizer:
         if experiment.values["optimizers"].get(f"{phase}_state") == "compact":

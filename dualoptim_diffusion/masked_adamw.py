@@ -20,6 +20,18 @@ def support_of(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero()[:, 0].int()
 
 
+def overlay(values: Tensor, support: Tensor, ground: Tensor) -> Tensor:
+    """`ground` with the entries under the mask taken from `values`; `ground` may be changed in place.
+
+    Args:
+        support: a mask in either form of `support_of`.
+    """
+    if support.dtype == torch.bool:
+        return torch.where(support, values, ground)
+    ground.view(-1)[support] = values.reshape(-1).index_select(0, support)
+    return ground
+
+
 class MaskedAdamW(Optimizer):
     """AdamW over the weights under a mask; the others have no state and never move.
 

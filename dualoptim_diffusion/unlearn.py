@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dualoptim_diffusion.dual_optim import DualOptim, PhaseName
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
+from dualoptim_diffusion.masked_adamw import overlay
 from dualoptim_diffusion.schedules import SCHEDULES, ScheduleName
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Phase:
         weight: alpha; a dedicated Adam cancels it except through clipping, so the learning rate is the real knob.
         weight_schedule: how alpha changes over the outer steps.
         lr_schedule: how the optimizer's learning rate changes over the outer steps.
-        mask: bool by parameter name; gradients off it become zero.
+        mask: by parameter name, in either form of `support_of`; gradients off it become zero.
         clip_norm: largest global gradient norm, or None.
         clip_first: clip before masking (joint SalUn) instead of after (SFRon and alternating SalUn).
         add_gradient: adds an analytic gradient after the backward pass (SA's penalty).
@@ -136,8 +137,8 @@ def edit_gradients(
     norm = _clip(network, clip_norm) if clip_first or mask is None else None
     if mask is not None:
         for name, parameter in network.named_parameters():
-            if parameter.grad is not None:  # torch.where, because inf * 0 is nan
-                parameter.grad = torch.where(mask[name], parameter.grad, torch.zeros_like(parameter.grad))
+            if parameter.grad is not None:  # by choice, not by product: inf * 0 is nan
+                parameter.grad = overlay(parameter.grad, mask[name], torch.zeros_like(parameter.grad))
     return _clip(network, clip_norm) if norm is None else norm
 
 

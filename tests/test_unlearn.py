@@ -9,6 +9,7 @@ from torch import nn
 from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
+from dualoptim_diffusion.masked_adamw import support_of
 from dualoptim_diffusion.unlearn import edit_gradients
 
 
@@ -172,3 +173,20 @@ def test_the_moving_average_is_the_closed_form_sum() -> None:
         ema.update(model, step)
     expected = 0.1 * (0.9**2 * 1 + 0.9 * 2 + 3)
     assert ema.state_dict()["weight"].item() == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.6])
+def test_a_mask_in_its_smaller_form_edits_gradients_in_the_same_way(density: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(30, 20)
+    mask = {name: torch.rand_like(p) < density for name, p in network.named_parameters()}
+    edited = []
+    for form in (mask, {name: support_of(part) for name, part in mask.items()}):
+        for p in network.parameters():
+            p.grad = torch.full_like(p, 3.0)
+        network.weight.grad.view(-1)[(~mask["weight"]).flatten().nonzero()[0]] = float("inf")
+        norm = edit_gradients(network, form, 1.0, clip_first=False)
+        edited.append([norm, *(p.grad for p in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*edited, strict=True))
+    assert edited[0][0] == pytest.approx(3 * sum(int(m.sum()) for m in mask.values()) ** 0.5)
+    assert support_of(mask["weight"]).dtype == (torch.int32 if density < 0.25 else torch.bool)
