@@ -159,10 +159,12 @@ def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> di
     return memory
 
 
-def _mask_share(experiment: Experiment) -> float:
-    """The mask, in its smaller form, as part of a tensor like the weights."""
+def _mask_share(experiment: Experiment, compact: bool | None = None) -> float:
+    """The mask as the run holds it, as part of a tensor like the weights: places, or bools where those are smaller."""
     masked = "mask" in experiment.method.reads and experiment.recipe.method.mask is not None
-    return min(_density(experiment)[0], 1 / INDEX_BYTES) if masked else 0
+    compact = experiment.needs_mask if compact is None else compact
+    density = _density(experiment)[0] if masked else 0.0
+    return density if compact else min(density, 1 / INDEX_BYTES)
 
 
 def _density(experiment: Experiment) -> tuple[float, bool]:
@@ -177,7 +179,7 @@ def _states(experiment: Experiment, network: nn.Module) -> dict[str, Any]:
     parameters = sum(p.numel() for p in network.parameters())
     forms = {}
     for form, compact in (("full", False), ("compact", True)):
-        parts = _optimizer_memory(experiment, compact) | {"mask": _mask_share(experiment)}
+        parts = _optimizer_memory(experiment, compact) | {"mask": _mask_share(experiment, compact)}
         forms[form] = {name: round(4 * count * parameters) for name, count in parts.items()}
         forms[form]["total"] = sum(forms[form].values())
     if forms["full"] == forms["compact"]:  # nothing that a mask would make smaller

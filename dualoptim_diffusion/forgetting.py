@@ -21,7 +21,7 @@ from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
 from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
-from dualoptim_diffusion.masked_adamw import MaskedAdamW, support_of
+from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
@@ -100,7 +100,8 @@ def forget(
             model = pretrain(_retraining_recipe(experiment), experiment.sets[1], accelerator, out, identity, stop_after)
         else:
             if mask is not None:
-                mask = {name: support_of(part.to(accelerator.device)) for name, part in mask.items()}
+                form = support_of if experiment.needs_mask else smaller_form  # places are what compact states share
+                mask = {name: form(part.to(accelerator.device)) for name, part in mask.items()}
             ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
             looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()

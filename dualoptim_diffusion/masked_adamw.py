@@ -13,22 +13,24 @@ INDEX_BYTES = 4  # of a weight's place, against one byte of a bool mask for ever
 
 
 def support_of(mask: Tensor) -> Tensor:
-    """The mask in its smaller form: itself, or flat int32 indices where that takes no more bytes."""
-    count = int(mask.sum())
-    if INDEX_BYTES * count > mask.numel() or mask.numel() > torch.iinfo(torch.int32).max:
-        return mask
+    """The places of the weights under a bool mask: flat indices, int32 [N]."""
     return mask.flatten().nonzero()[:, 0].int()
+
+
+def smaller_form(mask: Tensor) -> Tensor:
+    """The mask itself, or its places where those take fewer bytes."""
+    return support_of(mask) if INDEX_BYTES * int(mask.sum()) < mask.numel() else mask
 
 
 def overlay(values: Tensor, support: Tensor, ground: Tensor) -> Tensor:
     """`ground` with the entries under the mask taken from `values`; `ground` may be changed in place.
 
     Args:
-        support: a mask in either form of `support_of`.
+        support: a bool mask, or what `support_of` makes of it.
     """
     if support.dtype == torch.bool:
         return torch.where(support, values, ground)
-    ground.view(-1)[support] = values.reshape(-1).index_select(0, support)
+    ground.view(-1).scatter_(0, support.long(), values.reshape(-1).index_select(0, support))
     return ground
 
 
@@ -40,8 +42,8 @@ class MaskedAdamW(Optimizer):
 
     Args:
         params: the weights.
-        supports: for each parameter what `support_of` gave, or a bool mask; two optimizers may share them. They are no
-            part of the state: whoever restores it brings the mask.
+        masks: for each parameter a bool mask, or what `support_of` makes of it, which two optimizers may share. Places
+            are no part of the state: whoever restores it brings the mask.
         lr, betas, eps: as in AdamW.
         foreach: step all tensors at once; by default on a GPU, as AdamW does.
 
@@ -52,26 +54,24 @@ class MaskedAdamW(Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        supports: Sequence[Tensor],
+        masks: Sequence[Tensor],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         foreach: bool | None = None,
     ) -> None:
         parameters = list(params)
-        if len(parameters) != len(supports):
-            raise ValueError(f"{len(supports)} masks were given for {len(parameters)} parameters")
+        if len(parameters) != len(masks):
+            raise ValueError(f"{len(masks)} masks were given for {len(parameters)} parameters")
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "foreach": foreach})
+        supports = [support_of(mask) if mask.dtype == torch.bool else mask for mask in masks]
         self._supports = dict(zip(parameters, supports, strict=True))
-        self._counts = {
-            p: len(s) if s.dtype == torch.int32 else int(s.sum()) for p, s in self._supports.items()
-        }  # known once, so that no step waits for the device
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on the present gradients, of which only those under the mask are read."""
         for group in self.param_groups:
-            for part in self._parts([p for p in group["params"] if p.grad is not None and self._counts[p]]):
+            for part in self._parts([p for p in group["params"] if p.grad is not None and len(self._supports[p])]):
                 self._step(part, group)
 
     def _parts(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -79,7 +79,7 @@ class MaskedAdamW(Optimizer):
         part: list[Tensor] = []
         gathered = 0
         for p in parameters:
-            count = self._counts[p]  # type: ignore[index]
+            count = len(self._supports[p])  # type: ignore[index]
             if part and gathered + count > AT_ONCE:
                 yield part
                 part, gathered = [], 0
@@ -89,7 +89,7 @@ class MaskedAdamW(Optimizer):
             yield part
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        places = [self._indices(p) for p in parameters]
+        places = [self._supports[p] for p in parameters]  # type: ignore[index]
         weights = [p.view(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]
         grads = [p.grad.reshape(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]  # type: ignore[union-attr]
         states = [self._state_of(p, w) for p, w in zip(parameters, weights, strict=True)]
@@ -110,13 +110,7 @@ class MaskedAdamW(Optimizer):
             maximize=False,
         )
         for p, at, new in zip(parameters, places, weights, strict=True):
-            p.view(-1)[at] = new
-
-    def _indices(self, parameter: Tensor) -> Tensor:
-        support = self._supports[parameter]  # type: ignore[index]
-        if support.dtype == torch.int32:
-            return support
-        return torch.nonzero_static(support.flatten(), size=self._counts[parameter])[:, 0]  # type: ignore[index]
+            p.view(-1).scatter_(0, at.long(), new)
 
     def _state_of(self, parameter: Tensor, weights: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

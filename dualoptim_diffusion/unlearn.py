@@ -31,7 +31,7 @@ class Phase:
         weight: alpha; a dedicated Adam cancels it except through clipping, so the learning rate is the real knob.
         weight_schedule: how alpha changes over the outer steps.
         lr_schedule: how the optimizer's learning rate changes over the outer steps.
-        mask: by parameter name, in either form of `support_of`; gradients off it become zero.
+        mask: by parameter name, bool or the places that `support_of` gives; gradients off it become zero.
         clip_norm: largest global gradient norm, or None.
         clip_first: clip before masking (joint SalUn) instead of after (SFRon and alternating SalUn).
         add_gradient: adds an analytic gradient after the backward pass (SA's penalty).

@@ -9,7 +9,7 @@ from torch import nn
 from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
-from dualoptim_diffusion.masked_adamw import support_of
+from dualoptim_diffusion.masked_adamw import smaller_form
 from dualoptim_diffusion.unlearn import edit_gradients
 
 
@@ -181,7 +181,7 @@ def test_a_mask_in_its_smaller_form_edits_gradients_in_the_same_way(density: flo
     network = nn.Linear(30, 20)
     mask = {name: torch.rand_like(p) < density for name, p in network.named_parameters()}
     edited = []
-    for form in (mask, {name: support_of(part) for name, part in mask.items()}):
+    for form in (mask, {name: smaller_form(part) for name, part in mask.items()}):
         for p in network.parameters():
             p.grad = torch.full_like(p, 3.0)
         network.weight.grad.view(-1)[(~mask["weight"]).flatten().nonzero()[0]] = float("inf")
@@ -189,4 +189,4 @@ def test_a_mask_in_its_smaller_form_edits_gradients_in_the_same_way(density: flo
         edited.append([norm, *(p.grad for p in network.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*edited, strict=True))
     assert edited[0][0] == pytest.approx(3 * sum(int(m.sum()) for m in mask.values()) ** 0.5)
-    assert support_of(mask["weight"]).dtype == (torch.int32 if density < 0.25 else torch.bool)
+    assert smaller_form(mask["weight"]).dtype == (torch.int32 if density < 0.25 else torch.bool)

@@ -97,7 +97,7 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=256,
         )  # fmt: skip
-        mask = {name: torch.rand_like(p) < DENSITY for name, p in network.named_parameters()}
+        mask = {name: support_of(torch.rand_like(p) < DENSITY) for name, p in network.named_parameters()}
     model = ConditionalDiT(network, {i: str(i) for i in range(1000)}, vae=vae)
     if row.checkpointing:
         model.checkpoint_gradients()
@@ -115,7 +115,7 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     retain = make_optimizer("adamw", parameters, 1e-7)
     forget = retain
     if row.mode == "dual" and row.state == "compact":
-        forget = MaskedAdamW(parameters, [support_of(part) for part in mask.values()], 1e-7)
+        forget = MaskedAdamW(parameters, list(mask.values()), 1e-7)
     elif row.mode == "dual":
         forget = make_optimizer("adamw", parameters, 1e-7)
     optimizers = DualOptim(forget, retain)

@@ -1,0 +1,138 @@
+"""What two optimizers cost beside one: bytes of state and seconds a step, full and compact.
+
+    python scripts/benchmarks/optimizer_state.py
+
+On the weights of the CIFAR-10 U-Net and of a DiT (B/2; XL/2 on a GPU), with random gradients and masks of a tenth and
+of half of the weights. Bytes are those of all tensors that the optimizers hold, places of the weights under the mask
+included; ratios are to one AdamW of the same run. Results: optimizer_state_DEVICE.json and .md.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from dualoptim_diffusion import MaskedAdamW
+from dualoptim_diffusion.masked_adamw import overlay, support_of
+
+DENSITIES = (0.1, 0.5)
+WARM_UP, REPEATS = 2, 7
+
+
+def shapes(name: str) -> list[torch.Size]:
+    """Of the parameters of a network."""
+    from dualoptim_diffusion.models import ConditionalUNet, DiT
+
+    with torch.device("meta"):
+        layers, heads, width = {"DiT-B/2": (12, 12, 64), "DiT-XL/2": (28, 16, 72)}.get(name, (0, 0, 0))
+        network = DiT(num_layers=layers, num_attention_heads=heads, attention_head_dim=width) if layers else (
+            ConditionalUNet(sample_size=32, in_channels=3, num_classes=10)
+        )  # fmt: skip
+        return [p.shape for p in network.parameters()]
+
+
+def state_bytes(optimizers: list[Optimizer], supports: list[Tensor]) -> int:
+    """Of every tensor held, each once."""
+    held = chain.from_iterable(s.values() for o in optimizers for s in o.state.values())
+    tensors = [*(t for t in held if isinstance(t, Tensor)), *supports]
+    return sum({t.data_ptr(): t.nbytes for t in tensors if t.numel()}.values())
+
+
+def timed(work: Callable[[], Any], device: str) -> float:
+    """Median seconds."""
+    seconds = []
+    for _ in range(WARM_UP + REPEATS):
+        start = perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(perf_counter() - start)
+    return median(seconds[WARM_UP:])
+
+
+def measure(name: str, device: str) -> list[dict[str, Any]]:
+    """One AdamW, two full ones, and compact ones at each density; a dense forget step also masks its gradients."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, device=device)) for shape in shapes(name)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    masks = {d: [torch.rand_like(p) < d for p in params] for d in DENSITIES}
+
+    def row(title: str, forget: Optimizer, retain: Optimizer, held: list[Tensor]) -> dict[str, Any]:
+        seconds = {"forget": timed(forget.step, device), "retain": timed(retain.step, device)}
+        used = [forget] if forget is retain else [forget, retain]
+        return {"network": name, "optimizers": title, "bytes": state_bytes(used, held), "seconds": seconds}
+
+    one = AdamW(params, lr=1e-6, weight_decay=0.0)
+    rows = [row("one AdamW", one, one, [])]
+    del one
+    rows.append(row("two", *(AdamW(params, lr=1e-6, weight_decay=0.0) for _ in range(2)), []))
+    for density, mask in masks.items():
+        supports = [support_of(part) for part in mask]
+        compact = MaskedAdamW(params, supports, lr=1e-6)
+        dense = AdamW(params, lr=1e-6, weight_decay=0.0)
+        rows.append(row(f"forget compact at {density:.0%}, retain full", compact, dense, supports))
+        del dense
+        both = MaskedAdamW(params, supports, lr=1e-6)
+        rows.append(row(f"both compact at {density:.0%}", compact, both, supports))
+
+        def masking(supports: list[Tensor] = supports) -> None:
+            for p, support in zip(params, supports, strict=True):
+                overlay(p.grad, support, torch.zeros_like(p))
+
+        rows[-1]["seconds"]["masking the gradients, needed by all"] = timed(masking, device)
+    return rows
+
+
+def tabulate(content: dict[str, Any]) -> str:
+    lines = [
+        "# State and steps of two optimizers beside one", "", f"`{content['command']}`", "",
+        f"{content['device']}, torch {content['torch']}; median of {REPEATS} steps; ratios are to one AdamW of the run.",
+        "",
+        "| weights | optimizers | state | of one | forget step, s | of one | retain step, s | of one |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for row in content["rows"]:
+        one = next(r for r in content["rows"] if r["network"] == row["network"])
+        cells = [
+            row["network"],
+            row["optimizers"],
+            f"{row['bytes'] / 1e6:.0f} MB",
+            f"{row['bytes'] / one['bytes']:.2f}",
+        ]
+        for phase in ("forget", "retain"):
+            seconds = row["seconds"][phase]
+            cells += [f"{seconds:.3f}", f"{seconds / one['seconds'][phase]:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    networks = ("CIFAR-10 U-Net", "DiT-XL/2" if device == "cuda" else "DiT-B/2")
+    content = {
+        "command": "python scripts/benchmarks/optimizer_state.py",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "rows": [row for name in networks for row in measure(name, device)],
+    }
+    stem = arguments.out / f"optimizer_state_{'gpu' if device == 'cuda' else 'cpu'}"
+    stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = tabulate(content)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
