@@ -95,7 +95,7 @@ def measure(name: str, device: str) -> list[dict[str, Any]]:
 def tabulate(content: dict[str, Any]) -> str:
     lines = [
         "# State and steps of two optimizers beside one", "", f"`{content['command']}`", "",
-        f"{content['device']}, torch {content['torch']}; median of {REPEATS} steps; ratios are to one AdamW of the run.",
+        f"{content['device']}, torch {content['torch']}; median of {REPEATS} steps; ratios are to one AdamW.",
         "",
         "| weights | optimizers | state | of one | forget step, s | of one | retain step, s | of one |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
