@@ -154,8 +154,8 @@ def forget(work: Path, name: str) -> dict[str, Any]:
     """Runs a recipe by the command line, or what is left of it; its results."""
     out = work / "runs" / name
     if not (out / "results.json").is_file():
-        words = ["forget", str(work / f"{name}.yaml"), "--class", FORGOTTEN, "--out", str(out), "--resume"]
-        subprocess.run([sys.executable, "-m", "dualoptim_diffusion", *words], check=True)
+        words = ["forget", f"{name}.yaml", "--class", FORGOTTEN, "--out", f"runs/{name}", "--resume"]
+        subprocess.run([sys.executable, "-m", "dualoptim_diffusion", *words], check=True, cwd=work)
     return {part: json.loads((out / f"{part}.json").read_text(encoding="utf-8")) for part in ("results", "provenance")}
 
 
