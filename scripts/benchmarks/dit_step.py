@@ -9,7 +9,6 @@ Every row is a process of its own, so that its peak is its own; ratios are to th
 """
 
 import argparse
-import json
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from measuring import where, write_results
 from tqdm import tqdm
 
 SIZES = {
@@ -266,22 +266,16 @@ def main() -> None:
             rows.append(row)
             tqdm.write(f"{row['name']}: {row['seconds']} s, {row['peak_bytes']} bytes")
         drawing = pool.map(draw_rate, [(size, "fp32"), (size, "bf16")], chunksize=1)
-    on_gpu = torch.cuda.is_available()
     content = {
         "command": "python scripts/benchmarks/dit_step.py" + ("" if size == "XL/2" else f" --size {size}"),
         "size": size,
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        **where(),
         "flop_of_forward": flop_of_forward(size),
         "matmul_flop_per_second": {"fp32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)},
         "rows": rows,
         "drawing": drawing,
     }
-    stem = arguments.out / f"dit_step_{size.replace('/', '_')}_{'gpu' if on_gpu else 'cpu'}"
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = tabulate(content)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    write_results(arguments.out, f"dit_step_{size.replace('/', '_')}", content, tabulate)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ included; ratios are to one AdamW of the same run. Results: optimizer_state_DEVI
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -17,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from measuring import where, write_results
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -123,15 +123,10 @@ def main() -> None:
     networks = ("CIFAR-10 U-Net", "DiT-XL/2" if device == "cuda" else "DiT-B/2")
     content = {
         "command": "python scripts/benchmarks/optimizer_state.py",
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        **where(),
         "rows": [row for name in networks for row in measure(name, device)],
     }
-    stem = arguments.out / f"optimizer_state_{'gpu' if device == 'cuda' else 'cpu'}"
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = tabulate(content)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    write_results(arguments.out, "optimizer_state", content, tabulate)
 
 
 if __name__ == "__main__":
