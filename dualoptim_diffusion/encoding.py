@@ -11,7 +11,7 @@ from dualoptim_diffusion.config import DenoiserDataConfig
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.data.drawn import open_drawn
 from dualoptim_diffusion.data.folder import CROP
-from dualoptim_diffusion.data.latents import KeptMoments, LatentCache, keys_of
+from dualoptim_diffusion.data.latents import KeptMoments, LatentCache, every_way, keys_of
 from dualoptim_diffusion.data.stored import ShardRows
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, autoencoder_sha256
@@ -79,8 +79,6 @@ def encode_all(
     if config.latents == "each_step":
         raise InputError("data.latents is each_step, expected keep or a folder to encode into.")
     cache = latent_cache(dataset, config.latents, model, accelerator)
-    numbers = torch.arange(len(dataset))
-    ways = (False, True) if config.horizontal_flip else (False,)
-    cache.add(torch.cat([keys_of(numbers, torch.full_like(numbers, way)) for way in ways]))
+    cache.add(keys_of(*every_way(len(dataset), config.horizontal_flip)))
     written = sum(path.stat().st_size for path in cache.folder.glob("*.safetensors"))
     return {"folder": str(cache.folder), "images": len(dataset), "moments": len(cache), "bytes": written}

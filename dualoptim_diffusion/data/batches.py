@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.data.datasets import ImageSet
-from dualoptim_diffusion.data.latents import KeptMoments
+from dualoptim_diffusion.data.latents import KeptMoments, every_way
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.randomness import draw_examples, draw_update, seed_dropout
 
@@ -81,9 +81,7 @@ class Batches:
         if not isinstance(images, KeptMoments) or not num_updates:
             return
         if num_updates * self.batch_size > 4 * len(images):  # nearly all of them, both ways
-            every = torch.arange(len(images))
-            for flip in (False, True) if self.horizontal_flip else (False,):
-                images.obtain(every, torch.full_like(every, flip, dtype=torch.bool))
+            images.obtain(*every_way(len(images), self.horizontal_flip))
             return
         drawn = [self._examples(update) for update in range(num_updates)]
         images.obtain(torch.cat([indices for indices, _ in drawn]), torch.cat([flips for _, flips in drawn]))
@@ -121,5 +119,6 @@ class Batches:
         images = self._images[indices].to(self.device)
         if images.is_floating_point():  # drawn by a model in its own latents
             return images
-        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
+        if self.horizontal_flip:
+            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
         return self.model.encode(images, posterior_noise)

@@ -43,6 +43,12 @@ def keys_of(indices: Tensor, flips: Tensor) -> Tensor:
     return 2 * indices + flips.long()
 
 
+def every_way(count: int, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """(numbers, flips) of all images, mirrored too if asked for."""
+    numbers, ways = torch.arange(count), torch.tensor([False, True] if mirrored else [False])
+    return numbers.repeat(len(ways)), ways.repeat_interleave(count)
+
+
 class LatentCache:
     """A folder of moments of one data set's images; grows when `add` is given keys that it lacks.
 
