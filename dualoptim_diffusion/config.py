@@ -131,7 +131,8 @@ class MethodConfig(Section):
     mask: MaskConfig | None = None
 
 
-COMPACT = ("adam", "adamw")  # which there are with compact state; equal at weight decay 0
+ADAMS = ("adam", "adamw")  # which there are with compact or 8-bit state; equal at weight decay 0
+State = Literal["full", "compact", "8bit"]
 
 
 class OptimizersConfig(Section):
@@ -142,20 +143,27 @@ class OptimizersConfig(Section):
     retain: str = "adam"
     forget_momentum: float | None = Field(None, ge=0, lt=1)  # momentum or first beta; null = the optimizer's default
     retain_momentum: float | None = Field(None, ge=0, lt=1)
-    forget_state: Literal["full", "compact"] = "full"  # compact: an Adam's moments for the weights under the mask alone
-    retain_state: Literal["full", "compact"] = "full"  # likewise, where the method masks the retain gradients too
+    # compact: an Adam's moments for the weights under the mask alone; 8bit: for all, a byte each, by bitsandbytes
+    forget_state: State = "full"
+    retain_state: State = "full"  # likewise; compact where the method masks the retain gradients too
+    fused: bool = False  # Adams step in one kernel: faster, and the same up to rounding
 
     @model_validator(mode="after")
     def _linked_are_adams(self) -> "OptimizersConfig":
         if self.mode not in ("dual", "shared") and (self.forget, self.retain) != ("adam", "adam"):
             raise ValueError(f"adam for both phases, of which mode {self.mode} is made")
         for phase in ("forget", "retain"):
-            if getattr(self, f"{phase}_state") == "compact" and getattr(self, phase) not in COMPACT:
-                raise ValueError(f"{phase} to be {' or '.join(COMPACT)} beside {phase}_state compact")
+            state = getattr(self, f"{phase}_state")
+            if state != "full" and getattr(self, phase) not in ADAMS:
+                raise ValueError(f"{phase} to be {' or '.join(ADAMS)} beside {phase}_state {state}")
+        if self.fused and (self.mode not in ("dual", "shared") or not {self.forget, self.retain} <= {*ADAMS}):
+            raise ValueError("adam or adamw for both phases, in mode dual or shared, beside fused")
         if self.mode != "dual" and self.forget_state == "compact":
             raise ValueError(f"mode dual beside forget_state compact, for {self.mode} moves weights off the mask")
-        if self.mode not in ("dual", "shared") and self.retain_state == "compact":
-            raise ValueError(f"mode dual or shared beside retain_state compact, which {self.mode} has not")
+        if self.mode == "shared" and self.forget_state != "full":
+            raise ValueError(f"retain_state {self.forget_state} in place of forget_state, for shared has one optimizer")
+        if self.mode not in ("dual", "shared") and (self.forget_state, self.retain_state) != ("full", "full"):
+            raise ValueError(f"mode dual or shared beside a state that is not full, which {self.mode} has not")
         return self
 
 

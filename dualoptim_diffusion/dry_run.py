@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import COMPACT, ClassifierRecipe, PretrainRecipe, TopFractionMask
+from dualoptim_diffusion.config import ADAMS, ClassifierRecipe, PretrainRecipe, TopFractionMask
 from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
@@ -25,6 +25,7 @@ from dualoptim_diffusion.training import new_model
 
 LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
 ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, which nobody knows before
+EIGHT_BIT = (2 + 2 * 4 / 256) / 4  # two moments of a byte each, with an fp32 scale for blocks of 256, beside fp32
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 
 
@@ -130,11 +131,11 @@ def _memory(network: nn.Module, copies: Mapping[str, float]) -> dict[str, Any]:
     return {"parameters": parameters, "bytes_without_activations": bytes_each | {"total": sum(bytes_each.values())}}
 
 
-def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> dict[str, float]:
+def _optimizer_memory(experiment: Experiment, form: str | None = None) -> dict[str, float]:
     """Tensors like the weights that the optimizers hold.
 
     Args:
-        compact: every state that can be, or none; by default as the recipe says.
+        form: full, compact or 8bit for every state that can be so; by default as the recipe says.
     """
     names, method = experiment.recipe.optimizers, experiment.method
     if method.from_scratch and experiment.pretrain_recipe is not None:
@@ -151,20 +152,21 @@ def _optimizer_memory(experiment: Experiment, compact: bool | None = None) -> di
     density = _density(experiment)[0]
     for title, phase in phases.items():
         name = getattr(names, phase)
-        asked = experiment.values["optimizers"].get(f"{phase}_state") == "compact" if compact is None else compact
-        can = name in COMPACT and _mask_share(experiment) > 0 and (method.masks_retain or title == "forget optimizer")
-        memory[f"{title} ({name}{', compact' if asked and can else ''})"] = (
-            2 * density if asked and can else _state_ratio(name)
-        )
+        state = form or experiment.values["optimizers"].get(f"{phase}_state", "full")
+        masked = _mask_share(experiment) > 0 and (method.masks_retain or title == "forget optimizer")
+        if name not in ADAMS or (state == "compact" and not masked):
+            state = "full"
+        ratio = {"compact": 2 * density, "8bit": EIGHT_BIT}.get(state)
+        memory[f"{title} ({name}{'' if ratio is None else f', {state}'})"] = ratio or _state_ratio(name)
     return memory
 
 
-def _mask_share(experiment: Experiment, compact: bool | None = None) -> float:
+def _mask_share(experiment: Experiment, form: str | None = None) -> float:
     """The mask as the run holds it, as part of a tensor like the weights: places, or bools where those are smaller."""
     masked = "mask" in experiment.method.reads and experiment.recipe.method.mask is not None
-    compact = experiment.needs_mask if compact is None else compact
+    as_places = experiment.needs_mask if form is None else form == "compact"
     density = _density(experiment)[0] if masked else 0.0
-    return density if compact else min(density, 1 / INDEX_BYTES)
+    return density if as_places else min(density, 1 / INDEX_BYTES)
 
 
 def _density(experiment: Experiment) -> tuple[float, bool]:
@@ -174,16 +176,18 @@ def _density(experiment: Experiment) -> tuple[float, bool]:
 
 
 def _states(experiment: Experiment, network: nn.Module) -> dict[str, Any]:
-    """Bytes of optimizer state, full and compact."""
+    """Bytes of optimizer state in each form."""
     density, known = _density(experiment)
     parameters = sum(p.numel() for p in network.parameters())
     forms = {}
-    for form, compact in (("full", False), ("compact", True)):
-        parts = _optimizer_memory(experiment, compact) | {"mask": _mask_share(experiment, compact)}
+    for form in ("full", "compact", "8bit"):
+        parts = _optimizer_memory(experiment, form) | {"mask": _mask_share(experiment, form)}
         forms[form] = {name: round(4 * count * parameters) for name, count in parts.items()}
         forms[form]["total"] = sum(forms[form].values())
-    if forms["full"] == forms["compact"]:  # nothing that a mask would make smaller
+    if forms["full"] == forms["8bit"]:  # no Adam of its own: nothing that another form would make smaller
         return {}
+    if forms["full"] == forms["compact"]:  # nothing is masked
+        del forms["compact"]
     share = f"{density:.0%} of the weights, {'as the recipe says' if known else 'assumed: the mask is made later'}"
     return {"bytes_of_optimizer_states": {"under the mask": share} | forms}
 

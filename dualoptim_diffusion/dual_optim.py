@@ -1,5 +1,6 @@
 """DualOptim: two optimizers over the same weights, one an objective, each with its own moments (Algorithm 1)."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ PhaseName = Literal["forget", "retain"]
 
 # Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
 ELEMENTWISE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "momentum", "nadamw", "sgd"})
+EIGHT_BIT_FROM = 4096  # weights of a tensor; smaller ones keep full moments
 # These want another backward pass, another package or a compiler, so a recipe cannot name them.
 NEEDS_MORE = ("adahessian", "bnb", "fused", "kron")
 
@@ -93,8 +95,11 @@ def check_optimizer_name(name: str) -> None:
         raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, names)}")
 
 
-def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> Optimizer:
+def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: bool = False) -> Optimizer:
     """An optimizer by timm's name, with weight decay 0 (a decay would move weights off the mask).
+
+    Args:
+        fused: step in one kernel, where the optimizer is one of torch's that can (Adam, AdamW).
 
     Raises:
         InputError: as `check_optimizer_name`.
@@ -102,7 +107,41 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> Opti
     from timm.optim import create_optimizer_v2
 
     check_optimizer_name(name)
-    return create_optimizer_v2(list(params), opt=name, lr=lr, weight_decay=0.0)
+    return create_optimizer_v2(list(params), opt=name, lr=lr, weight_decay=0.0, **({"fused": True} if fused else {}))
+
+
+def make_8bit_adamw(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    """AdamW with weight decay 0 whose moments take one byte a weight, in blocks of 256 with one scale (bitsandbytes).
+
+    Zero need not be among the values a byte can take, so weights off a mask move unless `freeze_off_mask` holds them.
+    Tensors of fewer than 4096 weights keep full moments.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels, which nothing here uses
+    from bitsandbytes.optim import AdamW8bit
+
+    optimizer: Optimizer = AdamW8bit(list(params), lr=lr, weight_decay=0.0)
+    return optimizer
+
+
+def check_8bit(device: torch.device) -> None:
+    """Takes one step with 8-bit moments on the device.
+
+    Raises:
+        InputError: if no backend does that here.
+    """
+    weight = nn.Parameter(torch.ones(EIGHT_BIT_FROM, device=device))
+    weight.grad = torch.ones_like(weight)
+    try:
+        make_8bit_adamw([weight], lr=1.0).step()
+        works = bool(weight.isfinite().all() and (weight < 1).all())
+        reason = "its step gives wrong weights"
+    except Exception as error:  # a missing package, library or kernel: each raises in its own way
+        works, reason = False, " ".join(str(error).split())[:200]
+    if not works:
+        raise InputError(
+            f"The recipe asks for an 8bit optimizer state, but bitsandbytes does not work on {device.type} here "
+            f"({reason}); `pip install bitsandbytes`, or choose compact or full."
+        )
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:

@@ -14,7 +14,7 @@ from dualoptim_diffusion.assets import make_accelerator
 from dualoptim_diffusion.classes import resolve_classes, same_classes
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
-from dualoptim_diffusion.dual_optim import check_optimizer_name
+from dualoptim_diffusion.dual_optim import check_8bit, check_optimizer_name
 from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
@@ -54,7 +54,7 @@ class Experiment:
         return "compact" in self.values["optimizers"].values()
 
     def check_states(self, masked: bool = False) -> None:
-        """Checks that there will be a mask where a state is compact.
+        """Checks that there will be a mask where a state is compact, and a backend where one has 8 bits.
 
         Args:
             masked: a mask is given as a file.
@@ -62,6 +62,8 @@ class Experiment:
         Raises:
             InputError: if there will be none.
         """
+        if "8bit" in self.values["optimizers"].values():
+            check_8bit(self.accelerator.device)
         if self.needs_mask and not masked and self.recipe.method.mask is None:
             raise InputError(
                 "optimizers.forget_state or retain_state is compact, but there is no mask; set method.mask."

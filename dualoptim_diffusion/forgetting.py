@@ -12,6 +12,7 @@ from dualoptim_diffusion.dual_optim import (
     ELEMENTWISE,
     DualOptim,
     freeze_off_mask,
+    make_8bit_adamw,
     make_optimizer,
     set_momentum,
 )
@@ -167,10 +168,17 @@ def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | 
     alternates, masked = method.alternates(settings), mask or {}
     supports = [masked[name] for name in parameters] if experiment.needs_mask else []
 
+    states = {phase: experiment.values["optimizers"].get(f"{phase}_state") for phase in ("forget", "retain")}
+
     def of_phase(phase: str, name: str, lr: float) -> Optimizer:
-        if experiment.values["optimizers"].get(f"{phase}_state") == "compact":
-            return MaskedAdamW(parameters.values(), supports, lr)
-        return make_optimizer(name, parameters.values(), lr)
+        if states[phase] == "compact":
+            return MaskedAdamW(parameters.values(), supports, lr, fused=names.fused)
+        if states[phase] == "8bit":
+            return make_8bit_adamw(parameters.values(), lr)
+        return make_optimizer(name, parameters.values(), lr, names.fused)
+
+    def moves_off_mask(phase: str, name: str) -> bool:
+        return name not in ELEMENTWISE or states[phase] == "8bit"
 
     forget: Optimizer
     retain: Optimizer
@@ -181,7 +189,10 @@ def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | 
         retain = of_phase("retain", names.retain, settings.retain_lr)
         shares = names.mode == "shared" or not alternates
         forget = retain if shares else of_phase("forget", names.forget, settings.forget_lr)
-        mixes = {"forget": not shares and names.forget not in ELEMENTWISE, "retain": names.retain not in ELEMENTWISE}
+        mixes = {
+            "forget": not shares and moves_off_mask("forget", names.forget),
+            "retain": moves_off_mask("retain", names.retain),
+        }
     for optimizer, momentum in ((forget, names.forget_momentum), (retain, names.retain_momentum)):
         if momentum is not None:
             set_momentum(optimizer, momentum)

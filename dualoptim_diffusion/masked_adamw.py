@@ -46,6 +46,7 @@ class MaskedAdamW(Optimizer):
             are no part of the state: whoever restores it brings the mask.
         lr, betas, eps: as in AdamW.
         foreach: step all tensors at once; by default on a GPU, as AdamW does.
+        fused: step in one kernel.
 
     Raises:
         ValueError: if there is not one support a parameter.
@@ -59,11 +60,12 @@ class MaskedAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         foreach: bool | None = None,
+        fused: bool = False,
     ) -> None:
         parameters = list(params)
         if len(parameters) != len(masks):
             raise ValueError(f"{len(masks)} masks were given for {len(parameters)} parameters")
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "foreach": foreach})
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "foreach": foreach, "fused": fused})
         supports = [support_of(mask) if mask.dtype == torch.bool else mask for mask in masks]
         self._supports = dict(zip(parameters, supports, strict=True))
 
@@ -92,7 +94,7 @@ class MaskedAdamW(Optimizer):
         places = [self._supports[p] for p in parameters]  # type: ignore[index]
         weights = [p.view(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]
         grads = [p.grad.reshape(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]  # type: ignore[union-attr]
-        states = [self._state_of(p, w) for p, w in zip(parameters, weights, strict=True)]
+        states = [self._state_of(p, w, group["fused"]) for p, w in zip(parameters, weights, strict=True)]
         adamw(
             weights,
             grads,
@@ -100,7 +102,8 @@ class MaskedAdamW(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=parameters[0].is_cuda if group["foreach"] is None else group["foreach"],
+            foreach=not group["fused"] and (parameters[0].is_cuda if group["foreach"] is None else group["foreach"]),
+            fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -112,9 +115,9 @@ class MaskedAdamW(Optimizer):
         for p, at, new in zip(parameters, places, weights, strict=True):
             p.view(-1).scatter_(0, at.long(), new)
 
-    def _state_of(self, parameter: Tensor, weights: Tensor) -> dict[str, Any]:
+    def _state_of(self, parameter: Tensor, weights: Tensor, fused: bool) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=weights.device if fused else None)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weights), torch.zeros_like(weights)
         return state

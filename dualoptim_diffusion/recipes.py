@@ -168,6 +168,10 @@ def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) 
     elif "update" in reads:  # one joint step with one optimizer
         weight = {"forget_weight", "forget_weight_schedule"}
         reads = reads - forget_only - weight - {"forget_steps", "retain_steps", "optimizers.mode"}
+    if (
+        recipe.optimizers.retain_state == "8bit" and "optimizers.retain" in reads
+    ):  # of all weights, so it needs no method that masks the retain phase
+        reads = reads | {"optimizers.retain_state"}
     values = recipe.model_dump(mode="json")
     dropped = []
     for section, fields in (("method", method), ("optimizers", recipe.optimizers)):

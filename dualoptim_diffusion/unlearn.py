@@ -1,5 +1,6 @@
 """THE loop: phases take turns on one network, each with its own optimizer (DualOptim, Alg. 1)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,16 +107,17 @@ def _update(
     if phase.add_gradient is not None:
         phase.add_gradient()
     norm = edit_gradients(network, phase.mask, phase.clip_norm, phase.clip_first)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+    loss_value, norm_value = torch.stack([loss.detach().to(norm), norm]).tolist()  # the update's one wait for a GPU
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise NonFiniteError(
-            f"The {phase.name} phase of step {step} has loss {loss.item():g} and gradient norm {norm.item():g}; "
+            f"The {phase.name} phase of step {step} has loss {loss_value:g} and gradient norm {norm_value:g}; "
             f"nothing was stepped. Lower the learning rate."
         )
     if phase.name == "forget":
         optimizers.step_forget()
     else:
         optimizers.step_retain()
-    return {f"{phase.name}_loss": loss.item(), f"{phase.name}_grad_norm": norm.item(), f"{phase.name}_weight": weight}
+    return {f"{phase.name}_loss": loss_value, f"{phase.name}_grad_norm": norm_value, f"{phase.name}_weight": weight}
 
 
 def _cosine(gradients: Gradients, network: nn.Module) -> float:

@@ -125,7 +125,7 @@ def test_keys_that_the_method_does_not_read_are_dropped_and_named() -> None:
         "clip_norm",
         "ema_decay",
     }
-    assert values["optimizers"] == {"retain": "adam", "retain_momentum": None}
+    assert values["optimizers"] == {"retain": "adam", "retain_momentum": None, "fused": False}
     assert {"method.forget_lr", "method.mask", "optimizers.mode", "optimizers.forget"} <= set(dropped)
 
 

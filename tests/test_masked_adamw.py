@@ -33,6 +33,20 @@ def feed(params: list[nn.Parameter], masks: list[Tensor] | None, step: int) -> N
         p.grad = grad if masks is None else torch.where(masks[i], grad, torch.zeros_like(grad))
 
 
+def test_the_fused_step_equals_the_plain_one_up_to_rounding() -> None:
+    params, masks = setting(0.3)
+    others, _ = setting(0.3)
+    fused, plain = MaskedAdamW(params, masks, lr=1e-3, fused=True), MaskedAdamW(others, masks, lr=1e-3)
+    start = [p.detach().clone() for p in params]
+    for step in range(100):
+        for group, optimizer in ((params, fused), (others, plain)):
+            feed(group, None, step)
+            optimizer.step()
+    for p, other, mask, before in zip(params, others, masks, start, strict=True):
+        torch.testing.assert_close(p, other, rtol=0, atol=1e-6)
+        assert torch.equal(p[~mask], before[~mask])
+
+
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("density", [0.05, 0.5])
 @pytest.mark.parametrize("name", ["adamw", "adam"])
@@ -140,6 +154,8 @@ def test_a_run_with_compact_state_ends_with_the_same_bytes(
     [
         (["optimizers.forget=lion"], "expected forget to be adam or adamw beside forget_state compact"),
         (["optimizers.mode=dual_m"], "expected mode dual beside forget_state compact, for dual_m"),
+        (["optimizers.retain=lion", "optimizers.retain_state=8bit"], "adam or adamw beside retain_state 8bit"),
+        (["optimizers.retain=lion", "optimizers.fused=true"], "adam or adamw for both phases"),
         (["method.mask=null"], "is compact, but there is no mask; set method.mask"),
     ],
 )
@@ -169,6 +185,7 @@ def test_the_dry_run_tells_full_and_compact_state_apart(dualoptim: Run, tiny: st
     plan = json.loads(dualoptim("forget", tiny, "--class", "three", "--dry-run", "--json").out)
     states, n = plan["bytes_of_optimizer_states"], plan["parameters"]
     assert states["full"]["total"] == pytest.approx((16 + 0.1 * 4) * n, abs=4)
+    assert states["8bit"]["total"] == pytest.approx((2 * (2 + 8 / 256) + 0.1 * 4) * n, abs=4)
     assert states["compact"]["total"] == pytest.approx((8 + 0.1 * (8 + 4)) * n, abs=4)
     text = dualoptim("forget", tiny, "--class", "three", "--dry-run").out
     assert "memory_of_optimizer_states:" in text

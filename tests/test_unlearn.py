@@ -5,6 +5,7 @@ from math import cos, pi
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.ema import EMA
@@ -136,6 +137,28 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_phase_and_step(bad: f
         )
     moved = 0.0 if phase == "forget" else -1.0  # only the good forget step of the second round was made
     assert torch.equal(model.weight.detach(), snapshots[-1] + moved)
+
+
+class CountReads(TorchDispatchMode):
+    """Counts values that Python reads from tensors one at a time: on a GPU each would wait for it."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_update_reads_from_the_device_once(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+    model, together = line(), []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: together.append(1) or tolist(t))
+    mask = {"weight": torch.tensor([[True, False]])} if masked else None
+    phases = [Phase(name, lambda _: model.weight.sum(), mask=mask, clip_norm=1.0) for name in ("forget", "retain")]
+    with CountReads() as counter:
+        unlearn(model, sgd_pair(model), phases, num_steps=3, log_cosine=False)
+    assert (len(together), counter.reads) == (6, 0)
 
 
 def test_first_step_continues_as_if_unbroken() -> None:

@@ -22,6 +22,7 @@ RETAIN_KEYS = frozenset(
         "ema_decay",
         "optimizers.retain",
         "optimizers.retain_momentum",
+        "optimizers.fused",
     }
 )
 FORGET_KEYS = frozenset(
