@@ -20,11 +20,8 @@ class RunConfig(Section):
 class DenoiserRunConfig(RunConfig):
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the passes alone; weights and optimizers stay fp32
     micro_batch_size: int | None = Field(None, ge=1)  # images that activations are kept of at a time; null = all
-
-
-class PretrainRunConfig(DenoiserRunConfig):
     channels_last: bool = False  # memory order of the convolutions; faster in bf16 on a GPU
-    compile: bool = False  # the network, by torch.compile
+    compile: bool = False  # the network, by torch.compile; in sampling too
 
 
 class ForgetRunConfig(DenoiserRunConfig):
@@ -246,7 +243,7 @@ class TrainingConfig(Section):
 
 
 class PretrainRecipe(Section):
-    run: PretrainRunConfig = PretrainRunConfig()
+    run: DenoiserRunConfig = DenoiserRunConfig()
     data: DenoiserDataConfig
     model: DenoiserConfig
     training: TrainingConfig

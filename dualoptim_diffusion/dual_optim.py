@@ -1,6 +1,5 @@
 """DualOptim: two optimizers over the same weights, one an objective, each with its own moments (Algorithm 1)."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -116,7 +115,6 @@ def make_8bit_adamw(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
     Zero need not be among the values a byte can take, so weights off a mask move unless `freeze_off_mask` holds them.
     Tensors of fewer than 4096 weights keep full moments.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels, which nothing here uses
     from bitsandbytes.optim import AdamW8bit
 
     optimizer: Optimizer = AdamW8bit(list(params), lr=lr, weight_decay=0.0)

@@ -95,7 +95,7 @@ class Experiment:
             model.checkpoint_gradients()
         if run.micro_batch_size is not None:
             model.limit_batches(run.micro_batch_size)
-        model.prepare(self.accelerator)
+        model.prepare(self.accelerator, run.channels_last, run.compile)
 
     def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
         """The same two as the model trains on them: for one of latents, encoded."""

@@ -88,7 +88,7 @@ def forget(
         )
         say(f"forget set: {sizes}" + (f"; mask: {density(mask):.1%} of the weights" if mask else ""))
         if mask is not None:
-            header = mask_header(mask_path) if mask_path else mask_provenance(experiment, base_sha256)
+            header = mask_header(mask_path) if mask_path else mask_provenance(experiment, model, base_sha256)
             save_mask(out / "mask.safetensors", mask, header)
     accelerator.wait_for_everyone()
 

@@ -33,7 +33,7 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     config, accelerator = experiment.recipe.method.mask, experiment.accelerator
     if config is None:
         raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
-    provenance = mask_provenance(experiment, model_sha256(model))
+    provenance = mask_provenance(experiment, model, model_sha256(model))
     path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
     if path.is_file():
         with contextlib.suppress(InputError):  # damaged: made anew below
@@ -60,8 +60,8 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     return mask
 
 
-def mask_provenance(experiment: Experiment, base_sha256: str) -> dict[str, Any]:
-    """What a mask was made from."""
+def mask_provenance(experiment: Experiment, model: DenoisingModel, base_sha256: str) -> dict[str, Any]:
+    """What a mask was made from, and how."""
     config = experiment.recipe.method.mask
     return {
         "model_sha256": base_sha256,
@@ -69,6 +69,7 @@ def mask_provenance(experiment: Experiment, base_sha256: str) -> dict[str, Any]:
         "forget_classes": sorted(experiment.forget_names),
         "seed": experiment.recipe.run.seed,
         "precision": experiment.accelerator.mixed_precision,
+        "passes": model.passes,
         "horizontal_flip": experiment.recipe.data.horizontal_flip,
         "mask": config.model_dump(mode="json") if config else None,
     }

@@ -50,7 +50,7 @@ def sample_model(
     class_ids = [resolve_class(name, names) for name in class_names] or list(names)
     sha256 = model_sha256(model)
     kept = autoencoder_sha256(model) if latents else None
-    model.prepare(accelerator)
+    model.prepare(accelerator, run.channels_last, run.compile)
     samples = draw_samples(
         out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
     )

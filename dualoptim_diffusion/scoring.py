@@ -118,9 +118,9 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
         sha256 = model_sha256(model)
         if name == "original":
             _check_origin(out, "base_model_sha256", sha256, "base model")
-        key = repr(describe(sha256, settings, accelerator))
+        experiment.prepare(model)
+        key = repr(describe(model, sha256, settings, accelerator))
         folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
-        model.prepare(accelerator)
         with timed({} if seconds is None else seconds, title := f"sampling, {name}"):
             drawn[name] = draw_samples(folder, model, sha256, plan.seeds, settings, accelerator, title)
     return Drawn(drawn["original"], drawn["unlearned"], plan.per_class)

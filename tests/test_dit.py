@@ -16,6 +16,7 @@ from torch.nn import functional
 from dualoptim_diffusion.diffusion import guided_noise_pred, variational_bound
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import ConditionalDiT, DiT, load_pipeline
+from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.published_dit import import_published_dit
 from dualoptim_diffusion.sampling import draw, make_scheduler
 
@@ -228,6 +229,30 @@ def test_the_gradient_of_the_embedders_is_the_sum_over_the_untied_copies() -> No
     for name, parameter in network.embedder.named_parameters():
         copies = [dict(block.norm1.emb.named_parameters())[name].grad for block in stock.transformer_blocks]
         torch.testing.assert_close(parameter.grad, sum(copies), rtol=1e-9, atol=1e-9)
+
+
+def test_compiling_takes_the_repeated_block_alone_and_keeps_names_and_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(torch, "compile", None)  # the whole network is not compiled
+    network, batch = random_dit(), inputs()
+    model = ConditionalDiT(network, {i: str(i) for i in range(CLASSES)})
+    names, expected = list(network.state_dict()), model.predict(*batch)
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    model.prepare(Accelerator(cpu=True), compiled=True)
+    assert compiled == list(network.transformer_blocks)
+    assert list(network.state_dict()) == names
+    assert torch.equal(model.predict(*batch), expected)
+
+
+def test_latents_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, latents, sizes = tiny_vae(), torch.randn(21, CHANNELS, 4, 4), []
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda part: sizes.append(len(part)) or decode(part))
+    images = from_latents(vae, latents)
+    assert sizes == [16, 5]
+    torch.testing.assert_close(images, decode(latents / vae.config.scaling_factor).sample, rtol=0, atol=1e-5)
 
 
 def test_checkpointed_gradients_are_the_same() -> None:

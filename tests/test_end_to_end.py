@@ -458,3 +458,19 @@ def test_channels_last_and_compiled_pretraining_give_the_same_model_up_to_roundi
     plain, fast = folders
     assert plain.keys() == fast.keys()
     assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-4
+
+
+def test_compiled_forgetting_and_sampling_agree_up_to_rounding_and_say_how_they_were_made(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    words = ["--class", "three", "method.num_steps=2", "optimizers.forget=sgd", "optimizers.retain=sgd"]
+    for name, fast in (("plain", []), ("fast", ["run.channels_last=true", "run.compile=true"])):
+        assert dualoptim("forget", tiny, *words, *fast, "--out", tmp_path / name).code == 0
+    weights = [load_file(next((tmp_path / name).glob("model/unet/*.safetensors"))) for name in ("plain", "fast")]
+    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
+    manifests = [json.loads((tmp_path / name / "samples/manifest.json").read_text()) for name in ("plain", "fast")]
+    assert [manifest["passes"] for manifest in manifests] == ["plain", "channels_last, compiled"]
+    shards = [sorted((tmp_path / name / "samples").glob("*.safetensors")) for name in ("plain", "fast")]
+    plain, fast = (torch.cat([load_file(path)["images"] for path in part]).int() for part in shards)
+    assert ((plain - fast).abs() > 1).float().mean() < 0.01

@@ -1,5 +1,6 @@
 """The command line: verbs, thin. Torch is imported only after parsing, so that help is instant."""
 
+import logging
 import sys
 
 from dualoptim_diffusion.cli import forget, images, models  # noqa: F401, these add their verbs
@@ -9,6 +10,7 @@ from dualoptim_diffusion.errors import EXIT_FAILED, EXIT_STOPPED, InputError, No
 
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it: warnings of 4-bit kernels
     try:
         app()
     except (InputError, NonFiniteError) as error:

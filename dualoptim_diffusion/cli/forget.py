@@ -89,7 +89,7 @@ def saliency(
     experiment.prepare(model)
     mask = masking.saliency(experiment, model)
     if experiment.accelerator.is_main_process:
-        provenance = masking.mask_provenance(experiment, base_sha256)
+        provenance = masking.mask_provenance(experiment, model, base_sha256)
         save_mask(out, mask, provenance)
         result({"mask": str(out), "density": density(mask)} | provenance, as_json)
 

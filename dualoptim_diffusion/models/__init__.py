@@ -45,6 +45,7 @@ class DenoisingModel(Protocol):
     num_train_timesteps: int
     label_drop: float  # probability of the null class in training; 0 without one
     learned_variance: bool  # predict returns twice the channels: noise, then variance
+    passes: str  # how `prepare` made forward passes: each way rounds otherwise
 
     @property
     def network(self) -> nn.Module: ...  # the plain module that holds the weights

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from dualoptim_diffusion.errors import InputError
 
+DECODED_AT_ONCE = 16  # latents; an image of 256 pixels takes several hundred MB of activations
+
 
 def load_autoencoder(source: str) -> AutoencoderKL:
     """The autoencoder in a folder (or in `vae` below it), or on the hub, such as stabilityai/sd-vae-ft-ema.
@@ -68,5 +70,5 @@ def latents_of(vae: AutoencoderKL, moments: Tensor, noise: Tensor | None) -> Ten
 @torch.no_grad()
 def from_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents -> images [B, 3, H, W] in about [-1, 1]."""
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
-    return images
+    parts = (latents / vae.config.scaling_factor).split(DECODED_AT_ONCE)
+    return torch.cat([vae.decode(part).sample for part in parts])

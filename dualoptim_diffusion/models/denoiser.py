@@ -39,6 +39,8 @@ class Denoiser:
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
+    passes = "plain"  # how `prepare` made them; others round otherwise
+    _memory_format = torch.preserve_format
 
     def __init__(
         self,
@@ -72,11 +74,19 @@ class Denoiser:
         self._wrapped = MicroBatched(self.network, size)
 
     def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
-        """Moves the network to its device and wraps it for mixed precision, several processes and speed."""
-        if channels_last:
-            self.network.to(memory_format=torch.channels_last)
+        """Moves the network to its device and wraps it for mixed precision, several processes and speed.
+
+        Args:
+            channels_last: memory order of what passes through it; weights keep theirs, which optimizers rely on.
+            compiled: by torch.compile; of a network of equal blocks the block alone.
+        """
+        self._memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.passes = ", ".join(["channels_last"] * channels_last + ["compiled"] * compiled) or "plain"
+        by_block = compiled and bool(self.network._repeated_blocks)
+        if by_block:
+            self.network.compile_repeated_blocks()
         prepared = accelerator.prepare(self._wrapped)
-        self._forward = torch.compile(prepared) if compiled else prepared
+        self._forward = torch.compile(prepared) if compiled and not by_block else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
 
     def frozen_copy(self: Model) -> Model:
@@ -87,7 +97,8 @@ class Denoiser:
         return model
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        return self._forward(x_t, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+        ordered = x_t.to(memory_format=self._memory_format)
+        return self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
 
     def predict(
         self,
