@@ -46,7 +46,15 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
         raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    on_cpu = device == "cpu" or (
+        device == "auto" and not any(available.values())
+    )  # else processes would not meet there
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
+        raise InputError(
+            f"{launched} processes were launched, but this one found {accelerator.num_processes}; launch them with "
+            "`accelerate launch -m` or `python -m torch.distributed.run -m`, on as many GPUs or with run.device=cpu."
+        )
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise InputError(
             f"{accelerator.distributed_type.value} keeps one optimizer state where DualOptim needs two; "

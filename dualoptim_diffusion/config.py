@@ -83,9 +83,10 @@ class FisherRatioMask(Section):
 
     kind: Literal["fisher_ratio"]
     threshold: float = Field(3.0, gt=0)  # gamma
-    estimator: Literal["published", "plain"] = "published"
+    # published: of the guided loss, clipped; plain: of the loss; class_pure: that of single classes, kept
+    estimator: Literal["published", "plain", "class_pure"] = "published"
     batch_size: int = Field(128, ge=1)
-    num_batches: int | None = Field(None, ge=1)  # null = one pass over each set
+    num_batches: int | None = Field(None, ge=1)  # of each set (class_pure: of each class); null = one pass
 
 
 class TopFractionMask(Section):

@@ -48,7 +48,8 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     if "mask" in method.reads and (mask := recipe.method.mask) is not None:
         seen = forget_set + (retain_set if mask.kind == "fisher_ratio" else 0)
         if mask.num_batches is not None:
-            seen = mask.num_batches * mask.batch_size * (2 if mask.kind == "fisher_ratio" else 1)
+            sets = {"published": 2, "plain": 2, "class_pure": len(experiment.labels)}[mask.estimator]
+            seen = mask.num_batches * mask.batch_size * (sets if mask.kind == "fisher_ratio" else 1)
         seconds["saliency"] = seen * backward * (2 if mask.estimator == "published" else 1)  # with and without label
     if method.replays:
         replayed = recipe.method.replay_per_class * len(experiment.retained_classes)

@@ -1,17 +1,28 @@
 """The mask of an experiment: given as a file, found from an earlier time, or computed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
+from dualoptim_diffusion.class_fisher import ClassFishers
+from dualoptim_diffusion.config import FisherRatioMask
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry
-from dualoptim_diffusion.saliency import Mask, compute_mask, load_mask, save_mask
+from dualoptim_diffusion.saliency import (
+    Mask,
+    Progress,
+    compute_mask,
+    fisher_ratio_mask,
+    gradients,
+    load_mask,
+    save_mask,
+)
 
 
 def obtain_mask(experiment: Experiment, model: DenoisingModel, mask_path: Path | None) -> Mask | None:
@@ -38,6 +49,22 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     if path.is_file():
         with contextlib.suppress(InputError):  # damaged: made anew below
             return load_mask(path, model, experiment.forget_labels)
+
+    def progress(total: int, title: str) -> Iterator[int]:
+        return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))
+
+    pure = config.kind == "fisher_ratio" and config.estimator == "class_pure"
+    mask = (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, progress)
+    if accelerator.is_main_process:
+        save_mask(path, mask, provenance)
+    accelerator.wait_for_everyone()
+    return mask
+
+
+def _mask_of_two_sets(experiment: Experiment, model: DenoisingModel, progress: Progress) -> Mask:
+    """From batches of the forget set, and of the retain set where the mask compares with it."""
+    config = experiment.recipe.method.mask
+    assert config is not None  # saliency has seen to it
     sets = experiment.training_sets(model)
     forget_batches, retain_batches = (
         experiment.batches(model, part, f"saliency-{name}", config.batch_size)
@@ -49,15 +76,35 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     forget_batches.prepare(num_batches[0])
     if config.kind == "fisher_ratio":
         retain_batches.prepare(num_batches[1])
+    return compute_mask(config, model, forget_batches, retain_batches, num_batches, progress)
 
-    def progress(total: int, title: str) -> Iterator[int]:
-        return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))
 
-    mask = compute_mask(config, model, forget_batches, retain_batches, num_batches, progress)
-    if accelerator.is_main_process:
-        save_mask(path, mask, provenance)
+def _class_pure_mask(experiment: Experiment, model: DenoisingModel, progress: Progress) -> Mask:
+    """From batches of one class each; their sums are kept, and serve every other class to be forgotten."""
+    config = experiment.recipe.method.mask
+    assert isinstance(config, FisherRatioMask)  # saliency has seen to it
+    labels, names, images = list(experiment.labels), experiment.labels, experiment.training_sets(model)
+    classes = {c: next(part for part in images if c in part.class_labels).of_classes([c]) for c in labels}
+    num_batches = {c: config.num_batches or -(-len(part) // config.batch_size) for c, part in classes.items()}
+
+    def gradients_of(label: int) -> Iterator[Mapping[str, Tensor]]:
+        batches = experiment.batches(model, classes[label], f"saliency-class{label}", config.batch_size)
+        batches.prepare(num_batches[label])
+        return gradients(model, batches, num_batches[label], "plain", f"saliency, {names[label]}", progress)
+
+    provenance = mask_provenance(experiment, model, model_sha256(model))
+    inputs = {key: value for key, value in provenance.items() if key not in ("forget_classes", "mask")}
+    inputs |= {"classes": labels, "batch_size": config.batch_size, "num_batches": config.num_batches}
+    folder, accelerator = cache_entry("fishers", repr(sorted(inputs.items()))), experiment.accelerator
     accelerator.wait_for_everyone()
-    return mask
+    fishers = ClassFishers(folder, labels, gradients_of, accelerator.is_main_process)
+    sums = fishers.forget_and_retain(experiment.forget_classes)
+    counts = [
+        sum(n for c, n in num_batches.items() if (c in experiment.forget_classes) is gone) for gone in (True, False)
+    ]
+    forget, retain = ({name: value / n for name, value in f.items()} for f, n in zip(sums, counts, strict=True))
+    parameters = {name: p.detach().cpu() for name, p in model.network.named_parameters()}
+    return fisher_ratio_mask(forget, retain, parameters, config.threshold)
 
 
 def mask_provenance(experiment: Experiment, model: DenoisingModel, base_sha256: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def diagonal_fisher(batch_gradients: Iterator[Mapping[str, Tensor]]) -> dict[str
     count = 0
     for count, gradient in enumerate(batch_gradients, start=1):  # noqa: B007
         for name, value in gradient.items():
-            total[name] = total[name] + value.square() if name in total else value.square()
+            total[name] = total[name].add_(value.square()) if name in total else value.square()
     return {name: value / count for name, value in total.items()}
 
 
@@ -99,7 +99,8 @@ def top_fraction_mask(
     sizes = [value.numel() for value in total.values()]
     magnitudes = torch.cat([value.abs().flatten() for value in total.values()])
     chosen = torch.zeros_like(magnitudes, dtype=torch.bool)
-    chosen[magnitudes.topk(round(top_fraction * len(magnitudes))).indices] = True
+    count = round(top_fraction * len(magnitudes))
+    chosen[magnitudes.topk(count, sorted=False).indices] = True  # a selection: nothing is sorted
     return {name: part.view_as(total[name]) for name, part in zip(total, chosen.split(sizes), strict=True)}
 
 

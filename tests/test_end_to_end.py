@@ -365,13 +365,6 @@ def test_the_recipe_name_works_from_any_folder(dualoptim: Run, tmp_path: Path, m
     assert dualoptim("forget", "digits_sfron_dual", "--class", "three", "--dry-run").code == 0
 
 
-def test_two_processes_are_two() -> None:
-    code = "from dualoptim_diffusion.assets import make_accelerator as m; a = m('cpu'); a.print(a.num_processes)"
-    options = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    done = subprocess.run([sys.executable, *options, sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "2", done.stderr[-3000:]
-
-
 def launch(*arguments: object) -> dict[str, Any]:
     """The command under two processes; what it printed as JSON."""
     # `accelerate launch --cpu` starts one process where there is no MPI

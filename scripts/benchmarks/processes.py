@@ -1,0 +1,199 @@
+"""Is the answer the same on 1, 2 and 4 processes, and how much sooner is it there?
+
+    python scripts/benchmarks/processes.py                # gloo on a CPU; on a machine with GPUs one process each
+
+SFRon with two Adams, the global batch of 16 shared by the processes: 20 outer steps of a small U-Net without dropout in
+float64 and in float32, weights compared with those of one process; then images drawn, compared byte for byte. Every
+process has one thread. Efficiency of sampling is the time of one process over N times that of N, where there are N
+cores or GPUs for them. Results: processes_DEVICE.json and .md.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+from measuring import where, write_results
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+COUNTS = (1, 2, 4)
+STEPS, BATCH = 20, 16
+NUM_CLASSES, SIZE = 4, 16
+IMAGES, DRAWN_AT_ONCE = 32, 8  # of each class
+UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
+
+
+def train(dtype: torch.dtype) -> tuple[Any, Any]:
+    """This process's part of the 20 steps; the accelerator and the model after them."""
+    from dualoptim_diffusion.assets import make_accelerator
+    from dualoptim_diffusion.config import MethodConfig
+    from dualoptim_diffusion.data import Batch, Batches, ImageSet
+    from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
+    from dualoptim_diffusion.masked_adamw import support_of
+    from dualoptim_diffusion.methods import find_method, phases
+    from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+    from dualoptim_diffusion.unlearn import unlearn
+
+    accelerator = make_accelerator("auto")
+    torch.manual_seed(0)
+    network = ConditionalUNet(
+        sample_size=SIZE, in_channels=3, num_classes=NUM_CLASSES, width=32, multipliers=(1, 2), layers_per_block=1,
+        attention_resolutions=(8,), dropout=0.0, norm_groups=8,
+    ).to(accelerator.device, dtype)  # fmt: skip
+    names = {i: str(i) for i in range(NUM_CLASSES)}
+    model = ConditionalDDPM(network, names)
+    model.prepare(accelerator)
+    network.train()
+    source = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (64, 3, SIZE, SIZE), dtype=torch.uint8, generator=source)
+    labels = torch.arange(len(images)) % NUM_CLASSES
+    mask = {n: support_of(torch.rand(p.shape, generator=source) < 0.1) for n, p in network.named_parameters()}
+    method = find_method("sfron")(
+        MethodConfig(name="sfron"), (0,), NUM_CLASSES, lambda x: accelerator.reduce(x.mean(), "mean")
+    )
+
+    def batches(phase: str, part: Tensor) -> Any:
+        source = Batches(
+            ImageSet(images[part], labels[part], names), model, seed=0, phase=phase, batch_size=BATCH,
+            device=accelerator.device, process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )  # fmt: skip
+
+        def cast(update: int) -> Batch:
+            batch = source(update)
+            return replace(batch, x_0=batch.x_0.to(dtype), noise=batch.noise.to(dtype))
+
+        return cast
+
+    optimizers = DualOptim(*(make_optimizer("adam", network.parameters(), 1e-4) for _ in range(2)))
+    loop = phases(
+        method, model, batches("forget", labels == 0), batches("retain", labels != 0),
+        {name: part.to(accelerator.device) for name, part in mask.items()},
+    )  # fmt: skip
+    unlearn(network, optimizers, loop, STEPS, accelerator=accelerator)
+    return accelerator, model
+
+
+def work(folder: Path) -> None:
+    """What every process runs."""
+    from dualoptim_diffusion.config import SamplingConfig
+    from dualoptim_diffusion.samples import draw_samples
+
+    torch.set_num_threads(1)
+    for dtype in (torch.float64, torch.float32):
+        accelerator, model = train(dtype)
+        if accelerator.is_main_process:
+            weights = {name: value.cpu() for name, value in model.network.state_dict().items()}
+            save_file(weights, folder / f"{str(dtype).removeprefix('torch.')}.safetensors")
+    torch.manual_seed(0)  # the images are drawn from one and the same model, whatever training rounded
+    for parameter in model.network.parameters():
+        parameter.data = torch.randn(parameter.shape).to(parameter) * 0.02
+    settings = SamplingConfig(num_inference_steps=10, guidance_scale=2.0, batch_size=DRAWN_AT_ONCE)
+    seeds = dict.fromkeys(range(NUM_CLASSES), range(IMAGES))
+    draw_samples(
+        folder / "warm", model, "", {0: range(DRAWN_AT_ONCE * accelerator.num_processes)}, settings, accelerator
+    )
+    start = perf_counter()
+    draw_samples(folder / "samples", model, "", seeds, settings, accelerator)
+    if accelerator.is_main_process:
+        seconds, found = perf_counter() - start, accelerator.num_processes
+        (folder / "seconds.json").write_text(json.dumps({"seconds": seconds, "processes": found}))
+
+
+def launch(count: int, folder: Path) -> None:
+    """Runs `work` in so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--work-in", str(folder)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def difference(ours: Path, one: Path) -> float:
+    """Norm of the difference of all weights over the norm of one process's."""
+    a, b = load_file(ours), load_file(one)
+    total = sum(float((a[name] - b[name]).double().square().sum()) for name in b)
+    return (total / sum(float(b[name].double().square().sum()) for name in b)) ** 0.5
+
+
+def compare(folder: Path, count: int) -> dict[str, Any]:
+    """The figures of `count` processes beside those of one."""
+    ours, one = folder / str(count), folder / "1"
+    shards = sorted(path.name for path in (one / "samples").glob("*.safetensors"))
+    equal = [(ours / "samples" / name).read_bytes() == (one / "samples" / name).read_bytes() for name in shards]
+    timed, alone = (json.loads((part / "seconds.json").read_text()) for part in (ours, one))
+    if timed["processes"] != count:
+        raise SystemExit(f"{count} processes were launched, {timed['processes']} met.")
+    places = torch.cuda.device_count() if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    return {
+        "processes": count,
+        "float64": difference(ours / "float64.safetensors", one / "float64.safetensors"),
+        "float32": difference(ours / "float32.safetensors", one / "float32.safetensors"),
+        "shards": len(shards),
+        "shards_equal": sum(equal),
+        "sampling_seconds": timed["seconds"],
+        "sampling_efficiency": alone["seconds"] / timed["seconds"] / count if count <= places else None,
+    }
+
+
+def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
+    """All counts in turn, each beside one process."""
+    for count in counts:
+        (folder / str(count)).mkdir(parents=True)
+        launch(count, folder / str(count))
+    return [compare(folder, count) for count in counts]
+
+
+def tabulate(content: dict[str, Any]) -> str:
+    lines = [
+        "# The same on one process and on several", "", f"`{content['command']}`", "",
+        f"{content['device']}, torch {content['torch']}; one thread a process. {STEPS} outer steps of SFRon with two "
+        f"Adams, global batch {BATCH}; then {IMAGES * NUM_CLASSES} guided images. Differences are relative norms of "
+        "all weights, against one process.",
+        "",
+        "| processes | float64 | float32 | equal sample shards | sampling, s | efficiency of sampling |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for row in content["rows"]:
+        efficiency = row["sampling_efficiency"]
+        lines.append(
+            f"| {row['processes']} | {row['float64']:.1e} | {row['float32']:.1e} | {row['shards_equal']} of "
+            f"{row['shards']} | {row['sampling_seconds']:.1f} | "
+            f"{'more processes than cores' if efficiency is None else f'{efficiency:.0%}'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
+    parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work_in:
+        work(arguments.work_in)
+        return
+    gpus = torch.cuda.device_count()
+    counts = tuple(count for count in COUNTS if count <= gpus) if gpus else COUNTS
+    with TemporaryDirectory() as folder:
+        rows = measure(counts, Path(folder))
+    write_results(
+        arguments.out,
+        "processes",
+        {"command": "python scripts/benchmarks/processes.py", **where(), "rows": rows},
+        tabulate,
+    )
+    for row in rows:
+        if row["float64"] > UNEQUAL[0] or row["float32"] > UNEQUAL[1] or row["shards_equal"] != row["shards"]:
+            raise SystemExit(f"{row['processes']} processes give another answer than one.")
+
+
+if __name__ == "__main__":
+    main()
