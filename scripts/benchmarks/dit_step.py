@@ -9,17 +9,24 @@ Every row is a process of its own, so that its peak is its own; ratios are to th
 """
 
 import argparse
-import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
-from measuring import where, write_results
+from measuring import (
+    REPEATS,
+    bytes_of_libraries,
+    matmul_rate,
+    peak_bytes,
+    synchronise,
+    timed,
+    where,
+    write_results,
+)
 from tqdm import tqdm
 
 SIZES = {
@@ -29,8 +36,6 @@ SIZES = {
     "XL/2": (28, 16, 72),
 }  # layers, heads, head width
 DENSITY = 0.1
-WARM_UP, REPEATS = 2, 5
-LONG = 20  # seconds of repeats after which two are enough
 DRAWN, STEPS = 8, 50  # images, DDIM steps
 
 
@@ -133,36 +138,10 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     return accelerator, model, step
 
 
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Median seconds."""
-    seconds: list[float] = []
-    for i in range(WARM_UP + REPEATS):
-        synchronise()
-        start = perf_counter()
-        work()
-        synchronise()
-        seconds.append(perf_counter() - start)
-        if i > WARM_UP and sum(seconds) > LONG:
-            break
-    return median(seconds[WARM_UP:])
-
-
-def peak_bytes() -> int:
-    """Of device memory, or of this process where there is no such device."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
     """Seconds a step and peak bytes of one row, in a process of its own; without what the libraries take."""
     size, row = arguments
-    before = 0 if torch.cuda.is_available() else _bytes_of_libraries()
+    before = bytes_of_libraries()
     try:
         _, model, step = build(size, row)
         seconds = timed(lambda: step(1))
@@ -171,13 +150,6 @@ def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
     parameters = sum(p.numel() for p in model.network.parameters())
     peak = peak_bytes() - before
     return asdict(row) | {"name": row.name, "seconds": seconds, "peak_bytes": peak, "parameters": parameters}
-
-
-def _bytes_of_libraries() -> int:
-    import dualoptim_diffusion.assets
-    import dualoptim_diffusion.methods  # noqa: F401, they are loaded now
-
-    return peak_bytes()
 
 
 def draw_rate(arguments: tuple[str, str]) -> dict[str, Any]:
@@ -200,13 +172,6 @@ def draw_rate(arguments: tuple[str, str]) -> dict[str, Any]:
     work()
     synchronise()
     return {"precision": precision, "images_per_second": DRAWN / (perf_counter() - start), "steps": STEPS}
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product."""
-    n, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
-    a, b = torch.randn(2, n, n, device=device).to(dtype)
-    return 2 * n**3 / timed(lambda: a @ b)
 
 
 def flop_of_forward(size: str) -> int:

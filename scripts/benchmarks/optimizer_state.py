@@ -1,30 +1,29 @@
-"""What two optimizers cost beside one: bytes of state and seconds a step, full and compact.
+"""What two optimizers cost beside one: bytes of state and seconds a step, full, compact and of 8 bits.
 
     python scripts/benchmarks/optimizer_state.py
 
 On the weights of the CIFAR-10 U-Net and of a DiT (B/2; XL/2 on a GPU), with random gradients and masks of a tenth and
 of half of the weights. Bytes are those of all tensors that the optimizers hold, places of the weights under the mask
-included; ratios are to one AdamW of the same run. Results: optimizer_state_DEVICE.json and .md.
+included; ratios are to one AdamW of the same run. The forget step with 8 bits holds the weights off a mask of a tenth
+where they were, which its rounding would move. Results: optimizer_state_DEVICE.json and .md.
 """
 
 import argparse
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
-from measuring import where, write_results
+from measuring import timed, where, write_results
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dualoptim_diffusion import MaskedAdamW
+from dualoptim_diffusion.dual_optim import freeze_off_mask, make_8bit_adamw
 from dualoptim_diffusion.masked_adamw import overlay, support_of
 
 DENSITIES = (0.1, 0.5)
-WARM_UP, REPEATS = 2, 7
+REPEATS = 7
 
 
 def shapes(name: str) -> list[torch.Size]:
@@ -46,18 +45,6 @@ def state_bytes(optimizers: list[Optimizer], supports: list[Tensor]) -> int:
     return sum({t.data_ptr(): t.nbytes for t in tensors if t.numel()}.values())
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """Median seconds."""
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
-        start = perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(perf_counter() - start)
-    return median(seconds[WARM_UP:])
-
-
 def measure(name: str, device: str) -> list[dict[str, Any]]:
     """One AdamW, two full ones, and compact ones at each density; a dense forget step also masks its gradients."""
     torch.manual_seed(0)
@@ -67,7 +54,7 @@ def measure(name: str, device: str) -> list[dict[str, Any]]:
     masks = {d: [torch.rand_like(p) < d for p in params] for d in DENSITIES}
 
     def row(title: str, forget: Optimizer, retain: Optimizer, held: list[Tensor]) -> dict[str, Any]:
-        seconds = {"forget": timed(forget.step, device), "retain": timed(retain.step, device)}
+        seconds = {"forget": timed(forget.step, repeats=REPEATS), "retain": timed(retain.step, repeats=REPEATS)}
         used = [forget] if forget is retain else [forget, retain]
         return {"network": name, "optimizers": title, "bytes": state_bytes(used, held), "seconds": seconds}
 
@@ -75,12 +62,22 @@ def measure(name: str, device: str) -> list[dict[str, Any]]:
     rows = [row("one AdamW", one, one, [])]
     del one
     rows.append(row("two", *(AdamW(params, lr=1e-6, weight_decay=0.0) for _ in range(2)), []))
+    rows.append(row("two, fused", *(AdamW(params, lr=1e-6, weight_decay=0.0, fused=True) for _ in range(2)), []))
+    eight = [make_8bit_adamw(params, 1e-6) for _ in range(2)]
+    named = {str(i): p for i, p in enumerate(params)}
+    places = [support_of(part) for part in masks[DENSITIES[0]]]
+    freeze_off_mask(eight[0], named, dict(zip(named, places, strict=True)))
+    rows.append(row("two of 8 bits", *eight, places))
+    del eight
     for density, mask in masks.items():
         supports = [support_of(part) for part in mask]
         compact = MaskedAdamW(params, supports, lr=1e-6)
         dense = AdamW(params, lr=1e-6, weight_decay=0.0)
         rows.append(row(f"forget compact at {density:.0%}, retain full", compact, dense, supports))
         del dense
+        fused = [MaskedAdamW(params, supports, lr=1e-6, fused=True) for _ in range(2)]
+        rows.append(row(f"both compact at {density:.0%}, fused", *fused, supports))
+        del fused
         both = MaskedAdamW(params, supports, lr=1e-6)
         rows.append(row(f"both compact at {density:.0%}", compact, both, supports))
 
@@ -88,7 +85,7 @@ def measure(name: str, device: str) -> list[dict[str, Any]]:
             for p, support in zip(params, supports, strict=True):
                 overlay(p.grad, support, torch.zeros_like(p))
 
-        rows[-1]["seconds"]["masking the gradients, needed by all"] = timed(masking, device)
+        rows[-1]["seconds"]["masking the gradients, needed by all"] = timed(masking, repeats=REPEATS)
     return rows
 
 

@@ -13,14 +13,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
-from measuring import where, write_results
+from measuring import cast, where, write_results
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def train(dtype: torch.dtype) -> tuple[Any, Any]:
     """This process's part of the 20 steps; the accelerator and the model after them."""
     from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.config import MethodConfig
-    from dualoptim_diffusion.data import Batch, Batches, ImageSet
+    from dualoptim_diffusion.data import Batches, ImageSet
     from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
     from dualoptim_diffusion.masked_adamw import support_of
     from dualoptim_diffusion.methods import find_method, phases
@@ -67,11 +66,7 @@ def train(dtype: torch.dtype) -> tuple[Any, Any]:
             num_processes=accelerator.num_processes,
         )  # fmt: skip
 
-        def cast(update: int) -> Batch:
-            batch = source(update)
-            return replace(batch, x_0=batch.x_0.to(dtype), noise=batch.noise.to(dtype))
-
-        return cast
+        return cast(source, dtype)
 
     optimizers = DualOptim(*(make_optimizer("adam", network.parameters(), 1e-4) for _ in range(2)))
     loop = phases(
