@@ -1,4 +1,4 @@
-"""What each choice in DualOptim does, one at a time: optimizers, which moments are decoupled, momentum, steps, gamma.
+"""What each choice in DualOptim does, one at a time: optimizers, decoupled moments, momentum, steps, mask, savings.
 
     python scripts/ablations.py --jobs 2
 
@@ -48,6 +48,15 @@ TABLES: dict[str, dict[str, str]] = {
     | {name: f"{DUAL} method.forget_steps={name[0]} method.retain_steps={name[-1]}" for name in STEPS},
     "Mask threshold gamma (dual)": {"gamma 3": DUAL}
     | {f"gamma {gamma}": f"{DUAL} method.mask.threshold={gamma}" for gamma in ("1", "10")},
+    "Estimator of the Fisher information (dual)": {"plain": DUAL}
+    | {name: f"{DUAL} method.mask.estimator={name}" for name in ("published", "class_pure")},
+    "What saves memory or time (dual)": {
+        "full states, fp32": DUAL,
+        "forget state of 8 bits": f"{DUAL} optimizers.forget_state=8bit",
+        "both states of 8 bits": f"{DUAL} optimizers.forget_state=8bit optimizers.retain_state=8bit",
+        "fused steps": f"{DUAL} optimizers.fused=true",
+        "bf16 passes": f"{DUAL} run.precision=bf16",
+    },
 }
 
 

@@ -1,0 +1,140 @@
+"""Every benchmark of speed and memory on this machine, one after the other, and the table in README.md beside this.
+
+    python scripts/benchmarks/all.py              # on 2 CPU cores about 25 minutes
+    python scripts/benchmarks/all.py --table      # only the table, from results that are here
+
+Each writes its JSON and table under results/; a script that fails is named at the end, and the others still run.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from measuring import place, row
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+Found = dict[str, Any]
+
+
+def scripts(on_gpu: bool) -> list[list[str]]:
+    """Command lines, without Python."""
+    sized = ["dit_step.py"] if on_gpu else ["dit_step.py", "--size", "S/2"]
+    return [[f"{name}.py"] for name in ("optimizer_state", "unet_step", "drawing", "evaluation", "processes")] + [sized]
+
+
+def of_optimizers(found: Found) -> Iterator[list[str]]:
+    for network in dict.fromkeys(r["network"] for r in found["rows"]):
+        rows = {r["optimizers"]: r for r in found["rows"] if r["network"] == network}
+        one = rows["one AdamW"]
+        for title, target in (
+            ("two", ""), ("forget compact at 10%, retain full", "at most 1.2"), ("both compact at 50%", "at most 1.3"),
+            ("two of 8 bits", ""),
+        ):  # fmt: skip
+            yield [f"{network}: state, {title}, of one AdamW's", f"{rows[title]['bytes'] / one['bytes']:.2f}", target]
+        compact = rows["forget compact at 10%, retain full"]["seconds"]["forget"]
+        step = f"{compact / one['seconds']['forget']:.2f}"
+        yield [f"{network}: time of a forget step, compact at 10%, of dense AdamW's", step, "at most 1"]
+
+
+def of_unet_step(found: Found) -> Iterator[list[str]]:
+    plain = found["rows"][0]
+    for precision in ("fp32", "bf16"):
+        best = min((r for r in found["rows"][1:] if r["precision"] == precision), key=lambda r: r["seconds"])
+        target = "at least 3" if place() == "gpu" else "at least 1.25"
+        name = f"U-Net step, {best['name']}: rate, of the plain loop's"
+        yield [name, f"{plain['seconds'] / best['seconds']:.2f}", target]
+        yield ["the same: peak memory, of the plain loop's", f"{best['peak_bytes'] / plain['peak_bytes']:.2f}", ""]
+
+
+def of_drawing(found: Found) -> Iterator[list[str]]:
+    two = next(r for r in found["unet"] if r["name"] == "two calls, fp32")
+    for precision in ("fp32", "bf16"):
+        best = min(
+            (r for r in found["unet"] if r["precision"] == precision and "two" not in r["name"]),
+            key=lambda r: r["seconds"],
+        )
+        target = "at least 5" if place() == "gpu" else "at least 1.3"
+        yield [
+            f"guided U-Net, {best['name']}: rate, of two fp32 calls'",
+            f"{two['seconds'] / best['seconds']:.2f}",
+            target,
+        ]
+    for ours in found["dit"][1:]:
+        ratio = found["dit"][0]["seconds"] / ours["seconds"]
+        yield [f"DiT-{found['size']}, {ours['name']}: rate, of diffusers' pipeline's", f"{ratio:.2f}", ""]
+
+
+def of_evaluation(found: Found) -> Iterator[list[str]]:
+    target = "at least 2" if place() == "gpu" else "at least 1"
+    ratio = found["files"]["seconds"] / found["streamed"]["seconds"]
+    yield ["streamed Frechet distance: rate, of the way through PNG files", f"{ratio:.2f}", target]
+    apart = abs(found["files"]["distance"] / found["streamed"]["distance"] - 1)
+    yield ["the same: relative difference of the number", f"{apart:.0e}", "at most 1e-6"]
+
+
+def of_processes(found: Found) -> Iterator[list[str]]:
+    for r in found["rows"][1:]:
+        name = f"{r['processes']} processes"
+        yield [f"{name}: weights after 20 steps, float64, difference to one", f"{r['float64']:.0e}", "at most 1e-9"]
+        yield [f"{name}: the same in float32", f"{r['float32']:.0e}", "at most 1e-4"]
+        yield [f"{name}: bit-equal sample shards", f"{r['shards_equal']} of {r['shards']}", "all"]
+        if r["sampling_efficiency"] is not None:
+            yield [f"{name}: efficiency of sampling", f"{r['sampling_efficiency']:.0%}", ""]
+
+
+TABLES: dict[str, Callable[[Found], Iterator[list[str]]]] = {
+    "optimizer_state": of_optimizers,
+    "unet_step": of_unet_step,
+    "drawing": of_drawing,
+    "evaluation": of_evaluation,
+    "processes": of_processes,
+}
+
+
+def table(results: Path) -> str:
+    """One row a ratio, from whatever results of this kind of machine are there."""
+    lines = [row(["what", "measured", "aim"]), row(["---"] * 3)]
+    devices = set()
+    for name, rows_of in TABLES.items():
+        path = results / f"{name}_{place()}.json"
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            devices.add(f"{found['device']}, torch {found['torch']}")
+            lines += [row(cells) for cells in rows_of(found)]
+    return "\n".join([*sorted(devices), "", *lines])
+
+
+def write_table(readme: Path, text: str) -> None:
+    """Puts the table between the two marks of this kind of machine."""
+    start, end = f"<!-- {place()} -->", f"<!-- end of {place()} -->"
+    whole = readme.read_text(encoding="utf-8")
+    if start not in whole or end not in whole:
+        raise SystemExit(f"{readme} has no marks {start} and {end}.")
+    block = f"{start}\n{text}\n{end}"
+    readme.write_text(re.sub(f"{start}.*?{end}", lambda _: block, whole, flags=re.DOTALL), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    failed = []
+    for command in [] if arguments.table else scripts(place() == "gpu"):
+        print(f"== {' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, *command, "--out", str(RESULTS)], cwd=HERE).returncode:
+            failed.append(command[0])
+    text = table(RESULTS)
+    write_table(HERE / "README.md", text)
+    print(text)
+    if failed:
+        raise SystemExit(f"Failed: {', '.join(failed)}.")
+
+
+if __name__ == "__main__":
+    main()

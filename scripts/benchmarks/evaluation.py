@@ -1,0 +1,137 @@
+"""Frechet distance streamed from memory, beside the way through PNG files and torch-fidelity's folders.
+
+    python scripts/benchmarks/evaluation.py                         # random weights in the true format
+    python scripts/benchmarks/evaluation.py --inception-weights FILE
+
+Two sets of uint8 images of 32 pixels (256 each; 5,000 on a GPU): smooth random patterns and the same with noise. Both
+ways use the same Inception network and must give the same number. Results: evaluation_DEVICE.json and .md.
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from measuring import place, row, synchronise, where, write_results
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+AT_ONCE = 64
+
+
+def random_weights(path: Path) -> Path:
+    """Random Inception weights in torch-fidelity's file format, scaled so that features differ between images."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.manual_seed(0)
+    module = "torch_fidelity.feature_extractor_inceptionv3"  # the constructor would download weights
+    with (
+        patch(f"{module}.load_state_dict_from_url", lambda *_, **__: {}),
+        patch.object(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None),
+    ):
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def two_sets(count: int) -> list[Tensor]:
+    """uint8 [count, 3, 32, 32] each."""
+    source = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, 3, 4, 4, generator=source)
+    smooth = 128 + 60 * functional.interpolate(coarse, size=32, mode="bicubic")
+    noisy = smooth + 40 * torch.randn(smooth.shape, generator=source)
+    return [images.clamp(0, 255).round().to(torch.uint8) for images in (smooth, noisy)]
+
+
+def streamed(sets: list[Tensor], extractor: Any) -> float:
+    """As `dualoptim evaluate` does it: batches into features, features into sums."""
+    from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+
+    statistics = [FeatureStatistics() for _ in sets]
+    for images, sums in zip(sets, statistics, strict=True):
+        for batch in images.split(AT_ONCE):
+            sums.add(extractor.extract(batch)[0])
+    return frechet_distance(*statistics)
+
+
+def through_files(sets: list[Tensor], weights: Path, folder: Path) -> float:
+    """As research code does it: a PNG file an image, then torch-fidelity on two folders."""
+    from torch_fidelity import calculate_metrics
+
+    for number, images in enumerate(sets):
+        part = folder / str(number)
+        part.mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(part / f"{i:05d}.png")
+    found = calculate_metrics(
+        input1=str(folder / "0"), input2=str(folder / "1"), fid=True, cuda=torch.cuda.is_available(), cache=False,
+        batch_size=AT_ONCE, verbose=False, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights),
+    )  # fmt: skip
+    return float(found["frechet_inception_distance"])
+
+
+def tabulate(content: dict[str, Any]) -> str:
+    ours, files = content["streamed"], content["files"]
+    relative = abs(ours["distance"] - files["distance"]) / files["distance"]
+    lines = [
+        "# Frechet distance, streamed and through files", "", f"`{content['command']}`", "",
+        f"{content['device']}, torch {content['torch']}; 2 x {content['images']} images of 32 pixels, "
+        f"{content['weights']} Inception weights. The numbers differ by {relative:.1e} of their size.", "",
+        row(["way", "seconds", "times the rate through files", "image files written", "distance"]), row(["---"] * 5),
+    ]  # fmt: skip
+    for name, found in (("PNG files, torch-fidelity", files), ("streamed", ours)):
+        lines.append(
+            row([
+                name, f"{found['seconds']:.1f}", f"{files['seconds'] / found['seconds']:.2f}",
+                str(found["files"]), f"{found['distance']:.6f}",
+            ])
+        )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inception-weights", type=Path, help="torch-fidelity's file; random weights without it")
+    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
+    arguments = parser.parse_args()
+    from dualoptim_diffusion.evaluation.features import inception_features
+
+    on_gpu = place() == "gpu"
+    count = 5000 if on_gpu else 256
+    sets = two_sets(count)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = arguments.inception_weights or random_weights(folder / "weights.pth")
+        extractor = inception_features(weights, "cuda" if on_gpu else "cpu", AT_ONCE)
+        streamed([images[:AT_ONCE] for images in sets], extractor)  # warm
+        through_files([images[:AT_ONCE] for images in sets], weights, folder / "warm")
+        timings = {}
+        for way, work in (
+            ("files", lambda: through_files(sets, weights, folder / "all")),
+            ("streamed", lambda: streamed(sets, extractor)),
+        ):
+            synchronise()
+            start = perf_counter()
+            distance = work()
+            seconds = perf_counter() - start
+            timings[way] = {"seconds": seconds, "distance": distance, "files": 2 * count if way == "files" else 0}
+    content = {
+        "command": "python scripts/benchmarks/evaluation.py",
+        **where(),
+        "images": count,
+        "weights": "given" if arguments.inception_weights else "random",
+        **timings,
+    }
+    write_results(arguments.out, "evaluation", content, tabulate)
+
+
+if __name__ == "__main__":
+    main()
