@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
 from dualoptim_diffusion.models.pipeline import is_dit, is_hub_id, model_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
-from dualoptim_diffusion.provenance import cache_entry, digest, locked
+from dualoptim_diffusion.provenance import cache_entry, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
 from dualoptim_diffusion.training import pretrain
 
@@ -141,11 +141,12 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
-    inputs = (recipe_sha256(recipe.model_dump(mode="json")), dataset.sha256, accelerator.mixed_precision)
-    folder = cache_entry("models", *inputs)
+    recipe_hash = recipe_sha256(recipe.model_dump(mode="json"))
+    inputs = {"recipe": recipe_hash, "data set": dataset.sha256, "precision": accelerator.mixed_precision}
+    folder = cache_entry("models", *inputs.values())
     with locked(folder, accelerator):
         if not (folder / "model" / "model_index.json").is_file():
-            model = pretrain(recipe, dataset, accelerator, folder, digest(*inputs), stop_after)
+            model = pretrain(recipe, dataset, accelerator, folder, inputs, stop_after)
             save_model(model, folder / "model", accelerator)
             if accelerator.is_main_process:
                 shutil.rmtree(folder / "checkpoints")

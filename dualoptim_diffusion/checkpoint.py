@@ -5,14 +5,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.weight_files import file_sha256
+
+FILES = ("state.safetensors", "state.json")  # of a checkpoint, beside its manifest
+KEPT = 2  # checkpoints: should the newest be damaged, the one before goes on
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to; it takes the place of `path` when the block ends well.
 
     Raises:
-        InputError: if a file would take the place of a folder.
+        InputError: if a file would take the place of a folder, or tensors cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,6 +43,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         else:
             os.replace(beside, path)
         _fsync(path.parent)
+    except SafetensorError as error:  # it wraps what the system said, such as a full disk
+        raise InputError(f"{path} cannot be written: {error}. What was there before is unchanged.") from None
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)
@@ -84,42 +91,91 @@ def unpack(packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     return content
 
 
-def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], identity: str) -> None:
-    """Writes `folder/step_N` (state.json, state.safetensors), then points `folder/latest` at it and drops older ones.
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+        step: finished outer steps.
+        state: as it was given to `save_checkpoint`.
+        skipped: newer checkpoints that did not verify, each with the reason.
+    """
+
+    step: int
+    state: Any
+    skipped: list[str]
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Any], identity: Mapping[str, str], kept: int = KEPT
+) -> None:
+    """Writes `folder/step_N`, then points `folder/latest` at it, then drops all but the newest `kept`.
+
+    A checkpoint is state.safetensors, state.json and, with the hash of either, manifest.json; it is written beside and
+    renamed, so it is whole or not there.
 
     Args:
         step: finished outer steps.
         state: nested dicts and lists of tensors and plain values.
-        identity: hash of the recipe and inputs the state belongs to.
+        identity: by name, the hash of each thing the state belongs to: recipe, base model, mask.
     """
     tensors: dict[str, Tensor] = {}
     packed = pack(state, tensors)
     with atomic_path(folder / f"step_{step}") as beside:
         beside.mkdir()
         save_file(tensors, beside / "state.safetensors")
-        text = json.dumps({"step": step, "identity": identity, "state": packed})
-        (beside / "state.json").write_text(text, encoding="utf-8")
+        (beside / "state.json").write_text(json.dumps(packed), encoding="utf-8")
+        manifest = {
+            "step": step,
+            "identity": dict(identity),
+            "versions": {name: version(name) for name in ("torch", "safetensors")},
+            "files": {name: file_sha256(beside / name) for name in FILES},
+        }
+        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / "latest") as beside:
         beside.write_text(f"step_{step}\n", encoding="utf-8")
-    for other in folder.glob("step_*"):
-        if other.name != f"step_{step}":
-            shutil.rmtree(other)
+    for _, old in _steps(folder)[kept:]:
+        shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, identity: str) -> tuple[int, Any] | None:
-    """(finished outer steps, state) of the latest checkpoint, or None where there is none.
+def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> Restored | None:
+    """The newest checkpoint whose files have the hashes of its manifest, or None where there is none.
 
     Raises:
-        InputError: if it belongs to another recipe, model or mask.
+        InputError: if it belongs to another recipe, model or mask, or none of several verifies.
     """
-    if not (folder / "latest").is_file():
-        return None
-    latest = folder / Path((folder / "latest").read_text(encoding="utf-8").strip()).name
-    try:
-        content = json.loads((latest / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(latest / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"The checkpoint {latest} is damaged ({error}); use --overwrite to start anew.") from None
-    if content["identity"] != identity:
-        raise InputError(f"The checkpoint {latest} is of another recipe or base model; use --overwrite.")
-    return content["step"], unpack(content["state"], tensors)
+    skipped: list[str] = []
+    for step, path in _steps(folder):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            for name in FILES:
+                if file_sha256(path / name) != manifest["files"][name]:
+                    raise ValueError(f"{name} is not what was written")
+            packed = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            tensors, made_for = load_file(path / "state.safetensors"), dict(manifest["identity"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            skipped.append(f"{path} ({error})")
+            continue
+        if other := [name for name in {**made_for, **identity} if made_for.get(name) != identity.get(name)]:
+            raise InputError(
+                f"The checkpoint {path} was made with another {' and another '.join(other)}; use --overwrite to start "
+                "anew, or give what it was made with."
+            )
+        return Restored(step, unpack(packed, tensors), skipped)
+    if skipped:
+        raise InputError(f"No checkpoint verifies: {'; '.join(skipped)}. Use --overwrite to start anew.")
+    return None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Deletes what killed processes were writing; nobody else may be writing there."""
+    for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """Checkpoints by finished steps, newest first."""
+    numbered = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
+    return sorted(((int(number), path) for number, path in numbered if number.isdecimal()), reverse=True)

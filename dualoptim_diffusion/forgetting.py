@@ -26,7 +26,7 @@ from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
-from dualoptim_diffusion.provenance import describe_origin, digest, timed
+from dualoptim_diffusion.provenance import describe_origin, held, timed
 from dualoptim_diffusion.replay import replay_set
 from dualoptim_diffusion.run_folder import check_out, claim
 from dualoptim_diffusion.saliency import Mask, density, mask_header, save_mask
@@ -49,10 +49,15 @@ def forget(
         InputError: before anything in `out` is changed, if something does not fit.
         Stopped: after `stop_after` steps or a signal, with the state saved for `resume`.
     """
+    experiment.check_states(masked=mask_path is not None)
+    with held(out, experiment.accelerator):
+        check_out(out, experiment, resume, overwrite, mask_path)
+        return _forget(experiment, out, mask_path, resume, stop_after)
+
+
+def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: bool, stop_after: int | None) -> Results:
     accelerator, recipe, method = experiment.accelerator, experiment.recipe, experiment.method
     seconds: dict[str, float] = {}
-    experiment.check_states(masked=mask_path is not None)
-    check_out(out, experiment, resume, overwrite, mask_path)
     with timed(seconds, "base model"):
         model = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.facts.id2label)
     check_model(experiment, model)
@@ -67,7 +72,8 @@ def forget(
             retain_set = replay_set(experiment, model, base_sha256)
     with timed(seconds, "saliency"):
         mask = obtain_mask(experiment, model, mask_path)
-    identity = digest(experiment.recipe_sha256, base_sha256, weights_sha256(mask) if mask else "")
+    identity = {"recipe": experiment.recipe_sha256, "base model": base_sha256}
+    identity |= {"mask": weights_sha256(mask)} if mask else {}
     forget_batches = experiment.batches(model, forget_set, "forget")
     retain_batches = experiment.batches(model, retain_set, "retain")
     if resume:
@@ -122,6 +128,7 @@ def forget(
                 look=looks,
                 look_every=recipe.evaluation.every,
                 log_cosine=recipe.run.log_cosine,
+                save_every=recipe.run.checkpoint_every,
             )
             for tracker in accelerator.trackers:
                 tracker.finish()

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.recipes import cache_folder
 
 if TYPE_CHECKING:
@@ -76,6 +77,36 @@ def digest(*parts: str) -> str:
 def cache_entry(kind: str, *parts: str) -> Path:
     """Where something made from these inputs is kept."""
     return cache_folder() / kind / digest(CACHE_VERSION, *parts)[:16]
+
+
+def any_process(flag: bool, accelerator: "Accelerator") -> bool:
+    """Whether any process says so; all of them ask."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum"))
+
+
+@contextmanager
+def held(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other runs from writing to a folder while this one does; a killed run leaves it free.
+
+    Raises:
+        InputError: on every process, if another run holds it.
+    """
+    folder = folder.resolve()
+    lock, taken = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0), False
+    if accelerator.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            taken = True
+    if any_process(taken, accelerator):
+        raise InputError(f"Another run is writing to {folder}; wait until it has ended, or name another folder.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

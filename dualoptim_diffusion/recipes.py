@@ -27,7 +27,7 @@ Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
 MAX_SEED = 2**63 - 1
 
 # Which keys change nothing about results and so stay out of the hash.
-UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine"}}
+UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}
 
 
 def recipe_folder() -> Path:

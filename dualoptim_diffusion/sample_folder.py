@@ -13,6 +13,7 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import autoencoder_sha256, model_sha256
 from dualoptim_diffusion.models.images import to_pil
 from dualoptim_diffusion.models.pipeline import model_folder
+from dualoptim_diffusion.provenance import held
 from dualoptim_diffusion.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.samples import draw_samples
 
@@ -51,9 +52,10 @@ def sample_model(
     sha256 = model_sha256(model)
     kept = autoencoder_sha256(model) if latents else None
     model.prepare(accelerator, run.channels_last, run.compile)
-    samples = draw_samples(
-        out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
-    )
+    with held(out, accelerator):
+        samples = draw_samples(
+            out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
+        )
     if not accelerator.is_main_process:
         return None
     if png:

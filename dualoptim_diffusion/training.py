@@ -2,7 +2,8 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
+from dualoptim_diffusion.checkpoint import atomic_path, clear_leftovers, load_checkpoint, save_checkpoint
 from dualoptim_diffusion.config import DiTConfig, PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
@@ -21,10 +22,10 @@ from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError, Stopped
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
 from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
+from dualoptim_diffusion.provenance import any_process
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.unlearn import Phase, Record, unlearn
 
-CHECKPOINT_EVERY = 500  # outer steps
 LOOKED_AT = ("FA", "RA", "FD")  # what a look adds to a record
 
 
@@ -35,7 +36,7 @@ def run_phases(
     num_steps: int,
     *,
     folder: Path,
-    identity: str,
+    identity: Mapping[str, str],
     title: str,
     accelerator: Accelerator,
     ema: EMA | None = None,
@@ -43,11 +44,13 @@ def run_phases(
     look: Callable[[int], Record] | None = None,
     look_every: int | None = None,
     log_cosine: bool = True,
+    save_every: int = 500,
 ) -> None:
     """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
 
     Args:
-        identity: hash of everything the result depends on; a checkpoint of another identity is refused.
+        identity: by name, the hash of each thing that the result depends on; a checkpoint of another is refused.
+        save_every: outer steps between checkpoints.
         stop_after: save and stop after this many outer steps, as a signal would.
         log_cosine: record the cosine between the phases' gradients.
         look: figures of the weights after so many steps, added to the record every `look_every` steps and at the end.
@@ -57,7 +60,10 @@ def run_phases(
     """
     first_step = 0
     if restored := load_checkpoint(folder / "checkpoints", identity):
-        first_step, state = restored
+        first_step, state = restored.step, restored.state
+        if accelerator.is_main_process:
+            for path in restored.skipped:
+                tqdm.write(f"Skipped {path}; going on from step {first_step}.", file=sys.stderr)
         network.load_state_dict(state["network"])
         optimizers.load_state_dict(state["optimizers"])
         if ema is not None:
@@ -66,7 +72,9 @@ def run_phases(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-        metrics.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
+        clear_leftovers(folder / "checkpoints")
+        with atomic_path(metrics) as beside:
+            beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
 
     with (
         tqdm(total=num_steps, initial=first_step, desc=title, disable=not accelerator.is_main_process) as bar,
@@ -77,11 +85,11 @@ def run_phases(
         def on_step(finished: int, record: Record) -> None:
             if look is not None and look_every is not None and (finished % look_every == 0 or finished == num_steps):
                 record |= look(finished)
-            stopping = _any_process(bool(signals) or finished == stop_after, accelerator)
+            stopping = any_process(bool(signals) or finished == stop_after, accelerator)  # a signal may reach one alone
             if accelerator.is_main_process:
                 with metrics.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")
-                if stopping or finished == num_steps or finished % CHECKPOINT_EVERY == 0:
+                if stopping or finished == num_steps or finished % save_every == 0:
                     state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
                     state |= {"ema": ema.state_dict()} if ema is not None else {}
                     save_checkpoint(folder / "checkpoints", finished, state, identity)
@@ -98,13 +106,6 @@ def run_phases(
             first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step, log_cosine=log_cosine,
         )  # fmt: skip
     accelerator.wait_for_everyone()
-
-
-def _any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether any process says so: a signal may reach one a step before the others."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum"))
 
 
 @contextmanager
@@ -156,7 +157,7 @@ def pretrain(
     dataset: ImageSet,
     accelerator: Accelerator,
     folder: Path,
-    identity: str,
+    identity: Mapping[str, str],
     stop_after: int | None = None,
 ) -> DenoisingModel:
     """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
@@ -191,6 +192,7 @@ def pretrain(
     run_phases(
         network, DualOptim(optimizer, optimizer), [phase], settings.num_steps,
         folder=folder, identity=identity, title="pretraining", accelerator=accelerator, ema=ema, stop_after=stop_after,
+        save_every=recipe.run.checkpoint_every,
     )  # fmt: skip
     if ema is not None:
         network.load_state_dict(ema.state_dict())

@@ -89,5 +89,9 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    return sha256(path.read_bytes()).hexdigest()
+    """Hash of a file's bytes, of which few are in memory at a time."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

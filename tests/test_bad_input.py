@@ -204,7 +204,7 @@ def test_damaged_files_of_a_run_are_named(dualoptim: Run, tiny: str, finished: P
     (run / "results.json").write_text("{}")
     refused(dualoptim("report", run), "no readable results")
     (run / "checkpoints" / "step_6" / "state.safetensors").write_bytes(b"short")
-    refused(dualoptim("forget", tiny, "--class", "three", "--out", run, "--resume"), "is damaged")
+    refused(dualoptim("forget", tiny, "--class", "three", "--out", run, "--resume"), "No checkpoint verifies")
     (run / "recipe.yaml").write_text("{")
     for command in (["evaluate", run], ["sample", run, "--out", tmp_path / "out"]):
         refused(dualoptim(*command), "is not YAML")

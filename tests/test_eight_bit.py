@@ -79,12 +79,12 @@ def test_state_survives_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     for step in range(3):
         feed(unbroken, step)
         first.step()
-    save_checkpoint(tmp_path, 3, {"weights": unbroken.state_dict(), "optimizer": first.state_dict()}, "x")
-    restored = load_checkpoint(tmp_path, "x")
+    save_checkpoint(tmp_path, 3, {"weights": unbroken.state_dict(), "optimizer": first.state_dict()}, {"recipe": "x"})
+    restored = load_checkpoint(tmp_path, {"recipe": "x"})
     assert restored is not None
-    resumed.load_state_dict(restored[1]["weights"])
+    resumed.load_state_dict(restored.state["weights"])
     second = make_8bit_adamw(resumed.values(), LR)
-    second.load_state_dict(restored[1]["optimizer"])
+    second.load_state_dict(restored.state["optimizer"])
     for step in range(3, 6):
         for parameters, optimizer in ((unbroken, first), (resumed, second)):
             feed(parameters, step)

@@ -357,7 +357,7 @@ def test_two_processes_forget_and_saliency_agree_with_one(dualoptim: Run, recipe
 
 def test_checkpoints_of_another_recipe_are_refused(finished: Path) -> None:
     with pytest.raises(ValueError, match="another recipe"):
-        load_checkpoint(finished / "checkpoints", "other")
+        load_checkpoint(finished / "checkpoints", {"recipe": "other"})
 
 
 def test_the_recipe_name_works_from_any_folder(dualoptim: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

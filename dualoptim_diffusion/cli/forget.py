@@ -111,6 +111,7 @@ def evaluate(
 
     Overrides may change the sections sampling and evaluation alone: the run was made with the others.
     """
+    from dualoptim_diffusion.provenance import held
     from dualoptim_diffusion.report import table
     from dualoptim_diffusion.scoring import evaluate_run, open_bench
 
@@ -118,7 +119,8 @@ def evaluate(
         if override.partition(".")[0] not in ("sampling", "evaluation"):
             raise InputError(f"{override!r} would change how the run was made; override sampling and evaluation alone.")
     experiment = open_run(run, [*(overrides or ()), *inception(inception_weights)])
-    results = evaluate_run(experiment, run, bench=open_bench(experiment, real_images))
+    with held(run, experiment.accelerator):
+        results = evaluate_run(experiment, run, bench=open_bench(experiment, real_images))
     if experiment.accelerator.is_main_process:
         result(results if as_json else table(results), as_json)
 
