@@ -87,8 +87,7 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
         "classifier_sha256": bench.classifier.sha256,
     }
     if accelerator.is_main_process:
-        claim(out, experiment, resume)
-        write_json(out / "provenance.json", origin)
+        claim(out, experiment, origin, resume)
         sizes = (
             f"{len(forget_set)} images of {', '.join(experiment.forget_names)}, retain set: {len(retain_set)} images"
         )

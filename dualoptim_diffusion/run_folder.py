@@ -1,11 +1,14 @@
 """A run folder's beginning: never over something else, and with all recipes that its results came from."""
 
+import glob
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.checkpoint import atomic_path, write_json
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.recipes import read_yaml, recipe_sha256
@@ -39,14 +42,21 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def claim(out: Path, experiment: Experiment, resume: bool) -> None:
-    """Makes the run folder: the resolved recipe and, beside it, the recipes it names."""
+def claim(out: Path, experiment: Experiment, origin: Mapping[str, Any], resume: bool) -> None:
+    """Makes the run folder in one piece: the resolved recipe, the recipes it names, and where the run comes from.
+
+    A run that goes on keeps its recipes and notes its new origin.
+    """
     recipes = {"recipe.yaml": experiment.values}
     named = (("pretrain.yaml", experiment.pretrain_recipe), ("classifier.yaml", experiment.classifier_recipe))
     recipes |= {name: recipe.model_dump(mode="json") for name, recipe in named if recipe is not None}
-    if out.exists() and not resume:
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, values in recipes.items():
-        with atomic_path(out / name) as beside:
-            beside.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):  # of a killed run: nobody else may write here now
+        shutil.rmtree(left)
+    if resume and (out / "recipe.yaml").is_file():
+        write_json(out / "provenance.json", origin)
+        return
+    with atomic_path(out) as beside:
+        beside.mkdir()
+        for name, values in recipes.items():
+            (beside / name).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_json(beside / "provenance.json", origin)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -183,12 +184,36 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(dualoptim: Run, 
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("lines", [0, 3])
+def test_a_run_killed_outright_and_resumed_ends_as_an_unbroken_one(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path, lines: int
+) -> None:
+    run = tmp_path / "run"
+    words = ["forget", tiny, "--class", "three", "run.checkpoint_every=2", "--out", str(run)]
+    process = subprocess.Popen([sys.executable, "-m", "dualoptim_diffusion", *words], stderr=subprocess.DEVNULL)
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
+        sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (run / "results.json").exists()
+    assert dualoptim(*words, "--resume").code == 0
+    for name in ("model/unet/diffusion_pytorch_model.safetensors", "metrics.jsonl", "mask.safetensors", "grid.png"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
+    for shard in (finished / "samples").glob("*.safetensors"):
+        assert (run / "samples" / shard.name).read_bytes() == shard.read_bytes()
+
+
 def test_two_runs_do_not_write_to_one_folder(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     holder = (
-        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+        "import sys, filelock\n"
+        "lock = filelock.FileLock(sys.argv[1])\n"
+        "lock.acquire()\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path / ".run.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
