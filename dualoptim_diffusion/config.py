@@ -25,7 +25,17 @@ class DenoiserRunConfig(RunConfig):
     checkpoint_every: int = Field(100, ge=1)  # outer steps after which the state is saved
 
 
+class StopWhen(Section):
+    """How many times a loss, averaged over 20 steps, may be that of the first 20 before the run stops; null = ever."""
+
+    forget_factor: float | None = Field(
+        1000.0, gt=1
+    )  # of its magnitude: ascent multiplies it, divergence does far more
+    retain_factor: float | None = Field(5.0, gt=1)
+
+
 class ForgetRunConfig(DenoiserRunConfig):
+    stop_when: StopWhen = StopWhen()
     tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
     gradient_checkpointing: bool = False  # compute activations twice and keep few of them: slower, in less memory
     log_cosine: bool = True  # of the two phases' gradients; holds one more set of gradients

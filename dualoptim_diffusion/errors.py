@@ -5,14 +5,20 @@ from difflib import get_close_matches
 
 EXIT_FAILED = 1  # one sentence on stderr says why
 EXIT_STOPPED = 75  # stopped on request with everything saved; run again with --resume
+EXIT_DIVERGED = 76  # losses or weights went out of bounds; the last good checkpoint is kept
+EXIT_INTERRUPTED = 130  # at once, on a second signal or outside of training
 
 
 class InputError(ValueError):
     """The request cannot be carried out as given; the message is one sentence for the user."""
 
 
-class NonFiniteError(ArithmeticError):
-    """A loss or a gradient stopped being a finite number; no weight was changed by it."""
+class DivergedError(ArithmeticError):
+    """A loss has grown beyond what the recipe allows."""
+
+
+class NonFiniteError(DivergedError):
+    """A loss, a gradient or a weight stopped being a finite number; no such weight is saved."""
 
 
 class Stopped(Exception):

@@ -20,6 +20,7 @@ from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.experiment import Experiment, check_model, say
+from dualoptim_diffusion.guards import DriftGuard
 from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
 from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
@@ -112,6 +113,8 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
             looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()
             start_tracker(experiment, out)
+            stop_when = recipe.run.stop_when
+            bounds = {"forget": stop_when.forget_factor, "retain": stop_when.retain_factor}
             method.prepare(model, retain_set)
             run_phases(
                 model.network,
@@ -128,6 +131,7 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
                 look_every=recipe.evaluation.every,
                 log_cosine=recipe.run.log_cosine,
                 save_every=recipe.run.checkpoint_every,
+                guard=DriftGuard({f"{phase}_loss": factor for phase, factor in bounds.items() if factor is not None}),
             )
             for tracker in accelerator.trackers:
                 tracker.finish()

@@ -1,6 +1,7 @@
 """Training: the resumable driver around the loop, and pretraining of a denoiser."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.encoding import training_images
-from dualoptim_diffusion.errors import InputError, Stopped
+from dualoptim_diffusion.errors import InputError, NonFiniteError, Stopped
+from dualoptim_diffusion.guards import DriftGuard
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
 from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
 from dualoptim_diffusion.provenance import any_process
@@ -45,18 +47,21 @@ def run_phases(
     look_every: int | None = None,
     log_cosine: bool = True,
     save_every: int = 500,
+    guard: DriftGuard | None = None,
 ) -> None:
     """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
 
     Args:
         identity: by name, the hash of each thing that the result depends on; a checkpoint of another is refused.
         save_every: outer steps between checkpoints.
+        guard: sees every record of the run, those before a resumption too.
         stop_after: save and stop after this many outer steps, as a signal would.
         log_cosine: record the cosine between the phases' gradients.
         look: figures of the weights after so many steps, added to the record every `look_every` steps and at the end.
 
     Raises:
         Stopped: after saving, on SIGINT, SIGTERM or `stop_after`.
+        DivergedError: if the guard says so, or weights are not finite when they would be saved.
     """
     first_step = 0
     if restored := load_checkpoint(folder / "checkpoints", identity):
@@ -69,9 +74,13 @@ def run_phases(
         if ema is not None:
             ema.load_state_dict(state["ema"])
     metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    if guard is not None:
+        for line in lines[:first_step]:
+            guard.see(json.loads(line))
+    accelerator.wait_for_everyone()  # all have read it
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
         clear_leftovers(folder / "checkpoints")
         with atomic_path(metrics) as beside:
             beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
@@ -86,10 +95,19 @@ def run_phases(
             if look is not None and look_every is not None and (finished % look_every == 0 or finished == num_steps):
                 record |= look(finished)
             stopping = any_process(bool(signals) or finished == stop_after, accelerator)  # a signal may reach one alone
+            saving = stopping or finished == num_steps or finished % save_every == 0
             if accelerator.is_main_process:
                 with metrics.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")
-                if stopping or finished == num_steps or finished % save_every == 0:
+                    if saving:  # a checkpoint never knows more steps than the log
+                        log.flush()
+                        os.fsync(log.fileno())
+            if guard is not None:
+                guard.see(record)
+            if saving:
+                check_finite(network, finished)
+            if accelerator.is_main_process:
+                if saving:
                     state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
                     state |= {"ema": ema.state_dict()} if ema is not None else {}
                     save_checkpoint(folder / "checkpoints", finished, state, identity)
@@ -106,6 +124,18 @@ def run_phases(
             first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step, log_cosine=log_cosine,
         )  # fmt: skip
     accelerator.wait_for_everyone()
+
+
+def check_finite(network: nn.Module, finished: int) -> None:
+    """Raises:
+    NonFiniteError: if a weight is no finite number.
+    """
+    finite = torch.stack([p.isfinite().all() for p in network.parameters()])
+    if not finite.all():
+        name = [name for name, _ in network.named_parameters()][int((~finite).nonzero()[0])]
+        raise NonFiniteError(
+            f"After step {finished - 1} the weights {name} are not finite and were not saved. Lower the learning rate."
+        )
 
 
 @contextmanager

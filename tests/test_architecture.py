@@ -10,7 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
 FLOORS = {
-    "pure": "dual_optim linked_adam masked_adamw diffusion randomness config recipes classes schedules ema errors",
+    "pure": "dual_optim linked_adam masked_adamw diffusion randomness config recipes classes schedules ema errors "
+    "guards",
     "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
     "provenance encoding class_fisher",
     "doing": "unlearn methods training classifier_training evaluation",

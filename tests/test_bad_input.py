@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dualoptim_diffusion.errors import EXIT_DIVERGED, EXIT_FAILED
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
 
 
-def refused(outcome: Outcome, sentence: str) -> None:
-    assert outcome.code == 1
+def refused(outcome: Outcome, sentence: str, code: int = EXIT_FAILED) -> None:
+    assert outcome.code == code
     assert outcome.out == ""
     complaint = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert len(complaint) == 1
@@ -155,7 +156,7 @@ def test_diverging_weights_stop_with_the_phase_and_step(
     outcome = dualoptim(
         "forget", tiny, "method.forget_lr=1e30", "method.num_steps=50", "--class", "three", "--out", tmp_path / "run"
     )
-    refused(outcome, "nothing was stepped")
+    refused(outcome, "nothing was stepped", EXIT_DIVERGED)
     assert "of step" in outcome.err
 
 
