@@ -1,6 +1,5 @@
 """A run folder's beginning: never over something else, and with all recipes that its results came from."""
 
-import glob
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.recipes import read_yaml, recipe_sha256
 
+BEGINNING = ("recipe.yaml", "pretrain.yaml", "classifier.yaml", "provenance.json")  # what a run folder has at first
+
 
 def check_out(out: Path, experiment: Experiment, resume: bool, overwrite: bool, mask_path: Path | None = None) -> None:
     """Checks that a run may write to `out`, changing nothing.
@@ -21,7 +22,7 @@ def check_out(out: Path, experiment: Experiment, resume: bool, overwrite: bool, 
         InputError: if something is there that is no run, or a run that was not asked to be continued or replaced, or
             one that holds an input of this run.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and _is_beginning(out)):
         return
     if not ((out / "recipe.yaml").is_file() and (out / "provenance.json").is_file()):
         raise InputError(f"{out} exists and is not a run folder; choose another --out.")
@@ -42,21 +43,29 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def claim(out: Path, experiment: Experiment, origin: Mapping[str, Any], resume: bool) -> None:
-    """Makes the run folder in one piece: the resolved recipe, the recipes it names, and where the run comes from.
+def _is_beginning(out: Path) -> bool:
+    """Whether a folder is empty, or a run was killed while it claimed it."""
+    names = {path.name for path in out.iterdir()}
+    begun = {name for name in names if name in BEGINNING or (name.startswith(".") and name.endswith(".part"))}
+    return names == begun and not {"recipe.yaml", "provenance.json"} <= names
 
-    A run that goes on keeps its recipes and notes its new origin.
+
+def claim(out: Path, experiment: Experiment, origin: Mapping[str, Any], resume: bool) -> None:
+    """Makes the run folder: the resolved recipe, the recipes it names and, at last, where the run comes from.
+
+    A run that goes on keeps its recipes and notes its new origin. The folder itself stays, for it may be mounted.
     """
     recipes = {"recipe.yaml": experiment.values}
     named = (("pretrain.yaml", experiment.pretrain_recipe), ("classifier.yaml", experiment.classifier_recipe))
     recipes |= {name: recipe.model_dump(mode="json") for name, recipe in named if recipe is not None}
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):  # of a killed run: nobody else may write here now
-        shutil.rmtree(left)
-    if resume and (out / "recipe.yaml").is_file():
-        write_json(out / "provenance.json", origin)
-        return
-    with atomic_path(out) as beside:
-        beside.mkdir()
+    out.mkdir(parents=True, exist_ok=True)
+    if not (resume and (out / "provenance.json").is_file()):
+        for path in sorted(out.iterdir(), key=lambda path: path.name in BEGINNING):  # a run folder until the last
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for name, values in recipes.items():
-            (beside / name).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        write_json(beside / "provenance.json", origin)
+            with atomic_path(out / name) as beside:
+                beside.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    write_json(out / "provenance.json", origin)

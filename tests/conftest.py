@@ -1,5 +1,6 @@
 """A tiny experiment on real digits that runs in seconds, and the command line called as a user calls it."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+
+logging.raiseExceptions = False  # diffusers' handler writes to the stderr of the test that imported it, closed by then
 
 RECIPES = {
     "tiny_pretrain.yaml": {

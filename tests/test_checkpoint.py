@@ -204,6 +204,21 @@ def test_a_run_killed_outright_and_resumed_ends_as_an_unbroken_one(
         assert (run / "samples" / shard.name).read_bytes() == shard.read_bytes()
 
 
+@pytest.mark.parametrize("begun", [[], ["recipe.yaml"], ["recipe.yaml", ".provenance.json.7.part"]])
+def test_a_run_killed_while_it_claimed_its_folder_begins_anew(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path, begun: list[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    inode = run.stat().st_ino
+    for name in begun:
+        (run / name).write_text("half")
+    assert dualoptim("forget", tiny, "--class", "three", "--out", run, "--resume").code == 0
+    assert run.stat().st_ino == inode  # the folder itself stays: it may be mounted
+    assert not list(run.glob(".*.part"))
+    assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
 def test_two_runs_do_not_write_to_one_folder(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
