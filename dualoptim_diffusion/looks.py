@@ -13,8 +13,9 @@ from dualoptim_diffusion.evaluation import evaluate
 from dualoptim_diffusion.evaluation.features import classifier_features
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
 from dualoptim_diffusion.evaluation.reference import cached_reference
-from dualoptim_diffusion.experiment import Experiment
+from dualoptim_diffusion.experiment import Experiment, say
 from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Draws
 from dualoptim_diffusion.scoring import Bench
 from dualoptim_diffusion.unlearn import Record
@@ -60,6 +61,8 @@ class Looks:
             figures = {
                 "FA": results["FA"]["value"], "RA": results["RA"]["value"], "FD": results["frechet"]["value"],
             }  # fmt: skip
+            if accelerator.is_main_process and (flat := results["degenerate_rate"]) >= NOTICEABLE:
+                say(f"Warning: after step {step} {flat:.1%} of the images are one flat colour.")
             if accelerator.is_main_process and self.experiment.recipe.evaluation.keep == "best":
                 self._remember(step, figures)
         accelerator.wait_for_everyone()

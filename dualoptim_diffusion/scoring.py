@@ -24,12 +24,13 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_sha256,
 )
 from dualoptim_diffusion.evaluation.reference import cached_reference
-from dualoptim_diffusion.experiment import Experiment
+from dualoptim_diffusion.experiment import Experiment, say
 from dualoptim_diffusion.grids import draw_grid
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.report import write_report
+from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Samples, describe, draw_samples
 
 Results = dict[str, Any]
@@ -190,5 +191,7 @@ def evaluate_run(
         write_json(out / "results.json", results)
         draw_grid(out / "grid.png", drawn.original.of(classes), drawn.unlearned.of(classes), id2label, forgotten)
         write_report(out)
+        if (flat := results["unlearned"]["degenerate_rate"]) >= NOTICEABLE:
+            say(f"Warning: {flat:.1%} of the images are one flat colour; open {out / 'grid.png'} before believing FA.")
     accelerator.wait_for_everyone()
     return results

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -78,3 +79,14 @@ def test_looks_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_pat
     assert outcome.code == 1
     assert "evaluation.every looks along a forgetting run" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_flat_images_are_warned_of_in_the_run_itself(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = torch.ones(1, dtype=torch.bool)
+    monkeypatch.setattr("dualoptim_diffusion.evaluation.accuracy.degenerate", lambda images: flat.expand(len(images)))
+    outcome = dualoptim("forget", tiny, "evaluation.every=6", "--class", "three", "--out", tmp_path / "run")
+    assert outcome.code == 0
+    assert "Warning: after step 6 100.0% of the images are one flat colour." in outcome.err
+    assert f"Warning: 100.0% of the images are one flat colour; open {tmp_path / 'run' / 'grid.png'}" in outcome.err
