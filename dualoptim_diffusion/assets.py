@@ -104,13 +104,17 @@ def load_model(
 def downloaded(hub_id: str) -> Path:
     """The folder of a pipeline from the hub, downloaded once.
 
+    Args:
+        hub_id: `OWNER/NAME`, or `OWNER/NAME@REVISION` with a branch, tag or commit.
+
     Raises:
         InputError: if it is not here and cannot be had.
     """
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(hub_id))
+        name, _, revision = hub_id.partition("@")
+        return Path(DiffusionPipeline.download(name, revision=revision or None))
     except (OSError, ValueError) as error:  # no network, or no such model
         reason = " ".join(str(error).split())[:150]
         raise InputError(

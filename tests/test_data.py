@@ -414,17 +414,24 @@ def test_imagenet_is_read_from_folders_by_wnid_and_a_missing_class_is_named(tmp_
         load_dataset(DataConfig(name="imagenet"))
 
 
-def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from diffusers import DiffusionPipeline
 
     from dualoptim_diffusion.assets import load_model
 
-    def unreachable(_: str) -> None:
+    asked = []
+
+    def unreachable(name: str, revision: str | None) -> None:
+        asked.append((name, revision))
         raise OSError("no network")
 
     monkeypatch.setattr(DiffusionPipeline, "download", unreachable)
-    with pytest.raises(InputError, match="is no folder here and cannot be downloaded"):
-        load_model(Path("facebook/DiT-XL-2-256"))
+    for source in ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-256@eab87f77abd5"):
+        with pytest.raises(InputError, match="is no folder here and cannot be downloaded"):
+            load_model(Path(source))
+    assert asked == [("facebook/DiT-XL-2-256", None), ("facebook/DiT-XL-2-256", "eab87f77abd5")]
 
 
 def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> None:

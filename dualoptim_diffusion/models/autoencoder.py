@@ -13,14 +13,17 @@ DECODED_AT_ONCE = 16  # latents; an image of 256 pixels takes several hundred MB
 
 
 def load_autoencoder(source: str) -> AutoencoderKL:
-    """The autoencoder in a folder (or in `vae` below it), or on the hub, such as stabilityai/sd-vae-ft-ema.
+    """The autoencoder in a folder (or in `vae` below it), or on the hub, such as stabilityai/sd-vae-ft-ema@REVISION.
 
     Raises:
         InputError: if there is none.
     """
     folder = Path(source, "vae") if Path(source, "vae").is_dir() else Path(source)
+    name, _, revision = source.partition("@")
     try:
-        return AutoencoderKL.from_pretrained(folder if folder.is_dir() else source, use_safetensors=True).eval()
+        if folder.is_dir():
+            return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval()
+        return AutoencoderKL.from_pretrained(name, revision=revision or None, use_safetensors=True).eval()
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(

@@ -154,8 +154,8 @@ def model_folder(source: Path) -> Path:
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether it is the id of a model on the hub, such as facebook/DiT-XL-2-256, and no folder here."""
-    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
+    """Whether it is the id of a model on the hub, such as facebook/DiT-XL-2-256 or that @revision, and no folder."""
+    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", str(source)) is not None
 
 
 def forgotten_names(source: Path) -> list[str]:
