@@ -1,5 +1,6 @@
 """The study scripts: cells are kept and not run twice, figures are what the cells say, bad cells are named."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -145,3 +146,11 @@ def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memor
     assert "| shared, batch 1, fp32, kept latents | 2.000 | 1.00 | 1.00 GB | 1.00 | 50% |" in text
     assert "| dual, full, batch 1, fp32, kept latents | 3.000 | 1.50 | 1.50 GB | 1.50 | 33% |" in text
     assert "| dual, compact, batch 1, fp32, kept latents | out of memory | | | | |" in text
+
+
+def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
+    benchmarks = SCRIPTS / "benchmarks"
+    sys.path.insert(0, str(benchmarks))
+    runner = importlib.import_module("all")
+    text = (benchmarks / "README.md").read_text()
+    assert runner.table(benchmarks / "results", "cpu") in text
