@@ -22,7 +22,7 @@ class DenoiserRunConfig(RunConfig):
     micro_batch_size: int | None = Field(None, ge=1)  # images that activations are kept of at a time; null = all
     channels_last: bool = False  # memory order of the convolutions; faster in bf16 on a GPU
     compile: bool = False  # the network, by torch.compile; in sampling too
-    checkpoint_every: int = Field(100, ge=1)  # outer steps after which the state is saved
+    checkpoint_every: int = Field(500, ge=1)  # outer steps after which the state is saved
 
 
 class StopWhen(Section):
@@ -35,6 +35,7 @@ class StopWhen(Section):
 
 
 class ForgetRunConfig(DenoiserRunConfig):
+    checkpoint_every: int = Field(100, ge=1)  # forgetting takes fewer steps than pretraining
     stop_when: StopWhen = StopWhen()
     tracker: Literal["tensorboard", "wandb"] | None = None  # beside metrics.jsonl
     gradient_checkpointing: bool = False  # compute activations twice and keep few of them: slower, in less memory
