@@ -26,10 +26,19 @@ class ClassFishers:
         labels: of all classes.
         gradients: of a class, always the same batches.
         writes: whether this process writes the folder.
+        wait: for all other processes, so that each finds the same files.
     """
 
-    def __init__(self, folder: Path, labels: Sequence[int], gradients: Gradients, writes: bool = True) -> None:
-        self._folder, self._labels, self._gradients, self._writes = folder, list(labels), gradients, writes
+    def __init__(
+        self,
+        folder: Path,
+        labels: Sequence[int],
+        gradients: Gradients,
+        writes: bool = True,
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._labels, self._gradients = folder, list(labels), gradients
+        self._writes, self._wait = writes, wait
 
     def forget_and_retain(self, forget_classes: Sequence[int]) -> tuple[Fisher, Fisher]:
         """(F_f, F_r): sums over the classes named, and over all others.
@@ -60,13 +69,16 @@ class ClassFishers:
         return self._kept(f"class_{label:04d}", lambda: self._of_class(label))
 
     def _kept(self, name: str, make: Callable[[], Fisher]) -> Fisher:
-        path = self._folder / f"{name}.safetensors"
+        path, fisher = self._folder / f"{name}.safetensors", None
+        self._wait()
         with suppress(OSError, SafetensorError):  # absent or damaged: made below
-            return load_file(path)
-        fisher = make()
-        if self._writes:
-            with atomic_path(path) as beside:
-                save_file({key: value.contiguous() for key, value in fisher.items()}, beside)
+            fisher = load_file(path)
+        self._wait()  # all have looked before one writes
+        if fisher is None:
+            fisher = make()
+            if self._writes:
+                with atomic_path(path) as beside:
+                    save_file({key: value.contiguous() for key, value in fisher.items()}, beside)
         return fisher
 
 

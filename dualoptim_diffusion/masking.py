@@ -96,8 +96,8 @@ def _class_pure_mask(experiment: Experiment, model: DenoisingModel, progress: Pr
     inputs = {key: value for key, value in provenance.items() if key not in ("forget_classes", "mask")}
     inputs |= {"classes": labels, "batch_size": config.batch_size, "num_batches": config.num_batches}
     folder, accelerator = cache_entry("fishers", repr(sorted(inputs.items()))), experiment.accelerator
-    accelerator.wait_for_everyone()
-    fishers = ClassFishers(folder, labels, gradients_of, accelerator.is_main_process)
+    main, wait = accelerator.is_main_process, accelerator.wait_for_everyone
+    fishers = ClassFishers(folder, labels, gradients_of, main, wait)
     sums = fishers.forget_and_retain(experiment.forget_classes)
     counts = [
         sum(n for c, n in num_batches.items() if (c in experiment.forget_classes) is gone) for gone in (True, False)

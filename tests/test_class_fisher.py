@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -75,6 +77,20 @@ def test_of_many_classes_only_those_asked_for_are_kept_and_another_costs_its_own
     part = fishers.forget_and_retain([1])
     assert source.passes == {0: 1, 1: 2, 2: 1, 5: 1}
     assert all(torch.equal(a[name], b[name]) for a, b in zip(whole, part, strict=True) for name in a)
+
+
+def test_every_process_looks_before_one_writes_and_again_when_all_have_written(tmp_path: Path) -> None:
+    """Two processes as threads: whoever is slow finds what the other finds, so both pass over the same classes."""
+    barrier, sources = Barrier(2, timeout=60), (Source(), Source())
+
+    def process(i: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        fishers = ClassFishers(tmp_path, CLASSES, sources[i], writes=i == 0, wait=lambda: barrier.wait() and None)
+        return fishers.forget_and_retain([5])  # the last class: the one that is read just after it was written
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(process, range(2))
+    assert sources[0].passes == sources[1].passes == dict.fromkeys(CLASSES, 1)
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in a)
 
 
 def test_what_a_subtraction_leaves_by_rounding_is_zero_and_nothing_is_negative() -> None:
