@@ -150,7 +150,10 @@ def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memor
 
 def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
     benchmarks = SCRIPTS / "benchmarks"
-    sys.path.insert(0, str(benchmarks))
     runner = importlib.import_module("all")
     text = (benchmarks / "README.md").read_text()
     assert runner.table(benchmarks / "results", "cpu") in text
+
+
+def test_our_step_is_the_plain_loop_in_float64_to_the_last_bit() -> None:
+    assert importlib.import_module("unet_step").check_equal() == 0.0
