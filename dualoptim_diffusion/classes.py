@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from dualoptim_diffusion.errors import InputError, nearest
 
+ID = re.compile(r"\d{1,9}")
 NUMBER = re.compile(r" \(\d+\)$")  # as `distinct_names` writes it
 MANY, SPELLINGS = 1000, 10  # of so many names so many may be spelled otherwise elsewhere
 
@@ -50,7 +51,7 @@ def resolve_class(text: str, id2label: Mapping[int, str], aliases: Mapping[str, 
         return matches[0]
     if aliases and wanted in aliases:
         return aliases[wanted]
-    if wanted.isdecimal() and int(wanted) in id2label:
+    if ID.fullmatch(wanted) and int(wanted) in id2label:
         return int(wanted)
     names = [part.strip().lower() for label in id2label.values() for part in label.split(",")]
     raise InputError(f"There is no class {text!r}: {nearest(wanted, names)}")

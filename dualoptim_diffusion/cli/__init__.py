@@ -16,6 +16,8 @@ from dualoptim_diffusion.errors import (
     Stopped,
 )
 
+WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
@@ -27,13 +29,14 @@ def main() -> None:
         print("Interrupted at once. The same command again goes on (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (InputError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_FAILED)
     except Stopped as stop:
         print(f"{stop} Run the same command again to go on (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy, file=sys.stderr)
         sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)

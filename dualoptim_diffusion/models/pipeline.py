@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.diffusion import guided_noise_pred
@@ -146,6 +146,16 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     def shape(self) -> tuple[int, ...]:
         return x_0_shape(self.unet)
+
+
+def check_complete(network: nn.Module) -> None:
+    """Checks that a loaded network has all its weights; diffusers leaves those that a file lacks without values.
+
+    Raises:
+        ValueError: naming some of them.
+    """
+    if lacking := [name for name, p in network.named_parameters() if p.is_meta]:
+        raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}")
 
 
 def model_folder(source: Path) -> Path:

@@ -97,17 +97,17 @@ def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[s
 def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> ConditionalUNet:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in tensors:
             raise lacks(path, [name])
-        return tuple(tensors[name].shape)
+        return sizes(path, name, tensors[name], dims)
 
     def count(pattern: str) -> int:
         return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=-1)
 
-    width, in_channels = shape("conv_in.weight")[:2]
+    width, in_channels = shape("conv_in.weight", 4)[:2]
     levels = range(count(r"down\.(\d+)\."))
-    channels = [shape(f"down.{level}.block.0.conv1.weight")[0] for level in levels]
+    channels = [shape(f"down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
     if not channels or channels[0] != width or any(c % width for c in channels):
         raise InputError(
             f"The levels in {path} have {channels} channels, expected multiples of the input convolution's {width}, "
@@ -119,7 +119,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
         return ConditionalUNet(
             sample_size=image_size,
             in_channels=in_channels,
-            num_classes=shape("classes_emb.weight")[0],
+            num_classes=shape("classes_emb.weight", 2)[0],
             width=width,
             multipliers=[c // width for c in channels],
             layers_per_block=count(r"down\.0\.block\.(\d+)\."),
@@ -140,6 +140,20 @@ def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> T
             f"{name} in {path} has the shape {list(found.shape)}, expected {list(own.shape)}: it is of another network."
         )
     return found.reshape(own.shape)
+
+
+def sizes(path: Path, name: str, tensor: Tensor, dims: int) -> tuple[int, ...]:
+    """The shape of a tensor that tells the architecture.
+
+    Raises:
+        InputError: if it has another number of dimensions, or one of them is empty.
+    """
+    if tensor.ndim != dims or not tensor.numel():
+        raise InputError(
+            f"{name} in {path} has the shape {list(tensor.shape)}, expected {dims} sizes above 0: it is of another "
+            "network."
+        )
+    return tuple(tensor.shape)
 
 
 def lacks(path: Path, names: Sequence[str], kind: str = "a class-conditional DDPM") -> InputError:
