@@ -30,6 +30,11 @@ def distinct_names(id2label: Mapping[int, str]) -> dict[int, str]:
     return {i: f"{name} ({i})" if names.count(name) > 1 else name for i, name in id2label.items()}
 
 
+def file_name(label: str) -> str:
+    """A name as part of a path that stays in its folder, whoever chose it."""
+    return re.sub(r"[/\\\0]|^\.{1,2}$", "_", label)
+
+
 def _synonyms(label: str) -> set[str]:
     return {part.strip().lower() for part in NUMBER.sub("", label).split(",")}
 
