@@ -467,6 +467,10 @@ for name, change, found in (
     ("with a table that is one number", lambda s: s.update({"classes_emb.weight": torch.tensor(1.0)}), "classes_emb"),
     ("without classes", lambda s: s.update({"classes_emb.weight": torch.ones(0, 64)}), "classes_emb"),
     ("with a block of another shape", lambda s: s.update({"mid.block_1.norm1.bias": torch.ones(5)}), "mid.block_1"),
+    ("with a block numbered far beyond the others", lambda s: s.update({"down.0.block.999999.x": torch.ones(1)}),
+     "down.0.block.1."),
+    ("with a level of thousands of digits", lambda s: s.update({f"down.{'9' * 5000}.x": s.pop("conv_out.bias")}),
+     "conv_out.bias"),
     ("without levels", lambda s: [s.pop(k) for k in list(s) if k.startswith("down.")], "levels"),
 ):
     case(f"a checkpoint {name} is refused", IMPORT, "c.pth", found, prepare=published(change))

@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR10
 
+from dualoptim_diffusion import load_pipeline
 from dualoptim_diffusion.data import cifar10
 from dualoptim_diffusion.data.drawn import open_drawn
 from dualoptim_diffusion.errors import InputError
@@ -139,7 +140,10 @@ def test_code_that_a_model_folder_brings_or_names_is_not_run(
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"unet": [library, "Net"]}))
     monkeypatch.chdir(model)
-    refused(dualoptim("sample", model, "--seeds", "0", "--out", tmp_path / "out"), "is not a pipeline folder")
+    monkeypatch.syspath_prepend(model)
+    refused(dualoptim("sample", model, "--seeds", "0", "--out", tmp_path / "out"), f"its part 'unet' is of {library!r}")
+    with pytest.raises(ValueError, match="its part 'unet' is of"):
+        load_pipeline(model)
     assert not (tmp_path / "made").exists()
 
 

@@ -29,7 +29,7 @@ def main() -> None:
         print("Interrupted at once. The same command again goes on (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (InputError, DivergedError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_FAILED)
     except Stopped as stop:
         print(f"{stop} Run the same command again to go on (forget: with --resume).", file=sys.stderr)

@@ -17,6 +17,8 @@ from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
 from dualoptim_diffusion.sampling import draw, make_scheduler
 
+LIBRARIES = ("diffusers", "dualoptim_diffusion")
+
 
 class ClassPipeline(DiffusionPipeline):
     """What pipelines of named classes share: labels, seeds, guidance."""
@@ -146,6 +148,19 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     def shape(self) -> tuple[int, ...]:
         return x_0_shape(self.unet)
+
+
+def check_parts(source: Path) -> None:
+    """Checks that a pipeline folder names no parts but those of known libraries, for a module runs when it is imported.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for part, kind in _index(source).items():
+        if part == "forgotten" or not isinstance(kind, list) or not kind or kind[0] is None:
+            continue
+        if str(kind[0]).split(".")[0] not in LIBRARIES:
+            raise ValueError(f"its part {part!r} is of {kind[0]!r}, expected {' or '.join(LIBRARIES)}")
 
 
 def check_complete(network: nn.Module) -> None:

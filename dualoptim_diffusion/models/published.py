@@ -106,13 +106,16 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
         return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=-1)
 
     width, in_channels = shape("conv_in.weight", 4)[:2]
-    levels = range(count(r"down\.(\d+)\."))
+    levels = range(count(r"down\.(\d{1,6})\."))
     channels = [shape(f"down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
     if not channels or channels[0] != width or any(c % width for c in channels):
         raise InputError(
             f"The levels in {path} have {channels} channels, expected multiples of the input convolution's {width}, "
             "the first equal to it."
         )
+    blocks = count(r"down\.0\.block\.(\d{1,6})\.")
+    for block in range(blocks):
+        shape(f"down.0.block.{block}.conv1.weight", 4)  # before so many are built
     if image_size < 1:
         raise InputError(f"image_size is {image_size}, expected the height and width of the images in pixels.")
     try:
@@ -122,9 +125,11 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
             num_classes=shape("classes_emb.weight", 2)[0],
             width=width,
             multipliers=[c // width for c in channels],
-            layers_per_block=count(r"down\.0\.block\.(\d+)\."),
-            attention_resolutions=[image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d+)\.")],
-            mid_attention=bool(count(r"mid\.attn_(\d+)\.")),
+            layers_per_block=blocks,
+            attention_resolutions=[
+                image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d{1, 6})\.")
+            ],
+            mid_attention=bool(count(r"mid\.attn_(\d{1,6})\.")),
         )
     except ValueError as error:
         if isinstance(error, InputError):

@@ -81,7 +81,9 @@ def import_published_dit(
     network.load_state_dict(own)
     table = tensors.get(POSITIONS)
     positions = network.pos_embed.pos_embed
-    if table is not None and (table.shape != positions.shape or (table - positions).abs().max() > POSITION_TOLERANCE):
+    if table is not None and (
+        table.shape != positions.shape or (table.float() - positions).abs().max() > POSITION_TOLERANCE
+    ):
         raise InputError(f"{path} holds positions that are not the published sine and cosine table.")
     left_over = sorted(tensors.keys() - names.values() - {POSITIONS})
     return Imported(network.eval(), stored.step, left_over)
@@ -96,7 +98,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -
         sizes(path, name, tensors[name], dims) for name, dims in zip(needed, (4, 2, 2), strict=True)
     )
     width, in_channels, patch_size = patches[:3]
-    layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))}
     heads = num_heads or width // HEAD_DIMS.get(width, 64)
     if heads < 1 or width % heads:
         raise InputError(f"The width {width} of {path} does not divide among {heads} heads; name their number.")
