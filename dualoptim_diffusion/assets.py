@@ -24,7 +24,7 @@ from dualoptim_diffusion.evaluation.features import (
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.pipeline import is_dit, is_hub_id, model_folder
+from dualoptim_diffusion.models.pipeline import check_parts, is_dit, is_hub_id, model_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 from dualoptim_diffusion.provenance import cache_entry, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
@@ -82,6 +82,7 @@ def load_model(
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
     try:
+        check_parts(folder)
         if is_stock(folder):
             network = load_stock(folder, null_class).to(device)
             num_classes = table_rows(network) - (null_class is not None)

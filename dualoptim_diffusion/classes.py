@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from dualoptim_diffusion.errors import InputError, nearest
 
+ID = re.compile(r"\d{1,9}")
 NUMBER = re.compile(r" \(\d+\)$")  # as `distinct_names` writes it
 MANY, SPELLINGS = 1000, 10  # of so many names so many may be spelled otherwise elsewhere
 
@@ -29,6 +30,11 @@ def distinct_names(id2label: Mapping[int, str]) -> dict[int, str]:
     return {i: f"{name} ({i})" if names.count(name) > 1 else name for i, name in id2label.items()}
 
 
+def file_name(label: str) -> str:
+    """A name as part of a path that stays in its folder, whoever chose it."""
+    return re.sub(r"[/\\\0]|^\.{1,2}$", "_", label)
+
+
 def _synonyms(label: str) -> set[str]:
     return {part.strip().lower() for part in NUMBER.sub("", label).split(",")}
 
@@ -50,7 +56,7 @@ def resolve_class(text: str, id2label: Mapping[int, str], aliases: Mapping[str, 
         return matches[0]
     if aliases and wanted in aliases:
         return aliases[wanted]
-    if wanted.isdecimal() and int(wanted) in id2label:
+    if ID.fullmatch(wanted) and int(wanted) in id2label:
         return int(wanted)
     names = [part.strip().lower() for label in id2label.values() for part in label.split(",")]
     raise InputError(f"There is no class {text!r}: {nearest(wanted, names)}")

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ class ClassifierInfo:
     """
 
     name: str
-    image_size: int
-    in_channels: int
+    image_size: Annotated[int, Field(ge=1)]
+    in_channels: Annotated[int, Field(ge=1)]
     id2label: dict[int, str]
     accuracy: dict[str, float] = field(default_factory=dict)
     n_held_out: dict[str, int] = field(default_factory=dict)
@@ -91,6 +92,22 @@ class Classifier:
             logits.append(network.get_classifier()(pooled).cpu())
         return torch.cat(features), torch.cat(logits)
 
+    def check(self) -> None:
+        """Judges one black image.
+
+        Raises:
+            InputError: if its size, mean or deviation do not fit the network.
+        """
+        try:
+            self(torch.zeros(1, self.info.in_channels, 8, 8, dtype=torch.uint8))
+        except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:  # as the network pleases
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"The network {self.info.name} does not take images of {self.info.in_channels} channels and "
+                f"{self.info.image_size} pixels a side with mean {list(self.info.mean)} and std {list(self.info.std)} "
+                f"({reason}); set classifier.image_size to its own, and mean and std to one value or one a channel."
+            ) from None
+
     def save(self, folder: Path) -> None:
         """Writes classifier.json and classifier.safetensors in one piece."""
         with atomic_path(folder) as beside:
@@ -109,11 +126,11 @@ class Classifier:
         """
         try:
             stored = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-            stored["id2label"] = {int(i): name for i, name in stored["id2label"].items()}
-            classifier = cls.create(ClassifierInfo(**stored))
+            classifier = cls.create(TypeAdapter(ClassifierInfo).validate_python(stored))
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
+            classifier.check()
         except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise InputError(f"{folder} is not a folder of `dualoptim train-classifier` ({reason}).") from None
         return classifier
 
@@ -145,7 +162,9 @@ def new_classifier(
         )
     published = network.pretrained_cfg if config.pretrained else {"mean": HALF, "std": HALF}
     mean, std = (tuple(getattr(config, key) or published[key]) for key in ("mean", "std"))
-    return Classifier(network, ClassifierInfo(config.name, config.image_size, channels, classes, mean=mean, std=std))
+    info = ClassifierInfo(config.name, config.image_size, channels, classes, mean=mean, std=std)
+    (classifier := Classifier(network, info)).check()
+    return classifier
 
 
 def timm_network(name: str, weights: str | Path | None) -> Classifier:

@@ -11,6 +11,25 @@ from dualoptim_diffusion.schedules import ScheduleName
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("text without the character of code 0")
+        return value
+
+
+def _resolved(path: str) -> str:
+    """The absolute path.
+
+    Raises:
+        ValueError: if there can be no such path.
+    """
+    try:
+        return str(Path(path).expanduser().resolve())
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"a path that can be followed ({error})") from None
+
 
 class RunConfig(Section):
     seed: int = Field(0, ge=0)
@@ -52,7 +71,7 @@ class DataConfig(Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().resolve())
+        return None if path is None else _resolved(path)
 
     @model_validator(mode="after")
     def _has_folder(self) -> "DataConfig":
@@ -70,7 +89,7 @@ class DenoiserDataConfig(DataConfig):
     @field_validator("latents")
     @classmethod
     def _absolute_folder(cls, latents: str) -> str:
-        return latents if latents in ("keep", "each_step") else str(Path(latents).expanduser().resolve())
+        return latents if latents in ("keep", "each_step") else _resolved(latents)
 
 
 class ForgetDataConfig(DenoiserDataConfig):
@@ -217,7 +236,7 @@ class UNetConfig(Section):
 
     family: Literal["ddpm"] = "ddpm"
     width: int = Field(128, ge=2)
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 2, 2), min_length=1)
     layers_per_block: int = Field(2, ge=1)
     attention_resolutions: tuple[int, ...] = (16,)
     mid_attention: bool = True
@@ -238,7 +257,7 @@ class DiTConfig(Section):
 
 
 def _family(values: Any) -> str:
-    return str(values.get("family", "ddpm") if isinstance(values, dict) else values.family)
+    return str(values.get("family", "ddpm") if isinstance(values, dict) else getattr(values, "family", "ddpm"))
 
 
 DenoiserConfig = Annotated[
@@ -268,7 +287,7 @@ class ClassifierConfig(Section):
     pretrained: bool = False  # start from timm's published weights
     checkpoint: str | None = None  # or from a file of weights
     mean: tuple[float, ...] | None = None  # of pixel values in [0, 1]; null = the published weights', else 0.5
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
 
 class ClassifierTrainingConfig(Section):

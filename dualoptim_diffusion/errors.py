@@ -10,7 +10,10 @@ EXIT_INTERRUPTED = 130  # at once, on a second signal or outside of training
 
 
 class InputError(ValueError):
-    """The request cannot be carried out as given; the message is one sentence for the user."""
+    """The request cannot be carried out as given; the message is one sentence for the user, in one line."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(" ".join(sentence.splitlines()))  # names of others in it may hold line breaks
 
 
 class DivergedError(ArithmeticError):

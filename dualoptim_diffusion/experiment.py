@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from dualoptim_diffusion.assets import make_accelerator
 from dualoptim_diffusion.classes import resolve_classes, same_classes
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
-from dualoptim_diffusion.dual_optim import check_8bit, check_optimizer_name
+from dualoptim_diffusion.dual_optim import check_8bit, check_optimizer_name, make_optimizer, set_momentum
 from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.protocol import find_protocol
@@ -139,8 +140,11 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule
         common = {"forget_lr": recipe.method.retain_lr, "forget_schedule": recipe.method.retain_schedule}
         recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=common)})
-    for name in (recipe.optimizers.forget, recipe.optimizers.retain):
-        check_optimizer_name(name)
+    for phase in ("forget", "retain"):
+        check_optimizer_name(getattr(recipe.optimizers, phase))
+        used = values["optimizers"].get(phase, recipe.optimizers.retain)
+        if (momentum := getattr(recipe.optimizers, f"{phase}_momentum")) is not None:
+            set_momentum(make_optimizer(used, [torch.nn.Parameter(torch.zeros(1))], lr=1.0), momentum)
     parse_seeds(recipe.sampling.seeds)
     find_protocol(recipe.evaluation.protocol)
     facts = data_facts(recipe.data)
@@ -215,7 +219,10 @@ def check_model(experiment: Experiment, model: DenoisingModel) -> None:
         )
     shape = experiment.facts.shape
     if model.image_shape != shape:
-        raise InputError(f"The model draws images of shape {model.image_shape}, the data set holds {shape}.")
+        raise InputError(
+            f"The model draws images of shape {model.image_shape}, the data set holds {shape}; data.image_size resizes "
+            "images, and other channels need another model."
+        )
     experiment.method.check(model)
     protocol = find_protocol(experiment.recipe.evaluation.protocol)
     scale = protocol.settings(experiment.recipe.sampling).guidance_scale

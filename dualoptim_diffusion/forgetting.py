@@ -51,6 +51,7 @@ def forget(
         Stopped: after `stop_after` steps or a signal, with the state saved for `resume`.
     """
     experiment.check_states(masked=mask_path is not None)
+    check_tracker(experiment.recipe.run.tracker)
     with held(out, experiment.accelerator):
         check_out(out, experiment, resume, overwrite, mask_path)
         return _forget(experiment, out, mask_path, resume, stop_after)
@@ -146,16 +147,20 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
     return evaluate_run(experiment, out, seconds, bench)
 
 
-def start_tracker(experiment: Experiment, out: Path) -> None:
-    """Lets the accelerator log every step to the recipe's tracker, if it names one.
+def check_tracker(name: str | None) -> None:
+    """Checks that the recipe's tracker is here, if it names one.
 
     Raises:
-        InputError: if the tracker's package is not installed.
+        InputError: if its package is not installed.
     """
+    if name is not None and name not in map(str, get_available_trackers()):
+        raise InputError(f"run.tracker is {name!r}, but that package is not installed; `pip install {name}`.")
+
+
+def start_tracker(experiment: Experiment, out: Path) -> None:
+    """Lets the accelerator log every step to the recipe's tracker, if it names one."""
     if (name := experiment.recipe.run.tracker) is None:
         return
-    if name not in map(str, get_available_trackers()):
-        raise InputError(f"run.tracker is {name!r}, but that package is not installed; `pip install {name}`.")
     experiment.accelerator.project_configuration.logging_dir = str(out)
     experiment.accelerator.log_with = filter_trackers([name], str(out))
     experiment.accelerator.init_trackers(name)

@@ -91,12 +91,15 @@ def held(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
     """Keeps other runs from writing to a folder while this one does; a killed run leaves it free.
 
     Raises:
-        InputError: on every process, if another run holds it.
+        InputError: on every process, if another run holds it or nothing can lie beside it.
     """
     folder = folder.resolve()
-    lock, taken = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0), False
+    if not folder.name:
+        raise InputError(f"{folder} is the root of all folders; choose another.")
+    lock, taken = FileLock(path := folder.with_name(f".{folder.name}.lock"), timeout=0), False
     if accelerator.is_main_process:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # says why, where it cannot be made
         try:
             lock.acquire()
         except Timeout:

@@ -8,23 +8,18 @@ import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dualoptim_diffusion.config import (
-    ClassifierRecipe,
-    FisherRatioMask,
-    ForgetRecipe,
-    PretrainRecipe,
-    TopFractionMask,
-)
+from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.errors import InputError, nearest
 
 Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
 
 MAX_SEED = 2**63 - 1
+MAX_SEEDS = 1_000_000  # of one class
 
 # Which keys change nothing about results and so stay out of the hash.
 UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}
@@ -81,12 +76,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: if it is anything else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"Recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
+        values = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"Recipe {path} is not YAML: {error}.") from None
     if not isinstance(values, dict) or not all(isinstance(section, dict | str) for section in values.values()):
         raise InputError(f"Recipe {path} must hold sections such as 'method:' with keys below them.")
     return values
+
+
+def _parse(text: str) -> Any:
+    """Plain data of a YAML text.
+
+    Raises:
+        ValueError: in one line, if it is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # such as of dates
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,32 +124,48 @@ def _apply(values: dict[str, Any], override: str) -> None:
             place[section] = {}
         place = place[section]
     try:
-        place[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        place[key] = _parse(text)
+    except ValueError:
         raise InputError(f"The value {text!r} of {keys} cannot be read; quote it.") from None
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"] if part not in ("fisher_ratio", "top_fraction")]
+    path, siblings = _locate(kind, first["loc"])
     key, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
-        siblings = _keys_beside(kind, path)
         return f"there is no key {key}; {nearest(path[-1], siblings)}"
     if first["type"] == "missing":
         return f"the key {key} is missing."
+    if first["type"] == "model_type":
+        return f"{key} is {value!r}, expected keys below it."
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
     return f"{key} is {value!r}, expected {expected}." if key else f"{expected}."
 
 
-def _keys_beside(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    fields = kind.model_fields
-    for part in path[:-1]:
-        annotation: Any = fields[part].annotation
-        if part == "mask":
-            return sorted({*FisherRatioMask.model_fields, *TopFractionMask.model_fields})
-        fields = annotation.model_fields
-    return list(fields)
+def _locate(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """Where in a recipe an error is, and the keys known beside it; kinds of sections are named in `loc`, not there."""
+    path: list[str] = []
+    siblings: list[str] = []
+    known, kinds_follow = [kind], False
+    for part in map(str, loc):
+        if kinds_follow:
+            fields = [(section, field) for section in known for field in section.model_fields.values()]
+            known, kinds_follow = [section for section, field in fields if get_args(field.annotation) == (part,)], False
+            continue
+        path.append(part)
+        siblings = sorted({key for section in known for key in section.model_fields})
+        found = [section.model_fields[part].annotation for section in known if part in section.model_fields]
+        known = [section for annotation in found for section in _sections(annotation)]
+        kinds_follow = len(known) > 1
+    return path, siblings
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) -> tuple[dict[str, Any], list[str]]:
@@ -195,18 +220,21 @@ def parse_seeds(text: str) -> list[int]:
     """'0-4,7' -> [0, 1, 2, 3, 4, 7].
 
     Raises:
-        InputError: if it is not a list of numbers and ranges, runs backwards or names a seed twice.
+        InputError: if it is not a list of numbers and ranges, runs backwards, names a seed twice or too many.
     """
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()) or part.strip().endswith("-"):
             raise InputError(f"Seeds {text!r} are not of the form 0-499 or 0-9,20.")
+        if max(len(first), len(last)) > len(str(MAX_SEED)) or int(last or first) > MAX_SEED:
+            raise InputError(f"Seeds {text!r} go beyond the largest seed, {MAX_SEED}.")
         if last and int(last) < int(first):
             raise InputError(f"Seeds {text!r} run backwards in {part.strip()!r}; write the smaller first.")
-        if int(last or first) > MAX_SEED:
-            raise InputError(f"Seeds {text!r} go beyond the largest seed, {MAX_SEED}.")
-        seeds += range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
+        if numbers.stop - numbers.start + len(seeds) > MAX_SEEDS:
+            raise InputError(f"Seeds {text!r} are too many; name at most {MAX_SEEDS}.")
+        seeds += numbers
     if len(set(seeds)) != len(seeds):
         raise InputError(f"Seeds {text!r} name a seed twice.")
     return seeds

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dualoptim_diffusion.assets import load_model, make_accelerator
-from dualoptim_diffusion.classes import distinct_names, resolve_class
+from dualoptim_diffusion.classes import distinct_names, file_name, resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import autoencoder_sha256, model_sha256
@@ -60,7 +60,7 @@ def sample_model(
         return None
     if png:
         for class_id in class_ids:
-            folder = out / "png" / names[class_id].split(",")[0].replace("/", "_")
+            folder = out / "png" / file_name(names[class_id].split(",")[0])
             folder.mkdir(parents=True, exist_ok=True)
             for seed, image in zip(seeds, to_pil(samples[class_id]), strict=True):
                 image.save(folder / f"{seed:06d}.png")

@@ -172,7 +172,7 @@ def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder} holds no samples: its manifest.json cannot be read ({error}).") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
         raise InputError(f"{folder} holds no samples: its manifest.json is of another kind.")

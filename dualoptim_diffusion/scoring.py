@@ -29,7 +29,7 @@ from dualoptim_diffusion.grids import draw_grid
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
-from dualoptim_diffusion.report import write_report
+from dualoptim_diffusion.report import read_metrics, write_report
 from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Samples, describe, draw_samples
 
@@ -138,8 +138,13 @@ def _samples_folder(out: Path, settings: SamplingConfig) -> str:
 
 
 def _check_origin(out: Path, key: str, sha256: str, name: str) -> None:
-    recorded = json.loads((out / "provenance.json").read_text(encoding="utf-8")).get(key)
-    if recorded != sha256:
+    try:
+        recorded = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+        if not isinstance(recorded, dict):
+            raise ValueError("it is of another kind")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out / 'provenance.json'} is damaged ({error}); restore it or forget anew.") from None
+    if recorded.get(key) != sha256:
         raise InputError(f"The {name} is not the one that the run {out} was made with; restore it or forget anew.")
 
 
@@ -150,6 +155,7 @@ def evaluate_run(
     accelerator = experiment.accelerator
     seconds = {} if seconds is None else seconds
     bench = bench or open_bench(experiment)
+    read_metrics(out)  # damaged ones are refused before anything is rewritten
     _check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)
     id2label, forgotten = experiment.labels, experiment.forget_classes

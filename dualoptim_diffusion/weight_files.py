@@ -85,6 +85,11 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds something other than named tensors")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"it names a tensor {name!r}")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise ValueError(f"its tensor {name} is sparse, quantized, complex or without values")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

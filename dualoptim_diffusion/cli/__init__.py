@@ -16,6 +16,8 @@ from dualoptim_diffusion.errors import (
     Stopped,
 )
 
+WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
@@ -33,7 +35,8 @@ def main() -> None:
         print(f"{stop} Run the same command again to go on (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy, file=sys.stderr)
         sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -54,10 +54,11 @@ def forget(
         return
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
-    out = out or Path("runs") / "-".join([experiment.recipe_path.stem, *experiment.forget_names])
     from dualoptim_diffusion import forgetting
+    from dualoptim_diffusion.classes import file_name
     from dualoptim_diffusion.report import table
 
+    out = out or Path("runs") / file_name("-".join([experiment.recipe_path.stem, *experiment.forget_names]))
     results = forgetting.forget(
         experiment, out, mask_path=mask, resume=resume, overwrite=overwrite, stop_after=stop_after
     )

@@ -62,8 +62,12 @@ def open_run(run: Path, overrides: Sequence[str] = ()) -> "Experiment":
 
 
 def refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None) -> None:
-    """Only a file replaces a file, and only a folder that holds `marker` the like of it."""
-    if out is None or not out.exists():
+    """Only a file replaces a file, and only a folder that holds `marker` the like of it; nothing lies below a file."""
+    if out is None:
+        return
+    if above := next((parent for parent in out.parents if parent.is_file()), None):
+        raise InputError(f"{above} is a file, so {out} cannot lie below it; choose another --out.")
+    if not out.exists():
         return
     if not overwrite:
         raise InputError(f"{out} exists; use --overwrite to replace it, or another --out.")

@@ -48,7 +48,7 @@ def open_drawn(folder: str | Path) -> Drawn:
         shards, labels, kept, seen, total = [], [], [], set(), 0
         for name, sha256 in named:
             if not (found := SHARD_NAME.fullmatch(name)):
-                raise sentence(f"its {MANIFEST} names the file {name}")
+                raise ValueError(f"its {MANIFEST} names the file {name}")
             with safe_open(root / name, framework="pt") as stored:
                 seeds = stored.get_tensor("seeds").tolist()
             if (label := int(found[1])) in id2label:  # not those of the null label

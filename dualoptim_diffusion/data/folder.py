@@ -114,6 +114,20 @@ class FolderPixels:
         return kept_tensors(path, lambda: {"images": self._decode_all()})["images"]
 
     def _decode_all(self) -> Tensor:
+        try:
+            return self._decode_each()
+        except InputError as error:
+            with ThreadPoolExecutor() as pool:
+                damaged = len(self) - sum(pool.map(self._is_sound, self._entries))
+            raise InputError(f"{error} {damaged} of {len(self)} images cannot be used.") from None
+
+    def _is_sound(self, entry: Entry) -> bool:
+        try:
+            return len(self._decode(entry)) > 0
+        except InputError:
+            return False
+
+    def _decode_each(self) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
         with tqdm(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
             for first in range(0, len(self), AT_ONCE):
@@ -195,7 +209,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as picture:
             yield picture
     except UNREADABLE as error:
-        raise InputError(f"The image {path} cannot be read ({error}).") from None
+        raise InputError(f"The image {path} cannot be read ({error}); replace or delete it.") from None
 
 
 def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:

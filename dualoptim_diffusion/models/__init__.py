@@ -13,7 +13,7 @@ from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, is_dit, model_folder
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, check_parts, is_dit, model_folder
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
@@ -101,10 +101,12 @@ def load_pipeline(
 
     Raises:
         InputError: if there is none.
+        ValueError: if it names parts of another library.
     """
     folder = model_folder(Path(folder))
     if not (folder / "model_index.json").is_file():
         raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
+    check_parts(folder)
     kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
     return kind.from_pretrained(folder, use_safetensors=True).to(device)
 

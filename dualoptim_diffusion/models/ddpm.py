@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DModel
 
 from dualoptim_diffusion.models.denoiser import Denoiser
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, check_complete
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
@@ -23,7 +23,10 @@ class ConditionalDDPM(Denoiser):
     def __init__(
         self, network: ConditionalUNet | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
     ) -> None:
-        null_class = len(id2label) if table_rows(network) > len(id2label) else None
+        rows, native = table_rows(network), isinstance(network, ConditionalUNet)
+        if rows - len(id2label) not in ((1,) if native else (0, 1)):
+            raise ValueError(f"its network knows {rows - native} classes, of which {len(id2label)} are named")
+        null_class = len(id2label) if rows > len(id2label) else None
         super().__init__(network, id2label, forgotten, null_class, x_0_shape(network))
 
     def save(self, folder: Path) -> None:
@@ -35,5 +38,6 @@ class ConditionalDDPM(Denoiser):
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":
         """Reads such a folder."""
-        pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True).to(device)
-        return cls(pipeline.unet, pipeline.id2label, pipeline.forgotten)
+        pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True)
+        check_complete(pipeline.unet)
+        return cls(pipeline.to(device).unet, pipeline.id2label, pipeline.forgotten)

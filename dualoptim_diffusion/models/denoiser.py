@@ -35,6 +35,9 @@ class Denoiser:
         null_class: the label that means no class, where there is one.
         x_0_shape: of one sample.
         precision: of the tables of the diffusion process.
+
+    Raises:
+        ValueError: if ids do not count from 0 or a name is none.
     """
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
@@ -51,6 +54,8 @@ class Denoiser:
         x_0_shape: tuple[int, ...],
         precision: torch.dtype = torch.float32,
     ) -> None:
+        if id2label.keys() != {*range(len(id2label))} or not all(isinstance(n, str) and n for n in id2label.values()):
+            raise ValueError(f"its classes must be named, with the ids 0 to {len(id2label) - 1}")
         self.network, self.id2label, self.forgotten = network, id2label, list(forgotten)
         self.num_classes = len(id2label)
         self.null_class = null_class

@@ -14,6 +14,7 @@ from dualoptim_diffusion.models.autoencoder import downsampling, from_latents, l
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+from dualoptim_diffusion.models.pipeline import check_complete
 from dualoptim_diffusion.models.stock import check_process
 from dualoptim_diffusion.sampling import make_scheduler
 
@@ -41,6 +42,8 @@ class ConditionalDiT(Denoiser):
         self, network: DiT, id2label: dict[int, str], forgotten: Sequence[str] = (), vae: AutoencoderKL | None = None
     ) -> None:
         config = network.config
+        if len(id2label) != config.num_classes:
+            raise ValueError(f"its network knows {config.num_classes} classes, of which {len(id2label)} are named")
         shape = (config.in_channels, config.sample_size, config.sample_size)
         # the bound at t = 0 divides by 1 - abar_0 = 1e-4, of which float32 keeps four digits
         super().__init__(network, id2label, forgotten, network.null_class, shape, torch.float64)
@@ -111,5 +114,6 @@ class ConditionalDiT(Denoiser):
             InputError: if it is of another diffusion process.
         """
         check_process(folder)
-        pipeline = ConditionalDiTPipeline.from_pretrained(folder).to(device)  # diffusers takes nothing but tensors
-        return cls(pipeline.transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)
+        pipeline = ConditionalDiTPipeline.from_pretrained(folder)  # diffusers takes nothing but tensors
+        check_complete(pipeline.transformer)
+        return cls(pipeline.to(device).transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)

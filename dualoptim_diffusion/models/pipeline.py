@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.diffusion import guided_noise_pred
@@ -16,6 +16,8 @@ from dualoptim_diffusion.models.images import decode_images, to_pil
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
 from dualoptim_diffusion.sampling import draw, make_scheduler
+
+LIBRARIES = ("diffusers", "dualoptim_diffusion")
 
 
 class ClassPipeline(DiffusionPipeline):
@@ -146,6 +148,29 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     def shape(self) -> tuple[int, ...]:
         return x_0_shape(self.unet)
+
+
+def check_parts(source: Path) -> None:
+    """Checks that a pipeline folder names no parts but those of known libraries, for a module runs when it is imported.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for part, kind in _index(source).items():
+        if part == "forgotten" or not isinstance(kind, list) or not kind or kind[0] is None:
+            continue
+        if str(kind[0]).split(".")[0] not in LIBRARIES:
+            raise ValueError(f"its part {part!r} is of {kind[0]!r}, expected {' or '.join(LIBRARIES)}")
+
+
+def check_complete(network: nn.Module) -> None:
+    """Checks that a loaded network has all its weights; diffusers leaves those that a file lacks without values.
+
+    Raises:
+        ValueError: naming some of them.
+    """
+    if lacking := [name for name, p in network.named_parameters() if p.is_meta]:
+        raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}")
 
 
 def model_folder(source: Path) -> Path:

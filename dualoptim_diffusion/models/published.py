@@ -97,34 +97,39 @@ def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[s
 def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> ConditionalUNet:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in tensors:
             raise lacks(path, [name])
-        return tuple(tensors[name].shape)
+        return sizes(path, name, tensors[name], dims)
 
     def count(pattern: str) -> int:
         return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=-1)
 
-    width, in_channels = shape("conv_in.weight")[:2]
-    levels = range(count(r"down\.(\d+)\."))
-    channels = [shape(f"down.{level}.block.0.conv1.weight")[0] for level in levels]
+    width, in_channels = shape("conv_in.weight", 4)[:2]
+    levels = range(count(r"down\.(\d{1,6})\."))
+    channels = [shape(f"down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
     if not channels or channels[0] != width or any(c % width for c in channels):
         raise InputError(
             f"The levels in {path} have {channels} channels, expected multiples of the input convolution's {width}, "
             "the first equal to it."
         )
+    blocks = count(r"down\.0\.block\.(\d{1,6})\.")
+    for block in range(blocks):
+        shape(f"down.0.block.{block}.conv1.weight", 4)  # before so many are built
     if image_size < 1:
         raise InputError(f"image_size is {image_size}, expected the height and width of the images in pixels.")
     try:
         return ConditionalUNet(
             sample_size=image_size,
             in_channels=in_channels,
-            num_classes=shape("classes_emb.weight")[0],
+            num_classes=shape("classes_emb.weight", 2)[0],
             width=width,
             multipliers=[c // width for c in channels],
-            layers_per_block=count(r"down\.0\.block\.(\d+)\."),
-            attention_resolutions=[image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d+)\.")],
-            mid_attention=bool(count(r"mid\.attn_(\d+)\.")),
+            layers_per_block=blocks,
+            attention_resolutions=[
+                image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d{1, 6})\.")
+            ],
+            mid_attention=bool(count(r"mid\.attn_(\d{1,6})\.")),
         )
     except ValueError as error:
         if isinstance(error, InputError):
@@ -140,6 +145,20 @@ def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> T
             f"{name} in {path} has the shape {list(found.shape)}, expected {list(own.shape)}: it is of another network."
         )
     return found.reshape(own.shape)
+
+
+def sizes(path: Path, name: str, tensor: Tensor, dims: int) -> tuple[int, ...]:
+    """The shape of a tensor that tells the architecture.
+
+    Raises:
+        InputError: if it has another number of dimensions, or one of them is empty.
+    """
+    if tensor.ndim != dims or not tensor.numel():
+        raise InputError(
+            f"{name} in {path} has the shape {list(tensor.shape)}, expected {dims} sizes above 0: it is of another "
+            "network."
+        )
+    return tuple(tensor.shape)
 
 
 def lacks(path: Path, names: Sequence[str], kind: str = "a class-conditional DDPM") -> InputError:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks
+from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks, sizes
 from dualoptim_diffusion.weight_files import PublishedWeights, read_published
 
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
@@ -71,7 +71,7 @@ def import_published_dit(
     for name, value in own.items():
         found = tensors[names[name]]
         if part := ATTENTION.fullmatch(name):
-            found = found.chunk(3)["qkv".index(part[2])]
+            found = found.chunk(3)["qkv".index(part[2])] if found.ndim and len(found) % 3 == 0 else found
         if found.shape != value.shape:
             raise InputError(
                 f"{names[name]} in {path} has the shape {list(found.shape)}, expected {list(value.shape)}: it is of "
@@ -81,7 +81,9 @@ def import_published_dit(
     network.load_state_dict(own)
     table = tensors.get(POSITIONS)
     positions = network.pos_embed.pos_embed
-    if table is not None and (table.shape != positions.shape or (table - positions).abs().max() > POSITION_TOLERANCE):
+    if table is not None and (
+        table.shape != positions.shape or (table.float() - positions).abs().max() > POSITION_TOLERANCE
+    ):
         raise InputError(f"{path} holds positions that are not the published sine and cosine table.")
     left_over = sorted(tensors.keys() - names.values() - {POSITIONS})
     return Imported(network.eval(), stored.step, left_over)
@@ -92,19 +94,21 @@ def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -
     needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
     if missing := [name for name in needed if name not in tensors]:
         raise lacks(path, missing, "an original DiT")
-    patches, table, last = (tensors[name] for name in needed)
-    width, in_channels, patch_size = patches.shape[:3]
-    layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    patches, table, last = (
+        sizes(path, name, tensors[name], dims) for name, dims in zip(needed, (4, 2, 2), strict=True)
+    )
+    width, in_channels, patch_size = patches[:3]
+    layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))}
     heads = num_heads or width // HEAD_DIMS.get(width, 64)
     if heads < 1 or width % heads:
         raise InputError(f"The width {width} of {path} does not divide among {heads} heads; name their number.")
-    tokens = tensors[POSITIONS].shape[-2] if POSITIONS in tensors else 256
+    tokens = sizes(path, POSITIONS, tensors[POSITIONS], 3)[1] if POSITIONS in tensors else 256
     try:
         return DiT(
             sample_size=round(tokens**0.5) * patch_size,
             in_channels=in_channels,
-            out_channels=last.shape[0] // patch_size**2,
-            num_classes=table.shape[0] - 1,
+            out_channels=last[0] // patch_size**2,
+            num_classes=table[0] - 1,
             num_layers=len(layers),
             num_attention_heads=heads,
             attention_head_dim=width // heads,

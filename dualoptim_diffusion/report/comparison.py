@@ -10,7 +10,7 @@ import yaml
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report.measures import Measure, measures
-from dualoptim_diffusion.report.notes import table_notes
+from dualoptim_diffusion.report.notes import headline, table_notes
 from dualoptim_diffusion.report.tables import Row, Table
 
 MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
@@ -57,6 +57,7 @@ def open_run(folder: Path) -> Run:
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         make_table([run := Run(folder, folder.resolve().name, results, {}, {})])  # whatever is missing shows here
+        headline(results)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder} has no readable results ({error!r}); run `dualoptim evaluate {folder}` first."

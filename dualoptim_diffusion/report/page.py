@@ -48,7 +48,7 @@ def _sections(run: Run) -> dict[str, Any]:
         "forgotten": listed(run.forgotten),
         "headline": headline(results),
         "images": _images(run.folder),
-        "curves": draw_curves(records := _records(run.folder)),
+        "curves": draw_curves(records := read_metrics(run.folder)),
         "looked": any("FA" in record for record in records),
         "bars": _bars(results),
         "per_class": _per_class(results),
@@ -76,11 +76,20 @@ def _images(run: Path) -> dict[str, str]:
     return {"grid": b64encode(grid.read_bytes()).decode()} if grid.is_file() else {}
 
 
-def _records(run: Path) -> list[dict[str, float]]:
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The records of a run's steps, none where it has no metrics.jsonl.
+
+    Raises:
+        InputError: if that file is damaged.
+    """
     path = run / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        records = [dict(json.loads(line)) for line in text.splitlines()]
+        if not all(isinstance(value, float | int | None) for record in records for value in record.values()):
+            raise ValueError("it holds something other than numbers")
+        return records
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it to write the report without curves.") from None
 
 
