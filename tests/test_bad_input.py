@@ -224,3 +224,36 @@ def test_fp16_launches_are_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     refused(dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run"), "launch with bf16")
+
+
+def allocate_too_much() -> None:
+    torch.empty(2**55, dtype=torch.uint8)
+
+
+def run_out_on_a_device() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+
+def run_out_in_python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("work", [allocate_too_much, run_out_on_a_device, run_out_in_python])
+def test_too_little_memory_is_said_with_what_takes_less(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
+) -> None:
+    monkeypatch.setattr("dualoptim_diffusion.forgetting.forget", lambda *_, **__: work())
+    outcome = dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run")
+    refused(outcome, "There is not enough memory (")
+    assert "run.micro_batch_size" in outcome.err
+
+
+def test_an_error_of_our_own_is_not_hidden(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("dualoptim_diffusion.forgetting.forget", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run")

@@ -18,6 +18,11 @@ from dualoptim_diffusion.errors import (
 
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
+LESS = (
+    "lower data.batch_size or sampling.batch_size, or set run.micro_batch_size, run.gradient_checkpointing=true or "
+    "optimizers.forget_state=compact."
+)
+
 
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
@@ -38,8 +43,22 @@ def main() -> None:
         remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
         print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy, file=sys.stderr)
         sys.exit(EXIT_FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: There is not enough memory ({' '.join(str(error).split())[:150]}); {LESS}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no more of it; torch says so in several ways."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory"))
+    )
 
 
 class Interrupted(BaseException):
