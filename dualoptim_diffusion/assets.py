@@ -33,7 +33,7 @@ from dualoptim_diffusion.training import pretrain
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
+def make_accelerator(device: str) -> Accelerator:
     """The accelerator of this process: auto takes cuda, then mps, then the CPU.
 
     Raises:
@@ -49,7 +49,7 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     on_cpu = device == "cpu" or (
         device == "auto" and not any(available.values())
     )  # else processes would not meet there
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # each model knows its own: a base may have another
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
         raise InputError(
             f"{launched} processes were launched, but this one found {accelerator.num_processes}; launch them with "
@@ -147,7 +147,7 @@ def obtain_pretrained(
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
     recipe_hash = recipe_sha256(recipe.model_dump(mode="json"))
-    inputs = {"recipe": recipe_hash, "data set": dataset.sha256, "precision": accelerator.mixed_precision}
+    inputs = {"recipe": recipe_hash, "data set": dataset.sha256}
     folder = cache_entry("models", *inputs.values())
     with locked(folder, accelerator):
         if not (folder / "model" / "model_index.json").is_file():

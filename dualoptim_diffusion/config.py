@@ -67,6 +67,7 @@ class DataConfig(Section):
     path: str | None = None
     image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch
+    skip_damaged: bool = False  # go without images that cannot be read, in place of stopping at the first
 
     @field_validator("path")
     @classmethod
@@ -77,6 +78,8 @@ class DataConfig(Section):
     def _has_folder(self) -> "DataConfig":
         if self.name == "image_folder" and self.path is None:
             raise ValueError("data.path, a folder that holds train/CLASS/*.png or .jpg, with name image_folder")
+        if self.skip_damaged and self.name not in ("image_folder", "imagenet"):
+            raise ValueError("data.name image_folder or imagenet, which read files, beside skip_damaged")
         if self.name == "replay" and self.path is None:
             raise ValueError("data.path, a folder that `dualoptim sample MODEL --latents` has filled, with name replay")
         return self

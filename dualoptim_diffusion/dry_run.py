@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import ADAMS, ClassifierRecipe, PretrainRecipe, TopFractionMask
+from dualoptim_diffusion.config import ADAMS, ClassifierRecipe, DenoiserRunConfig, PretrainRecipe, TopFractionMask
 from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
@@ -38,7 +38,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     images = sum(len(seeds) for seeds in drawn.seeds.values())
     at_once = min(_batch_size(experiment), recipe.run.micro_batch_size or _batch_size(experiment))
     activations = _activations(model, at_once, recipe.run.gradient_checkpointing)
-    forward, backward = (0.0, 0.0) if not_here else _seconds_per_image(model, experiment.accelerator)
+    forward, backward = (0.0, 0.0) if not_here else _seconds_per_image(model, experiment.accelerator, recipe.run)
     draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates = _updates(experiment)
     seconds = {
@@ -74,7 +74,7 @@ def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[s
     """The same of pretraining."""
     facts = data_facts(recipe.data)
     model = new_model(recipe, facts.id2label, facts.shape)
-    _, backward = _seconds_per_image(model, accelerator)
+    _, backward = _seconds_per_image(model, accelerator, recipe.run)
     copies = {f"optimizer ({recipe.training.optimizer})": _state_ratio(recipe.training.optimizer)}
     copies |= {} if recipe.training.ema_decay is None else {"averaged weights": 1}
     values = recipe.model_dump(mode="json")
@@ -273,9 +273,9 @@ def _stepped_state(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> in
     return sum(s.numel() for s in state if isinstance(s, torch.Tensor)) // weight.numel()
 
 
-def _seconds_per_image(model: DenoisingModel, accelerator: Accelerator) -> tuple[float, float]:
-    """Measured on this machine: seconds an image of a forward pass, and of forward and backward."""
-    model.prepare(accelerator)
+def _seconds_per_image(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig) -> tuple[float, float]:
+    """Measured on this machine: seconds an image of a forward pass, and of forward and backward; not compiled."""
+    model.prepare(accelerator, run.precision, run.channels_last)
     device = accelerator.device
     torch.manual_seed(derive_seed(0, "probe"))
 

@@ -96,7 +96,7 @@ class Experiment:
             model.checkpoint_gradients()
         if run.micro_batch_size is not None:
             model.limit_batches(run.micro_batch_size)
-        model.prepare(self.accelerator, run.channels_last, run.compile)
+        model.prepare(self.accelerator, run.precision, run.channels_last, run.compile)
 
     def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
         """The same two as the model trains on them: for one of latents, encoded."""
@@ -163,7 +163,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
         classifier_recipe = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
         values["evaluation"]["classifier"] = "classifier.yaml"
     values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    accelerator = make_accelerator(recipe.run.device)
     method = method_class(
         recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
     )

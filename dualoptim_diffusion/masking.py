@@ -115,7 +115,6 @@ def mask_provenance(experiment: Experiment, model: DenoisingModel, base_sha256: 
         "data_sha256": experiment.train_set.sha256,
         "forget_classes": sorted(experiment.forget_names),
         "seed": experiment.recipe.run.seed,
-        "precision": experiment.accelerator.mixed_precision,
         "passes": model.passes,
         "horizontal_flip": experiment.recipe.data.horizontal_flip,
         "mask": config.model_dump(mode="json") if config else None,

@@ -45,13 +45,13 @@ def sample_model(
         raise InputError(f"{first['loc'][-1]} is {first['input']!r}: {first['msg']}.") from None
     run = stored.run if stored else DenoiserRunConfig()
     seeds = parse_seeds(settings.seeds)
-    accelerator = make_accelerator(run.device, run.precision)
+    accelerator = make_accelerator(run.device)
     model = load_model(model_folder(source), accelerator.device)
     names = distinct_names(model.id2label)
     class_ids = [resolve_class(name, names) for name in class_names] or list(names)
     sha256 = model_sha256(model)
     kept = autoencoder_sha256(model) if latents else None
-    model.prepare(accelerator, run.channels_last, run.compile)
+    model.prepare(accelerator, run.precision, run.channels_last, run.compile)
     with held(out, accelerator):
         samples = draw_samples(
             out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept

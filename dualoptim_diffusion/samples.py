@@ -88,14 +88,11 @@ def _draw_chunk(
     return {name: part[: len(kept)].cpu().contiguous() for name, part in drawn.items()}
 
 
-def describe(
-    model: DenoisingModel, model_sha256: str, settings: SamplingConfig, accelerator: Accelerator
-) -> dict[str, Any]:
+def describe(model: DenoisingModel, model_sha256: str, settings: SamplingConfig) -> dict[str, Any]:
     """All that an image depends on, besides its label, its seed and the machine; the model is prepared."""
     return {
         "model_sha256": model_sha256,
         "sampling": settings.model_dump(mode="json", exclude={"seeds"}),
-        "precision": accelerator.mixed_precision,
         "passes": model.passes,
     }
 
@@ -120,7 +117,7 @@ def draw_samples(
     Raises:
         InputError: if the folder holds anything but samples drawn in this very way.
     """
-    wanted = describe(model, model_sha256, settings, accelerator) | {"latents": autoencoder_sha256}
+    wanted = describe(model, model_sha256, settings) | {"latents": autoencoder_sha256}
     known: dict[str, str] = {}
     if (folder / MANIFEST).is_file():
         found = _read_manifest(folder)

@@ -120,7 +120,7 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
         if name == "original":
             _check_origin(out, "base_model_sha256", sha256, "base model")
         experiment.prepare(model)
-        key = repr(describe(model, sha256, settings, accelerator))
+        key = repr(describe(model, sha256, settings))
         folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
         with timed({} if seconds is None else seconds, title := f"sampling, {name}"):
             drawn[name] = draw_samples(folder, model, sha256, plan.seeds, settings, accelerator, title)

@@ -196,7 +196,7 @@ def pretrain(
     network = model.network
     if recipe.run.micro_batch_size is not None:
         model.limit_batches(recipe.run.micro_batch_size)
-    model.prepare(accelerator, recipe.run.channels_last, recipe.run.compile)
+    model.prepare(accelerator, recipe.run.precision, recipe.run.channels_last, recipe.run.compile)
     network.train()
     batches = Batches(
         training_images(dataset, recipe.data, model, accelerator),

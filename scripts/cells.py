@@ -62,7 +62,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     recipe, method = experiment.recipe, experiment.method
     model = obtain_model(recipe.model, experiment.recipe_path, experiment.accelerator)
     base_sha256 = model_sha256(model)
-    model.prepare(experiment.accelerator)
+    experiment.prepare(model)
     forget_set, retain_set = experiment.training_sets(model)
     if method.replays:
         retain_set = replay_set(experiment, model, base_sha256)

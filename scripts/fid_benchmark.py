@@ -130,7 +130,7 @@ def main() -> None:
     else:
         model = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
     sha256 = model_sha256(model)
-    model.prepare(accelerator)
+    experiment.prepare(model)
     classifier = obtain_classifier(evaluation.classifier, experiment.recipe_path, accelerator)
     protocol = find_protocol(evaluation.protocol)
     extractor = obtain_extractor(evaluation, protocol, classifier, accelerator.device)
@@ -139,7 +139,7 @@ def main() -> None:
 
     guidance = f"guidance_scale {experiment.recipe.sampling.guidance_scale}"
     inputs = (sha256, extractor.sha256, str(arguments.repeats), experiment.train_set.sha256)
-    identity = digest(*inputs, guidance, accelerator.mixed_precision)
+    identity = digest(*inputs, guidance, model.passes)
     path = arguments.out / "fid_benchmark.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     cells = stored["cells"] if stored.get("identity") == identity else []

@@ -443,3 +443,28 @@ def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> N
     assert 0 < one < four <= 4 * one
     assert _activations(model, 4, checkpointing=True) < four / 2
     assert next(model.network.parameters()).device.type == "cpu"
+
+
+def test_damaged_images_are_skipped_on_request_counted_and_named(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in (photos / "train").iterdir())
+    (photos / "train" / names[0] / "3.png").write_bytes(b"no picture")
+    whole = (photos / "train" / names[1] / "4.jpg").read_bytes()
+    (photos / "train" / names[1] / "4.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"2 of 30 images cannot be used"):
+        load_dataset(config(photos))
+    train, test = load_dataset(config(photos, skip_damaged=True))
+    assert (len(train), len(test)) == (28, 6)
+    assert torch.bincount(train.class_labels).tolist() == [9, 9, 10]
+    assert "Skipped 2 of 30 images that cannot be read: 3.png, 4.jpg" in capsys.readouterr().err
+    assert data_facts(config(photos, skip_damaged=True)).counts == data_facts(config(photos)).counts | {0: 9, 1: 9}
+    for path in (photos / "train" / names[2]).iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=f"No image of '{names[2]}' can be read"):
+        load_dataset(config(photos, skip_damaged=True))
+
+
+def test_skipping_damaged_images_where_no_files_are_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="image_folder or imagenet"):
+        DataConfig(name="digits", skip_damaged=True)

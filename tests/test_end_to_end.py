@@ -453,6 +453,17 @@ def test_channels_last_and_compiled_pretraining_give_the_same_model_up_to_roundi
     assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-4
 
 
+def test_the_base_model_is_made_with_the_precision_of_its_own_recipe(
+    dualoptim: Run, tiny: str, tmp_path: Path, finished: Path
+) -> None:
+    command = ["forget", tiny, "run.precision=bf16", "--class", "three", "--out", tmp_path / "run"]
+    assert dualoptim(*command).code == 0
+    origins = [json.loads((run / "provenance.json").read_text()) for run in (finished, tmp_path / "run")]
+    assert origins[0]["base_model_sha256"] == origins[1]["base_model_sha256"]
+    assert origins[0]["model_sha256"] != origins[1]["model_sha256"]
+    assert json.loads((tmp_path / "run" / "samples" / "manifest.json").read_text())["passes"] == "bf16"
+
+
 def test_compiled_forgetting_and_sampling_agree_up_to_rounding_and_say_how_they_were_made(
     dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,7 +474,7 @@ def test_compiled_forgetting_and_sampling_agree_up_to_rounding_and_say_how_they_
     weights = [load_file(next((tmp_path / name).glob("model/unet/*.safetensors"))) for name in ("plain", "fast")]
     assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
     manifests = [json.loads((tmp_path / name / "samples/manifest.json").read_text()) for name in ("plain", "fast")]
-    assert [manifest["passes"] for manifest in manifests] == ["plain", "channels_last, compiled"]
+    assert [manifest["passes"] for manifest in manifests] == ["fp32", "fp32, channels_last, compiled"]
     shards = [sorted((tmp_path / name / "samples").glob("*.safetensors")) for name in ("plain", "fast")]
     plain, fast = (torch.cat([load_file(path)["images"] for path in part]).int() for part in shards)
     assert ((plain - fast).abs() > 1).float().mean() < 0.01

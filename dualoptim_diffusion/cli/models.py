@@ -39,7 +39,7 @@ def pretrain(
 
     refuse_existing(out, overwrite, "model_index.json")
     loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
-    accelerator = make_accelerator(loaded.run.device, loaded.run.precision)
+    accelerator = make_accelerator(loaded.run.device)
     if dry_run:
         from dualoptim_diffusion.dry_run import plan_pretraining
 
@@ -65,7 +65,7 @@ def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = 
     from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
     loaded = load_recipe(ForgetRecipe, recipe, overrides or ())
-    accelerator = make_accelerator(loaded.run.device, loaded.run.precision)
+    accelerator = make_accelerator(loaded.run.device)
     dataset, _ = load_dataset(loaded.data)
     model = obtain_model(loaded.model, find_recipe(recipe), accelerator)
     model.prepare(accelerator)

@@ -201,6 +201,7 @@ def _listing(config: DataConfig) -> Listing:
         raise InputError(missing)
     assert config.path is not None  # the recipe has checked it
     listing = folder.list_folder(config.path)
+    listing = folder.without_damaged(listing) if config.skip_damaged else listing
     return imagenet.named(listing, config.path) if config.name == "imagenet" else listing
 
 

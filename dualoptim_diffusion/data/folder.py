@@ -1,13 +1,15 @@
 """Real images from folders with one subfolder a class: decoded once and kept, or streamed where they are many."""
 
 import os
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,6 +187,46 @@ def _files(root: Path, names: Sequence[str]) -> tuple[tuple[Entry, ...], tuple[i
         entries += found
         labels += [label] * len(found)
     return tuple(entries), tuple(labels)
+
+
+def without_damaged(listing: Listing) -> Listing:
+    """The listing without the files that cannot be decoded, which are counted and named; reads every file.
+
+    Raises:
+        InputError: if a class has no other images.
+    """
+    train, train_labels = _readable(listing.train, listing.train_labels)
+    for i, name in listing.id2label.items():
+        if i not in train_labels:
+            raise InputError(f"No image of {name!r} can be read; fill its folder or remove it.")
+    return Listing(listing.id2label, train, train_labels, *_readable(listing.test, listing.test_labels))
+
+
+def _readable(entries: tuple[Entry, ...], labels: tuple[int, ...]) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
+    sound = _sound(entries)
+    return tuple(compress(entries, sound)), tuple(compress(labels, sound))
+
+
+@lru_cache(maxsize=4)
+def _sound(entries: tuple[Entry, ...]) -> tuple[bool, ...]:
+    """Which files can be decoded; says how many cannot, once a process."""
+    with ThreadPoolExecutor() as pool:
+        checked = tqdm(pool.map(_decodes, entries), total=len(entries), desc="checking images", unit="img")
+        sound = tuple(checked)
+    damaged = [Path(entry.path).name for entry, ok in zip(entries, sound, strict=True) if not ok]
+    if damaged:
+        named = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+        tqdm.write(f"Skipped {len(damaged)} of {len(entries)} images that cannot be read: {named}", file=sys.stderr)
+    return sound
+
+
+def _decodes(entry: Entry) -> bool:
+    try:
+        with _opened(Path(entry.path)) as picture:
+            picture.load()
+    except InputError:
+        return False
+    return True
 
 
 def _scan(folder: Path) -> Iterator[Entry]:

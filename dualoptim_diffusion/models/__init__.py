@@ -59,7 +59,9 @@ class DenoisingModel(Protocol):
 
     def limit_batches(self, size: int) -> None: ...  # activations are kept of so many images at a time
 
-    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None: ...
+    def prepare(
+        self, accelerator: "Accelerator", precision: str = "fp32", channels_last: bool = False, compiled: bool = False
+    ) -> None: ...
 
     def predict(
         self,

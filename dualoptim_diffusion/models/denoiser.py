@@ -1,6 +1,7 @@
 """What all denoising models share: the network behind its wrappers, the diffusion process, prediction and loss."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +43,8 @@ class Denoiser:
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
-    passes = "plain"  # how `prepare` made them; others round otherwise
+    passes = "fp32"  # how `prepare` made them; others round otherwise
+    _autocast = False  # to bf16
     _memory_format = torch.preserve_format
 
     def __init__(
@@ -78,15 +80,19 @@ class Denoiser:
         """From now on keeps the activations of at most so many images at a time; takes effect with `prepare`."""
         self._wrapped = MicroBatched(self.network, size)
 
-    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
-        """Moves the network to its device and wraps it for mixed precision, several processes and speed.
+    def prepare(
+        self, accelerator: "Accelerator", precision: str = "fp32", channels_last: bool = False, compiled: bool = False
+    ) -> None:
+        """Moves the network to its device and wraps it for several processes and speed.
 
         Args:
+            precision: of its passes, fp32 or bf16; weights and gradients stay as they are.
             channels_last: memory order of what passes through it; weights keep theirs, which optimizers rely on.
             compiled: by torch.compile; of a network of equal blocks the block alone.
         """
+        self._autocast = precision == "bf16"
         self._memory_format = torch.channels_last if channels_last else torch.preserve_format
-        self.passes = ", ".join(["channels_last"] * channels_last + ["compiled"] * compiled) or "plain"
+        self.passes = ", ".join([precision, *["channels_last"] * channels_last, *["compiled"] * compiled])
         by_block = compiled and bool(self.network._repeated_blocks)
         if by_block:
             self.network.compile_repeated_blocks()
@@ -99,11 +105,13 @@ class Denoiser:
         model = copy(self)
         model.network = deepcopy(self.network).eval().requires_grad_(False)
         model._wrapped = model._forward = model.network
+        model._autocast = False
         return model
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         ordered = x_t.to(memory_format=self._memory_format)
-        return self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+        with torch.autocast(x_t.device.type, torch.bfloat16) if self._autocast else nullcontext():
+            return self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
 
     def predict(
         self,

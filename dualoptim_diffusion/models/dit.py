@@ -57,8 +57,10 @@ class ConditionalDiT(Denoiser):
         factor = downsampling(self.vae)
         return (self.vae.config.out_channels, *(factor * side for side in self.x_0_shape[1:]))
 
-    def prepare(self, accelerator: "Accelerator", channels_last: bool = False, compiled: bool = False) -> None:
-        super().prepare(accelerator, channels_last, compiled)
+    def prepare(
+        self, accelerator: "Accelerator", precision: str = "fp32", channels_last: bool = False, compiled: bool = False
+    ) -> None:
+        super().prepare(accelerator, precision, channels_last, compiled)
         if self.vae is not None:
             self.vae.to(accelerator.device)
 

@@ -90,7 +90,7 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     from dualoptim_diffusion.models import ConditionalDiT, DiT
     from dualoptim_diffusion.unlearn import unlearn
 
-    accelerator = make_accelerator("auto", row.precision)
+    accelerator = make_accelerator("auto")
     device = accelerator.device
     torch.manual_seed(0)
     layers, heads, width = SIZES[size]
@@ -106,7 +106,7 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     model = ConditionalDiT(network, {i: str(i) for i in range(1000)}, vae=vae)
     if row.checkpointing:
         model.checkpoint_gradients()
-    model.prepare(accelerator)
+    model.prepare(accelerator, row.precision)
     network.train()
     images = torch.randn(64, 4, 32, 32) if vae is None else torch.randint(256, (16, 3, 256, 256), dtype=torch.uint8)
     dataset = ImageSet(images, torch.arange(len(images)), model.id2label)

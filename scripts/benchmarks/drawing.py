@@ -69,20 +69,17 @@ def drawer(model: Any, batch_size: int, guidance_scale: float, predict: Callable
 
 def unet_rows(batch_size: int) -> list[dict[str, Any]]:
     """Seconds of a denoising step, one row a way."""
-    from accelerate.state import AcceleratorState
-
     from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
 
     rows: list[dict[str, Any]] = []
     first: Tensor | None = None
     for way in WAYS:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = make_accelerator("auto", way.precision)
+        accelerator = make_accelerator("auto")
         torch.manual_seed(0)
         network = ConditionalUNet(sample_size=32, in_channels=3, num_classes=10)
         model = ConditionalDDPM(network.to(accelerator.device), {i: str(i) for i in range(10)})
-        model.prepare(accelerator, way.channels_last, way.compiled)
+        model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
 
         def two_calls(x_t: Tensor, t: Tensor, labels: Tensor, scale: float, model: Any = model) -> Tensor:
             null = model.predict(x_t, t, torch.full_like(labels, model.null_class))
@@ -99,7 +96,6 @@ def unet_rows(batch_size: int) -> list[dict[str, Any]]:
 
 def dit_rows(size: str, batch_size: int) -> list[dict[str, Any]]:
     """Images a second of diffusers' pipeline and of ours, decoding included."""
-    from accelerate.state import AcceleratorState
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
     from dualoptim_diffusion.assets import make_accelerator
@@ -136,11 +132,10 @@ def dit_rows(size: str, batch_size: int) -> list[dict[str, Any]]:
         {"name": "diffusers' DiTPipeline, fp32", "precision": "fp32", "pixels": 0.0, "seconds": timed(theirs, 0, 3)}
     ]
     for precision, compiled in (("fp32", False), ("bf16", False), ("bf16", True)):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = make_accelerator("auto", precision)
-        ours = deepcopy(network).to(device)  # accelerate prepares a network once
+        accelerator = make_accelerator("auto")
+        ours = deepcopy(network).to(device)  # compiled blocks stay compiled
         model = ConditionalDiT(ours, {i: str(i) for i in range(1000)}, vae=vae)
-        model.prepare(accelerator, compiled=compiled)
+        model.prepare(accelerator, precision, compiled=compiled)
         work = drawer(model, batch_size, 1.5)
         apart = float(((model.decode(work()).cpu().int() - first).abs() > 1).float().mean())
         seconds = timed(lambda work=work, model=model: model.decode(work()), 0, 3)

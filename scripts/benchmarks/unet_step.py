@@ -69,13 +69,13 @@ WAYS = (
 )
 
 
-def setting(small: bool, batch_size: int, precision: str = "fp32") -> tuple[Any, Any, list[Any], dict[str, Tensor]]:
+def setting(small: bool, batch_size: int) -> tuple[Any, Any, list[Any], dict[str, Tensor]]:
     """Accelerator, model, the two sources of batches and a bool mask."""
     from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.data import Batches, ImageSet
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
 
-    accelerator = make_accelerator("auto", precision)
+    accelerator = make_accelerator("auto")
     torch.manual_seed(0)
     parts = {"width": 32, "multipliers": (1, 2), "layers_per_block": 1, "norm_groups": 8} if small else {}
     names = {i: str(i) for i in range(10)}
@@ -145,7 +145,7 @@ def our_loop(
     from dualoptim_diffusion.unlearn import unlearn
 
     network = model.network
-    model.prepare(accelerator, way.channels_last, way.compiled)
+    model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
     network.train()
     parameters = dict(network.named_parameters())
     places = {name: (support_of if way.state == "compact" else smaller_form)(part) for name, part in mask.items()}
@@ -184,7 +184,7 @@ def measure(arguments: tuple[Way, int]) -> dict[str, Any]:
     """Seconds a step and peak bytes of one way, in a process of its own; without what the libraries take."""
     way, batch_size = arguments
     before = bytes_of_libraries()
-    accelerator, model, sources, mask = setting(False, batch_size, way.precision)
+    accelerator, model, sources, mask = setting(False, batch_size)
     step = plain_loop(model.network, sources, mask) if way.plain else our_loop(way, accelerator, model, sources, mask)
     done = iter(range(1000))
     seconds = timed(lambda: step(next(done)))
