@@ -9,6 +9,7 @@ from tqdm import tqdm
 from dualoptim_diffusion.classifier import Classifier, new_classifier
 from dualoptim_diffusion.config import ClassifierRecipe, ClassifierTrainingConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing
+from dualoptim_diffusion.errors import NonFiniteError
 from dualoptim_diffusion.randomness import derive_seed, epoch_indices, generator
 from dualoptim_diffusion.schedules import one_cycle
 
@@ -18,7 +19,12 @@ LABEL_SMOOTHING = 0.1  # of the training targets
 def train_classifier(
     recipe: ClassifierRecipe, train_set: ImageSet, held_out: ImageSet, device: torch.device | str
 ) -> Classifier:
-    """Trains a timm network on real images, and on images of nothing if asked; measures it on held-out real images."""
+    """Trains a timm network on real images, and on images of nothing if asked; measures it on held-out real images.
+
+    Raises:
+        InputError: if the network cannot be had or does not take the images.
+        NonFiniteError: if its loss stops being a finite number.
+    """
     settings, seed = recipe.training, recipe.run.seed
     torch.manual_seed(derive_seed(seed, "classifier-init"))
     channels, with_none = train_set.images.shape[1], settings.none_share > 0
@@ -42,6 +48,8 @@ def train_classifier(
             group["lr"] = settings.lr * one_cycle(step, settings.num_steps)
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(inputs), labels.to(device), label_smoothing=LABEL_SMOOTHING)
+        if not loss.isfinite():
+            raise NonFiniteError(f"At step {step + 1} the classifier's loss is {loss.item()}; lower training.lr.")
         loss.backward()
         optimizer.step()
         bar.set_postfix({"loss": f"{loss.item():.3g}"}, refresh=False)

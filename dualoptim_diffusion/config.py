@@ -295,8 +295,8 @@ class ClassifierConfig(Section):
 
 class ClassifierTrainingConfig(Section):
     num_steps: int = Field(ge=0)  # 0 = judge with the given weights as they are
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    lr: float = Field(1e-3, gt=0, le=1e3)
+    weight_decay: float = Field(0.05, ge=0, le=1e3)
     horizontal_flip: bool = False  # of half of the images
     max_shift: int = Field(0, ge=0)  # random shift of the resized image, in pixels
     noise: float = Field(0.0, ge=0)  # of contrast and pixels, relative to the normalised image

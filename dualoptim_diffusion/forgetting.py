@@ -29,6 +29,7 @@ from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, held, timed
 from dualoptim_diffusion.replay import replay_set
+from dualoptim_diffusion.report import read_metrics
 from dualoptim_diffusion.run_folder import check_out, claim
 from dualoptim_diffusion.saliency import Mask, density, mask_header, save_mask
 from dualoptim_diffusion.scoring import Results, evaluate_run, open_bench
@@ -78,8 +79,8 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
     identity |= {"mask": weights_sha256(mask)} if mask else {}
     forget_batches = experiment.batches(model, forget_set, "forget")
     retain_batches = experiment.batches(model, retain_set, "retain")
-    if resume:
-        load_checkpoint(out / "checkpoints", identity)  # refuses another run's before anything is written
+    if resume and (restored := load_checkpoint(out / "checkpoints", identity)):  # refuses another run's
+        read_metrics(out, restored.step)  # and damaged ones, before anything is written
 
     accelerator.wait_for_everyone()
     origin = describe_origin(accelerator.device) | {

@@ -2,9 +2,9 @@
 
     python scripts/fuzz.py --seconds 60
 
-Each trial copies a finished run of the digits with its base model, its judge, a mask and a published checkpoint, spoils
-one to three files (cut, bits flipped, another's content, an entry of a JSON or YAML file changed, deleted), and runs a
-verb in this process. Outcomes are counted by exit code; at a traceback the trial is printed, to be had again by
+Each trial copies a finished run of the digits with a model, a judge, samples and a published checkpoint, spoils one to
+three files (cut, bits flipped, another's content, an entry of a JSON or YAML file changed, deleted), and runs one verb
+in this process. Outcomes are counted by exit code; at a traceback the trial is printed, to be had again by
 `--first N`, and the script ends with 1.
 """
 
@@ -31,6 +31,7 @@ from tests.conftest import RECIPES, call
 from tests.test_published import published_state, save
 
 WORDS = ("x", "", "..", "\0", "9" * 50, "!!python/name:os.system", "cpu", "three")
+READ = (".json", ".jsonl", ".yaml", ".safetensors", ".pth")
 VERBS = (
     "forget tiny.yaml --class three --out new",
     "forget tiny.yaml --class three --out new model.path=model",
@@ -102,9 +103,10 @@ def main() -> None:
             source = random.Random(number)
             trial = shutil.copytree(sound, Path(name) / "trial", dirs_exist_ok=True)
             os.chdir(trial)
-            files = sorted(path.relative_to(trial) for path in trial.rglob("*") if path.is_file())
-            steps = [spoil(source, path, files) for path in source.sample(files, source.randint(1, 3)) if path.exists()]
             words, captured = source.choice(VERBS), io.StringIO()
+            files = [path.relative_to(trial) for path in sorted(trial.rglob("*")) if path.suffix in READ]
+            named = [path for path in files if path.parts[0] in words or path.name.startswith("tiny")]
+            steps = [spoil(source, path, files) for path in source.sample(named, source.randint(1, 3))]
             try:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(captured):
                     code = call(*words.split())

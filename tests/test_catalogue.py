@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dualoptim_diffusion.errors import EXIT_FAILED
+from dualoptim_diffusion.errors import EXIT_DIVERGED, EXIT_FAILED
 from tests.conftest import RECIPES, Outcome, call
 from tests.test_published import published_state, save
 
@@ -506,6 +506,9 @@ case("a model folder as a classifier is refused", f"{FORGET} evaluation.classifi
 JUDGE = "train-classifier $recipes/tiny_classifier.yaml --out $out"
 case("a network that timm has not is refused", f"{JUDGE} classifier.name=resnet-99", "'resnet-99'", "list_models")
 case("a judge that nothing trains is refused", f"{JUDGE} training.num_steps=0", "test_resnet", "training.num_steps")
+case("a judge that learns too fast is not kept", f"{JUDGE} training.lr=1000", "training.lr", "lower",
+     code=EXIT_DIVERGED)
+case("a judge's rate that no number holds is refused", f"{JUDGE} training.lr=1e30", "'1e30'", "less than or equal to")
 case("weights of a judge that are nowhere are refused", f"{JUDGE} classifier.checkpoint=$tmp/w.pth", "w.pth",
      "no weight file")
 case("weights of another network for a judge are refused", f"{JUDGE} classifier.checkpoint=$run/mask.safetensors",
@@ -564,6 +567,8 @@ case("a finished run is not run over", "forget $tiny --class three --out $tmp/co
 case("a run whose checkpoints are all damaged does not go on",
      "forget $tiny --class three --out $tmp/copy --resume", "step_6", "Use --overwrite",
      prepare=copied("run", *(truncated(f"checkpoints/step_{n}/state.safetensors") for n in (6,))))
+case("a run whose metrics are damaged does not go on", "forget $tiny --class three --out $tmp/copy --resume",
+     "metrics.jsonl", "delete it", prepare=copied("run", replaced("metrics.jsonl", b"\xff")))
 for name, change, found, remedy in (
     ("without provenance", removed("provenance.json"), "provenance.json", "restore it"),
     ("with garbled provenance", replaced("provenance.json", "{"), "provenance.json", "restore it"),

@@ -127,7 +127,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
             multipliers=[c // width for c in channels],
             layers_per_block=blocks,
             attention_resolutions=[
-                image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d{1, 6})\.")
+                image_size >> level for level in levels if count(rf"down\.{level}\.attn\.(\d{{1,6}})\.")
             ],
             mid_attention=bool(count(r"mid\.attn_(\d{1,6})\.")),
         )

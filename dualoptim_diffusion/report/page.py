@@ -76,8 +76,8 @@ def _images(run: Path) -> dict[str, str]:
     return {"grid": b64encode(grid.read_bytes()).decode()} if grid.is_file() else {}
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The records of a run's steps, none where it has no metrics.jsonl.
+def read_metrics(run: Path, steps: int | None = None) -> list[dict[str, float]]:
+    """The records of a run's steps, or of so many of the first; none where it has no metrics.jsonl.
 
     Raises:
         InputError: if that file is damaged.
@@ -85,12 +85,12 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     try:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        records = [dict(json.loads(line)) for line in text.splitlines()]
+        records = [dict(json.loads(line)) for line in text.splitlines()[:steps]]
         if not all(isinstance(value, float | int | None) for record in records for value in record.values()):
             raise ValueError("it holds something other than numbers")
         return records
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it to write the report without curves.") from None
+        raise InputError(f"{path} is damaged ({error}); delete it to go on without its curves.") from None
 
 
 def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
