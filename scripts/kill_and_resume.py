@@ -12,17 +12,18 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 SHORT = (  # a whole run in half a minute, so that many can be killed
@@ -46,9 +47,7 @@ def sample(out: Path, run: Path) -> list[str]:
 
 def start(command: list[str]) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(command: list[str]) -> None:
@@ -65,7 +64,10 @@ def kill_after(command: list[str], seconds: float) -> bool:
         process.communicate(timeout=seconds)
         return False
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:  # torchrun's workers are in sessions of their own
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         process.communicate()
         return True
 

@@ -1,5 +1,6 @@
 """FID and its relatives: streamed, equal to torch-fidelity's, never under a wrong name or from a wrong cache."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dualoptim_diffusion.config import DataConfig
 from dualoptim_diffusion.data import ImageSet, load_dataset
@@ -19,21 +19,13 @@ from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
+from evaluation import random_weights
+
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random Inception weights in the true file format, scaled so that features differ between images."""
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:  # its constructor cannot be told to keep the weights it was born with
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.kaiming_normal_(parameter)
-    torch.save(network.state_dict(), path)
-    return path
+    return random_weights(tmp_path_factory.mktemp("inception") / "weights.pth")
 
 
 def digits(count: int) -> tuple[Tensor, Tensor]:
