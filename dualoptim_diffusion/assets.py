@@ -46,9 +46,8 @@ def make_accelerator(device: str) -> Accelerator:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
         raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
-    on_cpu = device == "cpu" or (
-        device == "auto" and not any(available.values())
-    )  # else processes would not meet there
+    # accelerate lets processes meet on a CPU only where it is told to use one
+    on_cpu = device == "cpu" or (device == "auto" and not any(available.values()))
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # each model knows its own: a base may have another
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
         raise InputError(

@@ -105,10 +105,8 @@ class Restored(NamedTuple):
     skipped: list[str]
 
 
-def save_checkpoint(
-    folder: Path, step: int, state: Mapping[str, Any], identity: Mapping[str, str], kept: int = KEPT
-) -> None:
-    """Writes `folder/step_N`, then points `folder/latest` at it, then drops all but the newest `kept`.
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+    """Writes `folder/step_N`, then points `folder/latest` at it, then drops all but the newest two.
 
     A checkpoint is state.safetensors, state.json and, with the hash of either, manifest.json; it is written beside and
     renamed, so it is whole or not there.
@@ -133,7 +131,7 @@ def save_checkpoint(
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / "latest") as beside:
         beside.write_text(f"step_{step}\n", encoding="utf-8")
-    for _, old in _steps(folder)[kept:]:
+    for _, old in _steps(folder)[KEPT:]:
         shutil.rmtree(old)
 
 

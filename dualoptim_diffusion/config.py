@@ -52,6 +52,12 @@ class StopWhen(Section):
     )  # of its magnitude: ascent multiplies it, divergence does far more
     retain_factor: float | None = Field(5.0, gt=1)
 
+    @property
+    def factors(self) -> dict[str, float]:
+        """Those that bound a loss, by its name in the log."""
+        named = {"forget_loss": self.forget_factor, "retain_loss": self.retain_factor}
+        return {name: factor for name, factor in named.items() if factor is not None}
+
 
 class ForgetRunConfig(DenoiserRunConfig):
     checkpoint_every: int = Field(100, ge=1)  # forgetting takes fewer steps than pretraining

@@ -26,10 +26,10 @@ from dualoptim_diffusion.looks import Looks
 from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
+from dualoptim_diffusion.metrics import read_metrics
 from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
 from dualoptim_diffusion.provenance import describe_origin, held, timed
 from dualoptim_diffusion.replay import replay_set
-from dualoptim_diffusion.report import read_metrics
 from dualoptim_diffusion.run_folder import check_out, claim
 from dualoptim_diffusion.saliency import Mask, density, mask_header, save_mask
 from dualoptim_diffusion.scoring import Results, evaluate_run, open_bench
@@ -81,6 +81,7 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
     retain_batches = experiment.batches(model, retain_set, "retain")
     if resume and (restored := load_checkpoint(out / "checkpoints", identity)):  # refuses another run's
         read_metrics(out, restored.step)  # and damaged ones, before anything is written
+        del restored  # the training reads it when it needs it
 
     accelerator.wait_for_everyone()
     origin = describe_origin(accelerator.device) | {
@@ -115,8 +116,6 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
             looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
             model.network.train()
             start_tracker(experiment, out)
-            stop_when = recipe.run.stop_when
-            bounds = {"forget": stop_when.forget_factor, "retain": stop_when.retain_factor}
             method.prepare(model, retain_set)
             run_phases(
                 model.network,
@@ -133,7 +132,7 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
                 look_every=recipe.evaluation.every,
                 log_cosine=recipe.run.log_cosine,
                 save_every=recipe.run.checkpoint_every,
-                guard=DriftGuard({f"{phase}_loss": factor for phase, factor in bounds.items() if factor is not None}),
+                guard=DriftGuard(recipe.run.stop_when.factors),
             )
             for tracker in accelerator.trackers:
                 tracker.finish()

@@ -26,10 +26,11 @@ from dualoptim_diffusion.evaluation.protocol import (
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment, say
 from dualoptim_diffusion.grids import draw_grid
+from dualoptim_diffusion.metrics import read_metrics
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
-from dualoptim_diffusion.report import read_metrics, write_report
+from dualoptim_diffusion.report import write_report
 from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Samples, describe, draw_samples
 

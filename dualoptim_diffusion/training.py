@@ -22,6 +22,7 @@ from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.encoding import training_images
 from dualoptim_diffusion.errors import InputError, NonFiniteError, Stopped
 from dualoptim_diffusion.guards import DriftGuard
+from dualoptim_diffusion.metrics import read_metrics
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
 from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
 from dualoptim_diffusion.provenance import any_process
@@ -63,21 +64,12 @@ def run_phases(
         Stopped: after saving, on SIGINT, SIGTERM or `stop_after`.
         DivergedError: if the guard says so, or weights are not finite when they would be saved.
     """
-    first_step = 0
-    if restored := load_checkpoint(folder / "checkpoints", identity):
-        first_step, state = restored.step, restored.state
-        if accelerator.is_main_process:
-            for path in restored.skipped:
-                tqdm.write(f"Skipped {path}; going on from step {first_step}.", file=sys.stderr)
-        network.load_state_dict(state["network"])
-        optimizers.load_state_dict(state["optimizers"])
-        if ema is not None:
-            ema.load_state_dict(state["ema"])
+    first_step = _restore(folder / "checkpoints", identity, network, optimizers, ema, accelerator)
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     if guard is not None:
-        for line in lines[:first_step]:
-            guard.see(json.loads(line))
+        for record in read_metrics(folder, first_step):
+            guard.see(record)
     accelerator.wait_for_everyone()  # all have read it
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,11 +98,11 @@ def run_phases(
                 guard.see(record)
             if saving:
                 check_finite(network, finished)
+            if saving and accelerator.is_main_process:
+                state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
+                state |= {"ema": ema.state_dict()} if ema is not None else {}
+                save_checkpoint(folder / "checkpoints", finished, state, identity)
             if accelerator.is_main_process:
-                if saving:
-                    state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
-                    state |= {"ema": ema.state_dict()} if ema is not None else {}
-                    save_checkpoint(folder / "checkpoints", finished, state, identity)
                 accelerator.log(record, step=finished)  # to the recipe's tracker, if it names one
                 shown.update({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss") or key in LOOKED_AT})
                 bar.set_postfix(shown, refresh=False)
@@ -124,6 +116,27 @@ def run_phases(
             first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step, log_cosine=log_cosine,
         )  # fmt: skip
     accelerator.wait_for_everyone()
+
+
+def _restore(
+    folder: Path,
+    identity: Mapping[str, str],
+    network: nn.Module,
+    optimizers: DualOptim,
+    ema: EMA | None,
+    accelerator: Accelerator,
+) -> int:
+    """Finished outer steps of the checkpoint that goes on, put into place; 0 where there is none."""
+    if (restored := load_checkpoint(folder, identity)) is None:
+        return 0
+    if accelerator.is_main_process:
+        for path in restored.skipped:
+            tqdm.write(f"Skipped {path}; going on from step {restored.step}.", file=sys.stderr)
+    network.load_state_dict(restored.state["network"])
+    optimizers.load_state_dict(restored.state["optimizers"])
+    if ema is not None:
+        ema.load_state_dict(restored.state["ema"])
+    return restored.step
 
 
 def check_finite(network: nn.Module, finished: int) -> None:

@@ -13,7 +13,7 @@ FLOORS = {
     "pure": "dual_optim linked_adam masked_adamw diffusion randomness config recipes classes schedules ema errors "
     "guards",
     "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
-    "provenance encoding class_fisher",
+    "provenance encoding class_fisher metrics",
     "doing": "unlearn methods training classifier_training evaluation",
     "surface": "cli report experiment forgetting scoring run_folder assets dry_run sample_folder __main__ looks "
     "masking replay porting",

@@ -3,7 +3,7 @@
 import os
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,15 +119,8 @@ class FolderPixels:
         try:
             return self._decode_each()
         except InputError as error:
-            with ThreadPoolExecutor() as pool:
-                damaged = len(self) - sum(pool.map(self._is_sound, self._entries))
+            damaged = sum(not sound for sound in _each_works(self._decode, self._entries))
             raise InputError(f"{error} {damaged} of {len(self)} images cannot be used.") from None
-
-    def _is_sound(self, entry: Entry) -> bool:
-        try:
-            return len(self._decode(entry)) > 0
-        except InputError:
-            return False
 
     def _decode_each(self) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
@@ -210,9 +203,8 @@ def _readable(entries: tuple[Entry, ...], labels: tuple[int, ...]) -> tuple[tupl
 @lru_cache(maxsize=4)
 def _sound(entries: tuple[Entry, ...]) -> tuple[bool, ...]:
     """Which files can be decoded; says how many cannot, once a process."""
-    with ThreadPoolExecutor() as pool:
-        checked = tqdm(pool.map(_decodes, entries), total=len(entries), desc="checking images", unit="img")
-        sound = tuple(checked)
+    checks = _each_works(_load, entries)
+    sound = tuple(tqdm(checks, total=len(entries), desc="checking images", unit="img"))
     damaged = [Path(entry.path).name for entry, ok in zip(entries, sound, strict=True) if not ok]
     if damaged:
         named = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
@@ -220,13 +212,23 @@ def _sound(entries: tuple[Entry, ...]) -> tuple[bool, ...]:
     return sound
 
 
-def _decodes(entry: Entry) -> bool:
-    try:
-        with _opened(Path(entry.path)) as picture:
-            picture.load()
-    except InputError:
-        return False
-    return True
+def _load(entry: Entry) -> None:
+    with _opened(Path(entry.path)) as picture:
+        picture.load()
+
+
+def _each_works(read: Callable[[Entry], object], entries: Sequence[Entry]) -> Iterator[bool]:
+    """Whether each file can be read so, in order."""
+
+    def works(entry: Entry) -> bool:
+        try:
+            read(entry)
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(works, entries)
 
 
 def _scan(folder: Path) -> Iterator[Entry]:

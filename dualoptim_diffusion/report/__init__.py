@@ -10,9 +10,7 @@ from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report import tables
 from dualoptim_diffusion.report.comparison import Run, make_table, open_run, open_runs
 from dualoptim_diffusion.report.model_card import write_model_card
-from dualoptim_diffusion.report.page import read_metrics, render_page
-
-__all__ = ["Report", "read_metrics", "report", "table", "write_report"]
+from dualoptim_diffusion.report.page import render_page
 
 
 class Report(NamedTuple):

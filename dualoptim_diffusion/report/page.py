@@ -1,13 +1,12 @@
 """The report as one HTML page that needs nothing but itself."""
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.grids import grid_files
+from dualoptim_diffusion.metrics import read_metrics
 from dualoptim_diffusion.report.comparison import Run
 from dualoptim_diffusion.report.curves import draw_curves
 from dualoptim_diffusion.report.notes import headline, listed, tiles
@@ -74,23 +73,6 @@ def _images(run: Path) -> dict[str, str]:
     if before.is_file() and after.is_file():
         return {name: b64encode(path.read_bytes()).decode() for name, path in (("before", before), ("after", after))}
     return {"grid": b64encode(grid.read_bytes()).decode()} if grid.is_file() else {}
-
-
-def read_metrics(run: Path, steps: int | None = None) -> list[dict[str, float]]:
-    """The records of a run's steps, or of so many of the first; none where it has no metrics.jsonl.
-
-    Raises:
-        InputError: if that file is damaged.
-    """
-    path = run / "metrics.jsonl"
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        records = [dict(json.loads(line)) for line in text.splitlines()[:steps]]
-        if not all(isinstance(value, float | int | None) for record in records for value in record.values()):
-            raise ValueError("it holds something other than numbers")
-        return records
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it to go on without its curves.") from None
 
 
 def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
