@@ -112,7 +112,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-    found = [part for name in arguments.classes for seed in arguments.seeds for part in measure(arguments.runs, name, seed)]
+    found = [
+        part for name in arguments.classes for seed in arguments.seeds for part in measure(arguments.runs, name, seed)
+    ]
     names, seeds = " ".join(arguments.classes), " ".join(map(str, arguments.seeds))
     command = f"python scripts/audit_planted.py --classes {names} --seeds {seeds}"
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,5 @@ BUDGETS = {
         real_images=2000,
         ddpm_steps=1000,
     ),
-    "study": Budget(
-        probes=("relearn", "embedding_attack", "noisy_start"), relearn=(10, "retained")
-    ),
+    "study": Budget(probes=("relearn", "embedding_attack", "noisy_start"), relearn=(10, "retained")),
 }

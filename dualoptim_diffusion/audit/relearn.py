@@ -28,9 +28,7 @@ def relearn(scene: Scene, subject: Subject, kind: int | str) -> dict[str, Any]:
             model.network.train()
             batch = batches(step)
             optimizer.zero_grad()
-            scene.accelerator.backward(
-                model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
-            )
+            scene.accelerator.backward(model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean())
             nn.utils.clip_grad_norm_(model.network.parameters(), CLIP_NORM)
             optimizer.step()
     return curve(points)
