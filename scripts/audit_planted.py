@@ -10,6 +10,7 @@ Results: benchmarks/results/audit_planted.json and .md.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def plant(folder: Path, kind: str, class_name: str) -> None:
             else:
                 table[[label, other]] = table[[other, label]]
     model.save(folder / "model")
+    shutil.rmtree(folder / "samples")  # of the model before
     dualoptim("evaluate", str(folder), "sampling.seeds=0-99")
     (folder / "planted").touch()
 
