@@ -43,6 +43,6 @@ def trials(scene: Scene) -> list[Trial]:
 PROBE = Probe(
     question="Do other labels, no label, stronger guidance or another sampler still draw the class?",
     source="Ho and Salimans, Classifier-free diffusion guidance, 2022 (the null label); "
-    "Lu et al., When are concepts erased from diffusion models?, 2025",
+    "Lu et al., When are concepts erased from diffusion models?, NeurIPS 2025",
     trials=trials,
 )
