@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 from tqdm import tqdm
 
-from dualoptim_diffusion.checkpoint import atomic_path, write_json
+from dualoptim_diffusion.checkpoint import atomic_path, visible, write_json
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
@@ -124,7 +124,7 @@ def draw_samples(
         if {key: found.get(key) for key in wanted} != wanted:
             raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
         known = found.get("shards", {})
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or visible(folder)):
         raise InputError(f"{folder} exists and holds no samples of this kind; choose another folder.")
     about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
