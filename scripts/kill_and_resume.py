@@ -13,6 +13,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,15 +94,15 @@ def works(root: Path) -> list[Work]:
     table = (sys.executable, str(Path(__file__).with_name("reproduce_table2.py")), *TABLE)
     at_table = (("results.json", "at the report or the table"), *RUN[1:])
     return [
-        Work("forgetting", (*PYTHON, *FORGET), "run", RUN, 30),
-        Work("sampling", (*sample, "--out", "samples"), "samples", DRAWING, 10),
-        Work("forgetting in two processes", (*TWO, *FORGET), "run", RUN, 5, jobs=1),
         Work(
             "pretraining", (*PYTHON, *PRETRAIN), "cache/models/*[0-9a-f]",  # a hash, and not its lock
             (("model", "with its model saved"), *TRAINING), 5, environment={"DUALOPTIM_CACHE": "cache"},
         ),
         Work("encoding latents", encode, "latents", DRAWING[1:], 5),
         Work("the table of methods", table, "runs/quick/digits/sfron_dual/three-seed0", at_table, 3),
+        Work("sampling", (*sample, "--out", "samples"), "samples", DRAWING, 10),
+        Work("forgetting", (*PYTHON, *FORGET), "run", RUN, 30),
+        Work("forgetting in two processes", (*TWO, *FORGET), "run", RUN, 5, jobs=1),
     ]  # fmt: skip
 
 
@@ -159,15 +160,14 @@ def kill_after(work: Work, trial: Path, seconds: float) -> bool:
     process = begin(work, trial)
     try:
         process.wait(seconds)
-        return False
     except subprocess.TimeoutExpired:
-        with suppress(psutil.NoSuchProcess):
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for member in family:  # torchrun's workers are in sessions of their own
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-            psutil.wait_procs(family)
-        return process.wait() != 0
+        started = psutil.Process(process.pid).children(recursive=True)  # torchrun's are in sessions of their own
+        process.kill()
+        for other in started:
+            with suppress(psutil.NoSuchProcess):
+                other.kill()
+        psutil.wait_procs(started)
+    return process.wait() == -signal.SIGKILL
 
 
 def state_of(work: Work, trial: Path) -> str:
