@@ -4,7 +4,8 @@
 
 Each kind of work is done once unbroken, then killed at instants drawn evenly over the time from its first
 change of its folder to its end, given again until it ends, and compared byte for byte: weights, metrics, images,
-latents, tables, results without their wall times. Results: benchmarks/results/kill_and_resume.json and .md.
+latents, tables, results without their wall times. Results: benchmarks/results/kill_and_resume.json and .md, where
+kinds that `--only` leaves out stay as they were.
 """
 
 import argparse
@@ -224,7 +225,7 @@ def study(work: Work, folder: Path, jobs: int) -> dict[str, Any]:
 
 def tabulate(content: dict[str, Any]) -> str:
     lines = [
-        "# Killed and resumed", "", f"`{content['command']}`", "",
+        "# Killed and resumed", "", *(f"`{c}`  " for c in dict.fromkeys(s["command"] for s in content["studies"])), "",
         f"Each run was killed up to {KILLS_EACH} times by SIGKILL, given again until it ended, and compared with an "
         "unbroken one byte for byte. The instants are random over the time from its first change of its folder to its "
         "end; where one lay past the end of what was left to do, there was no kill.", "",
@@ -248,8 +249,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
-    studies: list[dict[str, Any]] = []
-    content = {"command": shlex.join(["python", *sys.argv]), "studies": studies}
+    path, command = arguments.out / "kill_and_resume.json", shlex.join(["python", *sys.argv])
+    before = json.loads(path.read_text(encoding="utf-8"))["studies"] if path.is_file() else []
+    studies = {found["name"]: found for found in before if found["name"] in names}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         prepare(root)
@@ -257,11 +259,12 @@ def main() -> None:
             if work.name not in arguments.only:
                 continue
             chosen = work if arguments.runs is None else replace(work, runs=arguments.runs)
-            studies.append(study(chosen, root / str(number), arguments.jobs))
-            (arguments.out / "kill_and_resume.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            (arguments.out / "kill_and_resume.md").write_text(tabulate(content), encoding="utf-8")
+            studies[work.name] = {"command": command} | study(chosen, root / str(number), arguments.jobs)
+            content = {"studies": [studies[name] for name in names if name in studies]}
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            path.with_suffix(".md").write_text(tabulate(content), encoding="utf-8")
     print(tabulate(content))
-    if any(trial["different"] for found in studies for trial in found["trials"]):
+    if any(trial["different"] for name in arguments.only for trial in studies[name]["trials"]):
         raise SystemExit("A resumed run differs from the unbroken one.")
 
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,27 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     def shape(self) -> tuple[int, ...]:
         return x_0_shape(self.unet)
+
+
+@contextmanager
+def pipeline_folder(folder: Path) -> Iterator[None]:
+    """Whatever reads a pipeline folder in this block, says in one sentence why it cannot.
+
+    Raises:
+        InputError: if it is none, or damaged, or has parts of libraries that are not known.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
+    try:
+        check_parts(folder)
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, TypeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}); restore it, or name another."
+        ) from None
 
 
 def check_parts(source: Path) -> None:
