@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [work.name for work in works(Path())]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="WORK", help=f"of {names} [all]")
-    parser.add_argument("--runs", type=int, help="killed of each kind [30 of forgetting, fewer of the others]")
+    parser.add_argument("--share", type=float, default=1.0, help="of the 30 runs of forgetting, 10 of sampling, ...")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
@@ -258,7 +258,7 @@ def main() -> None:
         for number, work in enumerate(works(root)):
             if work.name not in arguments.only:
                 continue
-            chosen = work if arguments.runs is None else replace(work, runs=arguments.runs)
+            chosen = replace(work, runs=max(1, round(arguments.share * work.runs)))
             studies[work.name] = {"command": command} | study(chosen, root / str(number), arguments.jobs)
             content = {"studies": [studies[name] for name in names if name in studies]}
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

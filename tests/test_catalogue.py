@@ -589,12 +589,17 @@ for name, change, found in (
     ("without forgotten classes", edited("results.json", forgotten=[]), "copy"),
     ("with a number for its model", edited("results.json", unlearned=3), "copy"),
     ("without a judge", edited("results.json", classifier=None), "copy"),
-    ("with a garbled protocol", edited("results.json", protocol={"sampling": 3}), "copy"),
+    ("with a garbled protocol", edited("results.json", protocol={"sampling": 3}), "protocol.sampling is 3"),
+    ("with words for times", edited("results.json", seconds={"sampling": "long"}), "seconds.sampling is 'long'"),
+    ("with a list for a selection", edited("results.json", selection=[3]), "selection is [3]"),
+    ("with a number for its classes", edited("results.json", forgotten=[3]), "forgotten.0 is 3"),
 ):
     case(f"a run {name} is not reported", "report $tmp/copy", found, "dualoptim evaluate",
          prepare=copied("run", change))
 case("metrics that are no JSON are not reported", "report $tmp/copy", "metrics.jsonl", "delete it",
      prepare=copied("run", replaced("metrics.jsonl", "{")))
+case("metrics of no step are not reported", "report $tmp/copy", "step is missing", "delete it",
+     prepare=copied("run", replaced("metrics.jsonl", '{"forget_loss": 1.0}')))
 case("a run as its own control is refused", "report $run --control $run --out $out", "three", "name another run")
 case("a control that is nowhere is refused", "report $run --control $tmp/x --out $out", "x", "dualoptim evaluate")
 case("an override of what made a run is refused", "evaluate $run method.num_steps=3", "method.num_steps",

@@ -112,6 +112,13 @@ def test_the_table_has_a_row_a_method_with_mean_and_deviation_beside_the_publish
     assert "published-cifar10" in text
 
 
+def test_a_cell_whose_run_was_killed_before_its_report_is_not_finished(tmp_path: Path) -> None:
+    table = reproduce_table2.Table("digits", tmp_path, tmp_path, [], None)
+    cell = reproduce_table2.Cell("sfron_dual", "three", 0)
+    results_file(table.folder(cell), 0.0, 1.0)
+    assert not table.finished(cell)
+
+
 def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path) -> None:
     table = reproduce_table2.Table("digits", tmp_path, tmp_path, ["method.no_such_key=1"], 1)
     cell, problem = table.run(reproduce_table2.Cell("finetune", "three", 0))
