@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.protocol import (
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment, say
 from dualoptim_diffusion.grids import draw_grid
-from dualoptim_diffusion.metrics import read_metrics
+from dualoptim_diffusion.metrics import read_metrics, read_selection
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
@@ -156,7 +156,8 @@ def evaluate_run(
     accelerator = experiment.accelerator
     seconds = {} if seconds is None else seconds
     bench = bench or open_bench(experiment)
-    read_metrics(out)  # damaged ones are refused before anything is rewritten
+    read_metrics(out)  # damaged files are refused before anything is rewritten
+    selection = read_selection(out)
     _check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)
     id2label, forgotten = experiment.labels, experiment.forget_classes
@@ -192,9 +193,8 @@ def evaluate_run(
             },
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
         }
-        selection = out / "best" / "selection.json"
-        if selection.is_file():
-            results["selection"] = json.loads(selection.read_text(encoding="utf-8"))
+        if selection is not None:
+            results["selection"] = selection
         write_json(out / "results.json", results)
         draw_grid(out / "grid.png", drawn.original.of(classes), drawn.unlearned.of(classes), id2label, forgotten)
         write_report(out)

@@ -108,6 +108,16 @@ def replaced(name: str, content: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def damaged_choice(content: str) -> Callable[[Path], object]:
+    """Of a run that keeps its best weights."""
+
+    def apply(folder: Path) -> None:
+        (folder / "best").mkdir()
+        (folder / "best" / "selection.json").write_text(content)
+
+    return apply
+
+
 def removed(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
@@ -579,6 +589,8 @@ for name, change, found, remedy in (
     ("with garbled samples", replaced("samples/manifest.json", b"\xff{"), "samples", "manifest.json cannot be read"),
     ("with garbled metrics", replaced("metrics.jsonl", "{"), "metrics.jsonl", "delete it"),
     ("with numbers for metrics", replaced("metrics.jsonl", "1\n2\n"), "metrics.jsonl", "delete it"),
+    ("with a garbled choice", damaged_choice('{"step": 3'), "selection.json", "restore it"),
+    ("with a choice by no rule", damaged_choice('{"step": 3, "FA": 0, "FD": 1}'), "rule is missing", "restore it"),
     ("with words for losses", replaced("metrics.jsonl", '{"step": 1, "forget_loss": "x"}'), "metrics.jsonl", "delete"),
 ):
     case(f"a run {name} is not evaluated", "evaluate $tmp/copy", found, remedy, prepare=copied("run", change))
