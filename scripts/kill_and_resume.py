@@ -46,16 +46,8 @@ TABLE = (
     "--recipe-family", "digits", "--methods", "sfron_dual", "--classes", "three", "--quick", "--jobs", "1",
     "--runs", "runs", "--out", "out", *SHORT,
 )  # fmt: skip
-COMPARED = (
-    ".safetensors",
-    ".jsonl",
-    ".json",
-    ".png",
-    ".csv",
-    ".md",
-    ".part",
-    ".old",
-)  # of which the last two are litter
+LITTER = (".part", ".old")  # nothing that killed processes were writing may stay
+COMPARED = (".safetensors", ".jsonl", ".json", ".png", ".csv", ".md", *LITTER)
 Stages = tuple[tuple[str, str], ...]  # what a folder holds, and how far the work has come then; the furthest first
 TRAINING: Stages = (("checkpoints/latest", "after a checkpoint"), (".", "before a checkpoint"))
 RUN: Stages = (("results.json", "at the report"), ("model", "while sampling or scoring"), *TRAINING)
