@@ -137,8 +137,7 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
-    recipe_hash = recipe_sha256(recipe.model_dump(mode="json"))
-    inputs = {"recipe": recipe_hash, "data set": dataset.sha256}
+    inputs = _pretraining_inputs(recipe, dataset)
     folder = cache_entry("models", *inputs.values())
     with locked(folder, accelerator):
         if not (folder / "model" / "model_index.json").is_file():
@@ -147,6 +146,17 @@ def obtain_pretrained(
             if accelerator.is_main_process:
                 shutil.rmtree(folder / "checkpoints")
     return folder / "model"
+
+
+def find_pretrained(recipe: PretrainRecipe, dataset: ImageSet) -> Path | None:
+    """That folder, if the model has been made."""
+    folder = cache_entry("models", *_pretraining_inputs(recipe, dataset).values()) / "model"
+    return folder if (folder / "model_index.json").is_file() else None
+
+
+def _pretraining_inputs(recipe: PretrainRecipe, dataset: ImageSet) -> dict[str, str]:
+    """What a pretrained model depends on."""
+    return {"recipe": recipe_sha256(recipe.model_dump(mode="json")), "data set": dataset.sha256}
 
 
 def save_model(model: DenoisingModel, folder: Path, accelerator: Accelerator) -> None:

@@ -89,6 +89,13 @@ class Experiment:
         """forget_set and retain_set."""
         return split(self.train_set, self.forget_classes, self.left_out)
 
+    @property
+    def retraining_recipe(self) -> PretrainRecipe | None:
+        """The base model's own recipe with the seed of this run, for training anew without the class; None without."""
+        if (recipe := self.pretrain_recipe) is None:
+            return None
+        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": self.recipe.run.seed})})
+
     def prepare(self, model: DenoisingModel) -> None:
         """Readies the model for training steps as the recipe's section `run` says."""
         run = self.recipe.run

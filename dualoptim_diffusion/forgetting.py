@@ -7,7 +7,6 @@ from torch.optim import Optimizer
 
 from dualoptim_diffusion.assets import obtain_model, save_model
 from dualoptim_diffusion.checkpoint import load_checkpoint, write_json
-from dualoptim_diffusion.config import PretrainRecipe
 from dualoptim_diffusion.dual_optim import (
     ELEMENTWISE,
     DualOptim,
@@ -107,7 +106,8 @@ def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: b
             retain_batches.prepare(method.num_updates["retain"])
     with timed(seconds, "forgetting"):
         if method.from_scratch:
-            model = pretrain(_retraining_recipe(experiment), experiment.sets[1], accelerator, out, identity, stop_after)
+            assert experiment.retraining_recipe is not None  # open_experiment has checked it
+            model = pretrain(experiment.retraining_recipe, experiment.sets[1], accelerator, out, identity, stop_after)
         else:
             if mask is not None:
                 form = support_of if experiment.needs_mask else smaller_form  # places are what compact states share
@@ -164,13 +164,6 @@ def start_tracker(experiment: Experiment, out: Path) -> None:
     experiment.accelerator.project_configuration.logging_dir = str(out)
     experiment.accelerator.log_with = filter_trackers([name], str(out))
     experiment.accelerator.init_trackers(name)
-
-
-def _retraining_recipe(experiment: Experiment) -> PretrainRecipe:
-    """The base model's own recipe, with the seed of this run."""
-    recipe = experiment.pretrain_recipe
-    assert recipe is not None  # open_experiment has checked it
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": experiment.recipe.run.seed})})
 
 
 def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | None) -> DualOptim:

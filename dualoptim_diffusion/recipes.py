@@ -17,6 +17,7 @@ from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainR
 from dualoptim_diffusion.errors import InputError, nearest
 
 Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000  # of one class
@@ -60,13 +61,21 @@ def load_recipe(kind: type[Recipe], name: str, overrides: Sequence[str] = (), be
         InputError: one sentence with the key, its value and what was expected.
     """
     path = find_recipe(name, beside)
-    values = _read(path)
+    return parse_recipe(kind, _read(path), overrides, f"Recipe {path}")
+
+
+def parse_recipe(kind: type[Parsed], values: dict[str, Any], overrides: Sequence[str], title: str) -> Parsed:
+    """Sections as plain data, overridden and checked; `title` begins the sentence about what is wrong.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
     for override in overrides:
         _apply(values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"Recipe {path}: {_sentence(kind, error)}") from None
+        raise InputError(f"{title}: {_sentence(kind, error)}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -54,13 +54,27 @@ def draw(
 
     `predict` returns the noise [B, *shape], with a learned variance twice the channels.
     """
-    uses_variance = scheduler.config.get("variance_type") == "learned_range"
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: equal on every device
-    labels = torch.tensor(class_labels, device=device)
     scheduler.set_timesteps(num_inference_steps, device=device)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     x_t = noise.to(device) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    return denoise(predict, scheduler, x_t, class_labels, scheduler.timesteps, guidance_scale, generators)
+
+
+@torch.no_grad()
+def denoise(
+    predict: GuidedPredictor,
+    scheduler: Any,
+    x_t: Tensor,
+    class_labels: Sequence[int],
+    timesteps: Tensor,
+    guidance_scale: float,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones."""
+    uses_variance = scheduler.config.get("variance_type") == "learned_range"
+    labels = torch.tensor(class_labels, device=x_t.device)
+    for timestep in timesteps:
         noise_pred = predict(x_t, timestep.expand(len(labels)), labels, guidance_scale)
         if not uses_variance:
             noise_pred = noise_pred[:, : x_t.shape[1]]

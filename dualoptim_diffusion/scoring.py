@@ -119,7 +119,7 @@ def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | N
     for name, model in models.items():
         sha256 = model_sha256(model)
         if name == "original":
-            _check_origin(out, "base_model_sha256", sha256, "base model")
+            check_origin(out, "base_model_sha256", sha256, "base model")
         experiment.prepare(model)
         key = repr(describe(model, sha256, settings))
         folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
@@ -138,7 +138,12 @@ def _samples_folder(out: Path, settings: SamplingConfig) -> str:
     return f"samples-{digest(repr(settings.model_dump(exclude=drop)))[:8]}"
 
 
-def _check_origin(out: Path, key: str, sha256: str, name: str) -> None:
+def check_origin(out: Path, key: str, sha256: str, name: str) -> None:
+    """Checks that a run's provenance records this very input.
+
+    Raises:
+        InputError: if it records another, or is damaged.
+    """
     try:
         recorded = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
         if not isinstance(recorded, dict):
@@ -158,7 +163,7 @@ def evaluate_run(
     bench = bench or open_bench(experiment)
     read_metrics(out)  # damaged files are refused before anything is rewritten
     selection = read_selection(out)
-    _check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
+    check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)
     id2label, forgotten = experiment.labels, experiment.forget_classes
     with timed(seconds, "features, real images"):

@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 
-from dualoptim_diffusion.cli import forget, images, models  # noqa: F401, these add their verbs
+from dualoptim_diffusion.cli import audit, forget, images, models  # noqa: F401, these add their verbs
 from dualoptim_diffusion.cli.options import app
 from dualoptim_diffusion.errors import (
     EXIT_DIVERGED,

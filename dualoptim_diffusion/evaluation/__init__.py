@@ -8,7 +8,7 @@ from torch import Tensor, cat
 from dualoptim_diffusion.classes import same_classes
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.evaluation.accuracy import LabelScore, rate, score_label, wilson_interval
+from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
 from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
@@ -20,6 +20,7 @@ from dualoptim_diffusion.evaluation.relatives import (
     precision_and_recall,
 )
 from dualoptim_diffusion.provenance import timed
+from dualoptim_diffusion.rates import rate, wilson_interval
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

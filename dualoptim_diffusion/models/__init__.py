@@ -56,6 +56,14 @@ class DenoisingModel(Protocol):
     def network(self) -> nn.Module: ...  # the plain module that holds the weights
 
     @property
+    def class_tables(self) -> list[nn.Parameter]: ...  # [labels, width], one row a class
+
+    @property
+    def middle(self) -> nn.Module: ...  # the block in the middle of the network
+
+    def fresh_network(self) -> nn.Module: ...  # the same with random weights
+
+    @property
     def image_shape(
         self,
     ) -> tuple[int, ...]: ...  # of what is drawn; x_0's own shape where no autoencoder stands between

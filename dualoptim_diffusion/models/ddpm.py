@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from torch import nn
 
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, check_complete
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
-from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.models.unet import ClassHalf, ConditionalUNet
 
 # Lets `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` find our class.
 PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa: F401\n"
@@ -28,6 +30,20 @@ class ConditionalDDPM(Denoiser):
             raise ValueError(f"its network knows {rows - native} classes, of which {len(id2label)} are named")
         null_class = len(id2label) if rows > len(id2label) else None
         super().__init__(network, id2label, forgotten, null_class, x_0_shape(network))
+
+    @property
+    def class_tables(self) -> list[nn.Parameter]:
+        embedding = self._unet.class_embedding
+        table: Any = embedding.table if isinstance(embedding, ClassHalf) else embedding
+        return [table.weight]
+
+    @property
+    def middle(self) -> nn.Module:
+        return self._unet.mid_block
+
+    @property
+    def _unet(self) -> UNet2DModel:
+        return self.network.unet if isinstance(self.network, ConditionalUNet) else self.network
 
     def save(self, folder: Path) -> None:
         """Writes a diffusers pipeline folder that `ConditionalDDPMPipeline.from_pretrained` loads."""

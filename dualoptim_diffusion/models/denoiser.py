@@ -6,7 +6,7 @@ from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualoptim_diffusion.diffusion import (
     NUM_TRAIN_TIMESTEPS,
@@ -71,6 +71,20 @@ class Denoiser:
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of what is drawn."""
         return self.x_0_shape
+
+    @property
+    def class_tables(self) -> list[nn.Parameter]:
+        """What turns a label into numbers: tables [labels, width], one row a class."""
+        raise NotImplementedError
+
+    @property
+    def middle(self) -> nn.Module:
+        """The block in the middle of the network; it returns features [B, C, H, W] or tokens [B, N, C]."""
+        raise NotImplementedError
+
+    def fresh_network(self) -> Any:
+        """A network like this one with random weights, from torch's global generator."""
+        return type(self.network).from_config(self.network.config)
 
     def checkpoint_gradients(self) -> None:
         """From now on activations are computed twice, and few of them kept."""

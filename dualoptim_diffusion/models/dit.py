@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualoptim_diffusion.diffusion import variational_bound
 from dualoptim_diffusion.models.autoencoder import downsampling, from_latents, latents_of, posterior_moments
@@ -49,6 +49,18 @@ class ConditionalDiT(Denoiser):
         super().__init__(network, id2label, forgotten, network.null_class, shape, torch.float64)
         self.learned_variance = config.out_channels == 2 * config.in_channels
         self.vae = None if vae is None else vae.eval().requires_grad_(False)
+
+    @property
+    def class_tables(self) -> list[nn.Parameter]:
+        return [self.network.embedder.class_embedder.embedding_table.weight]
+
+    @property
+    def middle(self) -> nn.Module:
+        blocks = self.network.transformer_blocks
+        return blocks[len(blocks) // 2]
+
+    def fresh_network(self) -> DiT:
+        return super().fresh_network().initialise()
 
     @property
     def image_shape(self) -> tuple[int, ...]:

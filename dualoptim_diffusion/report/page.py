@@ -7,6 +7,7 @@ from typing import Any
 
 from dualoptim_diffusion.grids import grid_files
 from dualoptim_diffusion.metrics import read_metrics
+from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
 from dualoptim_diffusion.report.curves import draw_curves
 from dualoptim_diffusion.report.notes import headline, listed, tiles
@@ -47,6 +48,7 @@ def _sections(run: Run) -> dict[str, Any]:
         "forgotten": listed(run.forgotten),
         "headline": headline(results),
         "images": _images(run.folder),
+        "audit": audits.section(run.folder),
         "curves": draw_curves(records := read_metrics(run.folder)),
         "looked": any("FA" in record for record in records),
         "bars": _bars(results),

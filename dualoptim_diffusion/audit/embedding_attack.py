@@ -1,0 +1,79 @@
+"""The embedding attack: the network stays frozen, and an embedding that still draws the class is searched for."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored
+
+
+def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
+    """Optimises the forgotten labels' rows of the class tables on a few images of the class; FA along the steps.
+
+    Args:
+        mixture: only convex mixtures of the retained labels' rows are searched, in place of any row.
+    """
+    model, steps = subject.model, scene.budget.embedding_steps
+    gone, tables = list(scene.forget_classes), model.class_tables
+    kept = [label for label in scene.labels if label not in gone]
+    images = scene.some_of_the_class(scene.budget.embedding_images)
+    batches = scene.batches(model, images, "embedding", steps[-1])
+    points = []
+    with restored(model.network):
+        model.network.eval().requires_grad_(False)
+        for table in tables:
+            table.requires_grad_(True)
+        scale = torch.stack([t.detach().square().mean() for t in tables]).mean().sqrt().item()
+        variables: list[nn.Parameter]
+        if mixture:
+            variables = [nn.Parameter(torch.zeros(len(gone), len(kept), device=scene.device))]
+        else:
+            variables = [nn.Parameter(t.detach()[gone].clone()) for t in tables]
+        optimizer = Adam(variables, scene.budget.embedding_lr * (1.0 if mixture else scale))
+        for step in range(steps[-1] + 1):
+            rows = _mixed(variables[0], tables, kept) if mixture else list(variables)
+            with torch.no_grad():
+                for table, row in zip(tables, rows, strict=True):
+                    table[gone] = row
+            if step in steps:
+                points.append((step, scene.count(model, gone)))
+            if step == steps[-1]:
+                break
+            batch = batches(step)
+            model.network.eval()  # without dropout
+            model.network.zero_grad()
+            optimizer.zero_grad()
+            losses = model.loss(batch.x_0, batch.timesteps, batch.noise, batch.class_labels)
+            scene.accelerator.backward(losses.mean())
+            torch.autograd.backward(rows, [_gradient(table)[gone] for table in tables])  # on to what rows are made of
+            optimizer.step()
+    return curve(points)
+
+
+def _mixed(logits: Tensor, tables: list[nn.Parameter], kept: list[int]) -> list[Tensor]:
+    weights = logits.softmax(1)  # [forgotten, retained]
+    return [weights @ table.detach()[kept] for table in tables]
+
+
+def _gradient(table: nn.Parameter) -> Tensor:
+    assert table.grad is not None  # the loss has just been taken back through it
+    return table.grad
+
+
+def trials(scene: Scene) -> list[Trial]:
+    k = scene.budget.embedding_images
+    return [
+        Trial(f"any embedding, {k} images", partial(attack, mixture=False), "step"),
+        Trial(f"mixture of labels, {k} images", partial(attack, mixture=True), "step"),
+    ]
+
+
+PROBE = Probe(
+    question="Is there an embedding for which the frozen network still draws the class?",
+    source="Pham et al., Circumventing concept erasure methods for text-to-image generative models, ICLR 2024; "
+    "mixtures: Petsiuk and Saenko, Concept arithmetics for circumventing concept inhibition, ECCV 2024",
+    trials=trials,
+)

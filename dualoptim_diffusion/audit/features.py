@@ -1,0 +1,92 @@
+"""Features: a linear probe for the class on what the middle of the network computes of real images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.randomness import generator
+from dualoptim_diffusion.rates import rate
+
+
+def linear_probe(scene: Scene, subject: Subject) -> dict[str, Any]:
+    """Tells the class from retained ones on held-out images, after fitting on training images.
+
+    Returns:
+        `AUC`, area under the ROC curve, 0.5 for a guess; `found` and `false_alarms`, rates of held-out images of the
+        class and of retained classes that the probe calls the class; `width`, how many features it reads.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    kinds = (True, False)  # of a forgotten class?
+    fit = [scene.real(scene.train, kind) for kind in kinds]
+    test = [scene.real(scene.held_out, kind) for kind in kinds]
+    if not all(map(len, test)):  # nothing held out: the probe is fitted on every second image and tested on the others
+        test = [images.at(torch.arange(1, len(images), 2)) for images in fit]
+        fit = [images.at(torch.arange(0, len(images), 2)) for images in fit]
+    (x, y), (x_test, y_test) = (_table(scene, subject.model, *sets) for sets in (fit, test))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    probe.fit(x, y)
+    called = probe.predict(x_test)
+    return {
+        "AUC": float(roc_auc_score(y_test, probe.decision_function(x_test))),
+        "found": rate(int(called[y_test].sum()), int(y_test.sum())),
+        "false_alarms": rate(int(called[~y_test].sum()), int((~y_test).sum())),
+        "width": x.shape[1],
+    }
+
+
+def _table(
+    scene: Scene, model: DenoisingModel, gone: ImageSet, kept: ImageSet
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Features [N, C] and whether each image is of a forgotten class [N]."""
+    features = torch.cat([middle_features(scene, model, gone), middle_features(scene, model, kept)])
+    return features.double().numpy(), np.arange(len(features)) < len(gone)
+
+
+@torch.no_grad()
+def middle_features(scene: Scene, model: DenoisingModel, images: ImageSet) -> Tensor:
+    """[N, C]: mean over the picture of the middle block's output, under a little noise, without telling the label.
+
+    A model without a null class is given its first label for all.
+    """
+    model.network.eval()
+    t, label = scene.budget.feature_timestep, 0 if model.null_class is None else model.null_class
+    kept: list[Tensor] = []
+
+    def keep(_module: object, _inputs: object, output: Tensor) -> None:
+        kept.append((output.flatten(2).mean(2) if output.dim() == 4 else output.mean(1)).float().cpu())
+
+    handle = model.middle.register_forward_hook(keep)
+    try:
+        for first in range(0, len(images), scene.settings.batch_size):
+            part = images.at(torch.arange(first, min(first + scene.settings.batch_size, len(images))))
+            x_0 = model.encode(part.images[:].to(scene.device))
+            noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "features", first)).to(x_0)
+            timesteps = torch.full((len(part),), t, device=scene.device)
+            x_t = model.add_noise(x_0, noise, timesteps)
+            model.noise_pred(x_t, timesteps, torch.full_like(timesteps, label))
+    finally:
+        handle.remove()
+    return torch.cat(kept)
+
+
+def trials(scene: Scene) -> list[Trial]:
+    return [Trial("linear probe", linear_probe)]
+
+
+PROBE = Probe(
+    question="Can the class be read from the features, without its label?",
+    source="Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016; on denoisers: "
+    "Xiang et al., Denoising diffusion autoencoders are unified self-supervised learners, ICCV 2023",
+    trials=trials,
+    with_random=True,
+)

@@ -1,0 +1,85 @@
+"""Inversion: how well the model explains real images of the class: loss by timestep, and DDIM there and back."""
+
+from typing import Any
+
+import torch
+from diffusers import DDIMInverseScheduler
+from torch import Tensor
+
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.randomness import generator
+from dualoptim_diffusion.sampling import denoise, make_scheduler
+
+
+def groups(scene: Scene) -> dict[str, ImageSet]:
+    """Real images by what they are; empty groups are left out."""
+    found = {
+        f"{kind}, {origin}": scene.real(images, kind == "forgotten")
+        for kind in ("forgotten", "retained")
+        for origin, images in (("training", scene.train), ("held out", scene.held_out))
+    }
+    return {name: images for name, images in found.items() if len(images)}
+
+
+@torch.no_grad()
+def losses(scene: Scene, subject: Subject) -> dict[str, Any]:
+    """Mean denoising loss of each group with its own labels at each timestep, with standard errors."""
+    model, timesteps = subject.model, scene.budget.loss_timesteps
+    model.network.eval()
+    found: dict[str, Any] = {}
+    for name, images in groups(scene).items():
+        each: list[list[Tensor]] = [[] for _ in timesteps]
+        for first in range(0, len(images), scene.settings.batch_size):
+            x_0, labels = _part(scene, model, images, first)
+            for i, t in enumerate(timesteps):
+                noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "losses", t, first)).to(x_0)
+                each[i].append(model.loss(x_0, torch.full_like(labels, t), noise, labels).cpu())
+        values = torch.stack([torch.cat(parts) for parts in each]).double()  # [timesteps, images]
+        error = values.std(1) / len(images) ** 0.5 if len(images) > 1 else torch.zeros(len(timesteps))
+        found[name] = {"n": len(images), "loss": values.mean(1).tolist(), "standard_error": error.tolist()}
+    return {"timesteps": list(timesteps), "groups": found}
+
+
+@torch.no_grad()
+def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
+    """Mean squared error of x_0 after DDIM up to noise and back under its own label, by group."""
+    model, steps = subject.model, scene.settings.num_inference_steps
+    model.network.eval()
+    forward = make_scheduler("ddim", model.learned_variance)
+    inverse = DDIMInverseScheduler.from_config(forward.config)
+    found: dict[str, Any] = {}
+    for name, images in groups(scene).items():
+        errors: list[Tensor] = []
+        for first in range(0, len(images), scene.settings.batch_size):
+            x_0, labels = _part(scene, model, images, first)
+            inverse.set_timesteps(steps, device=scene.device)
+            forward.set_timesteps(steps, device=scene.device)
+            x_t = x_0
+            for t in inverse.timesteps:
+                noise_pred = model.noise_pred(x_t, t.expand(len(labels)), labels)
+                x_t = inverse.step(noise_pred, t, x_t).prev_sample
+            back = denoise(model.predict, forward, x_t, labels.tolist(), forward.timesteps, 1.0, [])
+            errors.append((back - x_0).square().flatten(1).mean(1).cpu())
+        values = torch.cat(errors).double()
+        error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
+        found[name] = {"n": len(images), "error": values.mean().item(), "standard_error": error}
+    return {"groups": found}
+
+
+def _part(scene: Scene, model: DenoisingModel, images: ImageSet, first: int) -> tuple[Tensor, Tensor]:
+    """x_0 and own labels of one batch."""
+    part = images.at(torch.arange(first, min(first + scene.settings.batch_size, len(images))))
+    return model.encode(part.images[:].to(scene.device)), part.class_labels.to(scene.device)
+
+
+def trials(scene: Scene) -> list[Trial]:
+    return [Trial("losses", losses), Trial("reconstruction", reconstruction)]
+
+
+PROBE = Probe(
+    question="Does the model still explain real images of the class?",
+    source="Rusanovsky et al., Memories of forgotten concepts, CVPR 2025; DDIM inversion: Song et al., ICLR 2021",
+    trials=trials,
+)

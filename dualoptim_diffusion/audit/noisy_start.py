@@ -1,0 +1,59 @@
+"""Noisy start: real images of the class, noised part of the way and denoised; who still knows them completes them."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve
+from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.sampling import denoise, make_scheduler
+
+
+def recovered(scene: Scene, subject: Subject, with_label: bool) -> dict[str, Any]:
+    """How many images are still of the class after noise up to each timestep and DDIM back."""
+    images = real_images(scene)
+    return curve([(t, _count(scene, subject.model, images, t, with_label)) for t in scene.budget.timesteps])
+
+
+def real_images(scene: Scene) -> ImageSet:
+    """Of the class: held-out ones, or training images where none are held out."""
+    held_out = scene.real(scene.held_out, forgotten=True)
+    return held_out if len(held_out) else scene.real(scene.train, forgotten=True)
+
+
+@torch.no_grad()
+def _count(scene: Scene, model: DenoisingModel, images: ImageSet, t: int, with_label: bool) -> tuple[int, int]:
+    model.network.eval()
+    scheduler = make_scheduler("ddim", model.learned_variance)
+    scheduler.set_timesteps(scene.settings.num_inference_steps, device=scene.device)
+    timesteps = scheduler.timesteps[scheduler.timesteps < t]
+    timesteps = timesteps if len(timesteps) else scheduler.timesteps[-1:]
+    hits, size = 0, scene.settings.batch_size
+    for first in range(0, len(images), size):
+        part = images.at(torch.arange(first, min(first + size, len(images))))
+        x_0 = model.encode(part.images[:].to(scene.device))
+        generators = [torch.Generator().manual_seed(first + i) for i in range(len(part))]
+        noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(x_0)
+        x_t = model.add_noise(x_0, noise, timesteps[:1].expand(len(part)))
+        null = [] if model.null_class is None else [model.null_class] * len(part)
+        labels = part.class_labels.tolist() if with_label else null
+        x_0 = denoise(model.predict, scheduler, x_t, labels, timesteps, scene.settings.guidance_scale, generators)
+        hits += scene.hits(model.decode(x_0))
+    return hits, len(images)
+
+
+def trials(scene: Scene) -> list[Trial]:
+    found = [Trial("forgotten label", partial(recovered, with_label=True), "timestep")]
+    if scene.original.null_class is not None:
+        found.append(Trial("null label", partial(recovered, with_label=False), "timestep"))
+    return found
+
+
+PROBE = Probe(
+    question="Does the model complete noisy images of the class?",
+    source="Lu et al., When are concepts erased from diffusion models?, 2025; noising and back: Meng et al., SDEdit, "
+    "ICLR 2022",
+    trials=trials,
+)

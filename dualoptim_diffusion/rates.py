@@ -1,0 +1,32 @@
+"""Shares of counted images, with intervals that stay sensible at 0 of n and n of n."""
+
+from math import hypot, sqrt
+from statistics import NormalDist
+from typing import Any
+
+Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+
+
+def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Score interval of a rate (Wilson, 1927), as fractions; 95% at the default z."""
+    rate, z2 = hits / n, z**2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
+
+
+def rate(hits: int, n: int) -> dict[str, Any]:
+    """A share with its counts and 95% interval."""
+    return {"value": hits / n, "hits": hits, "n": n, "ci95": list(wilson_interval(hits, n))}
+
+
+def difference_interval(hits: int, n: int, other_hits: int, other_n: int, z: float = Z_95) -> tuple[float, float]:
+    """Interval of hits / n - other_hits / other_n of independent samples (Newcombe, 1998, method 10), in [-1, 1]."""
+    p, q = hits / n, other_hits / other_n
+    (low, high), (other_low, other_high) = wilson_interval(hits, n, z), wilson_interval(other_hits, other_n, z)
+    return p - q - hypot(p - low, other_high - q), p - q + hypot(high - p, q - other_low)
+
+
+def simultaneous_z(comparisons: int) -> float:
+    """z at which all of so many 95% intervals hold at once, at the least (Bonferroni); 1.96 for one."""
+    return NormalDist().inv_cdf(1 - 0.025 / comparisons)

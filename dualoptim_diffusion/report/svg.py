@@ -1,0 +1,42 @@
+"""Figures as SVG elements that take their colours from the page around them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+# matplotlib draws in these, the page's colours take their place
+INK, LINE, RED, BLUE = "#010203", "#040506", "#070809", "#0a0b0c"
+COLOURS = {INK: "currentColor", LINE: "var(--line)", RED: "var(--red)", BLUE: "var(--blue)"}
+
+
+@contextmanager
+def panels(count: int, size: tuple[float, float], sharey: bool = False) -> Iterator[tuple[Any, list[Any]]]:
+    """A matplotlib figure of so many panels side by side, each of that size in inches, and its axes."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings: dict[str, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.size": 10}
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK)
+    with rc_context(settings):
+        figure = Figure(figsize=(count * size[0], size[1]), layout="constrained")
+        axes = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+        for part in axes:
+            part.spines[["top", "right"]].set_visible(False)
+            part.grid(color=LINE)
+            part.set_axisbelow(True)
+        yield figure, axes
+
+
+def to_svg(figure: Any) -> str:
+    """The figure as an element without metadata, sizes, fixed fonts or fixed colours."""
+    stream = StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    for drawn, shown in COLOURS.items():
+        svg = svg.replace(drawn, shown)
+    return svg
