@@ -1,6 +1,5 @@
 """Sample folders: shards of drawn images with a manifest that says from which weights and how they were drawn."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 from tqdm import tqdm
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import atomic_path, visible, write_json
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.errors import InputError
@@ -168,8 +168,8 @@ def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no samples: its manifest.json cannot be read ({error}).") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
         raise InputError(f"{folder} holds no samples: its manifest.json is of another kind.")

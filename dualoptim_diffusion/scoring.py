@@ -1,12 +1,12 @@
 """Scoring: the original and the unlearned model under equal seeds, then figures, grid and report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualoptim_diffusion.assets import load_model, obtain_classifier, obtain_extractor, obtain_model
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import write_json
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.classifier_training import measure
@@ -145,7 +145,7 @@ def check_origin(out: Path, key: str, sha256: str, name: str) -> None:
         InputError: if it records another, or is damaged.
     """
     try:
-        recorded = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+        recorded = read_json(out / "provenance.json")
         if not isinstance(recorded, dict):
             raise ValueError("it is of another kind")
     except (OSError, ValueError) as error:

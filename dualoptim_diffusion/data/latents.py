@@ -4,7 +4,6 @@ What a run draws is known before it begins (indices and flips are functions of c
 all by `dualoptim encode`. An image has a key for each way it may be looked at: twice its number, one more if mirrored.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import atomic_path, clear_leftovers, visible, write_json
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
 from dualoptim_diffusion.errors import InputError
@@ -86,7 +86,7 @@ class LatentCache:
 
     def _known(self) -> dict[str, int]:
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_json(self.folder / MANIFEST)
             found = dict(manifest["made_from"])
             shards = {str(name): int(count) for name, count in dict(manifest["shards"]).items()}
         except (OSError, ValueError, LookupError, TypeError) as error:

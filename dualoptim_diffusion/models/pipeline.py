@@ -1,6 +1,5 @@
 """Diffusers pipelines of named classes, one seed an image, with guidance; the conditional DDPM's."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from torch import Tensor, nn
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.diffusion import guided_noise_pred
 from dualoptim_diffusion.errors import InputError
@@ -207,7 +207,8 @@ def is_hub_id(source: str | Path) -> bool:
 
 def forgotten_names(source: Path) -> list[str]:
     """Classes that the model in a run or pipeline folder was made to forget, as its model_index.json says."""
-    return list(_index(source).get("forgotten") or ())
+    names = _index(source).get("forgotten")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def is_dit(source: Path) -> bool:
@@ -217,7 +218,7 @@ def is_dit(source: Path) -> bool:
 
 def _index(source: Path) -> dict[str, Any]:
     try:
-        index = json.loads((model_folder(source) / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(model_folder(source) / "model_index.json")
     except (OSError, ValueError):  # no pipeline folder: whoever loads it says so
         return {}
     return index if isinstance(index, dict) else {}
