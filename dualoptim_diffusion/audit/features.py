@@ -67,11 +67,9 @@ def middle_features(scene: Scene, model: DenoisingModel, images: ImageSet) -> Te
 
     handle = model.middle.register_forward_hook(keep)
     try:
-        for first in range(0, len(images), scene.settings.batch_size):
-            part = images.at(torch.arange(first, min(first + scene.settings.batch_size, len(images))))
-            x_0 = model.encode(part.images[:].to(scene.device))
+        for first, x_0, _ in scene.parts(model, images):
             noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "features", first)).to(x_0)
-            timesteps = torch.full((len(part),), t, device=scene.device)
+            timesteps = torch.full((len(x_0),), t, device=scene.device)
             x_t = model.add_noise(x_0, noise, timesteps)
             model.noise_pred(x_t, timesteps, torch.full_like(timesteps, label))
     finally:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.randomness import generator
 from dualoptim_diffusion.sampling import denoise, make_scheduler
 
@@ -31,8 +30,7 @@ def losses(scene: Scene, subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, images in groups(scene).items():
         each: list[list[Tensor]] = [[] for _ in timesteps]
-        for first in range(0, len(images), scene.settings.batch_size):
-            x_0, labels = _part(scene, model, images, first)
+        for first, x_0, labels in scene.parts(model, images):
             for i, t in enumerate(timesteps):
                 noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "losses", t, first)).to(x_0)
                 each[i].append(model.loss(x_0, torch.full_like(labels, t), noise, labels).cpu())
@@ -52,8 +50,7 @@ def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, images in groups(scene).items():
         errors: list[Tensor] = []
-        for first in range(0, len(images), scene.settings.batch_size):
-            x_0, labels = _part(scene, model, images, first)
+        for _, x_0, labels in scene.parts(model, images):
             inverse.set_timesteps(steps, device=scene.device)
             forward.set_timesteps(steps, device=scene.device)
             x_t = x_0
@@ -66,12 +63,6 @@ def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
         error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
         found[name] = {"n": len(images), "error": values.mean().item(), "standard_error": error}
     return {"groups": found}
-
-
-def _part(scene: Scene, model: DenoisingModel, images: ImageSet, first: int) -> tuple[Tensor, Tensor]:
-    """x_0 and own labels of one batch."""
-    part = images.at(torch.arange(first, min(first + scene.settings.batch_size, len(images))))
-    return model.encode(part.images[:].to(scene.device)), part.class_labels.to(scene.device)
 
 
 def trials(scene: Scene) -> list[Trial]:

@@ -30,17 +30,17 @@ def _count(scene: Scene, model: DenoisingModel, images: ImageSet, t: int, with_l
     scheduler.set_timesteps(scene.settings.num_inference_steps, device=scene.device)
     timesteps = scheduler.timesteps[scheduler.timesteps < t]
     timesteps = timesteps if len(timesteps) else scheduler.timesteps[-1:]
-    hits, size = 0, scene.settings.batch_size
-    for first in range(0, len(images), size):
-        part = images.at(torch.arange(first, min(first + size, len(images))))
-        x_0 = model.encode(part.images[:].to(scene.device))
-        generators = [torch.Generator().manual_seed(first + i) for i in range(len(part))]
+    hits = 0
+    for first, x_0, labels in scene.parts(model, images):
+        generators = [torch.Generator().manual_seed(first + i) for i in range(len(x_0))]
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(x_0)
-        x_t = model.add_noise(x_0, noise, timesteps[:1].expand(len(part)))
-        null = [] if model.null_class is None else [model.null_class] * len(part)
-        labels = part.class_labels.tolist() if with_label else null
-        x_0 = denoise(model.predict, scheduler, x_t, labels, timesteps, scene.settings.guidance_scale, generators)
-        hits += scene.hits(model.decode(x_0))
+        x_t = model.add_noise(x_0, noise, timesteps[:1].expand(len(x_0)))
+        asked = (
+            labels if with_label else torch.full_like(labels, model.null_class or 0)
+        )  # no trial without a null class
+        scale = scene.settings.guidance_scale
+        drawn = denoise(model.predict, scheduler, x_t, asked.tolist(), timesteps, scale, generators)
+        hits += scene.hits(model.decode(drawn))
     return hits, len(images)
 
 

@@ -89,6 +89,12 @@ class Scene:
         order = torch.randperm(len(found), generator=generator(self.budget.seed, "audit", "real"))
         return images.at(found[order[: self.budget.real_images]])
 
+    def parts(self, model: DenoisingModel, images: ImageSet) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Real images a batch at a time: number of the first, x_0 [B, C, H, W], labels [B]."""
+        for first in range(0, len(images), self.settings.batch_size):
+            part = images.at(torch.arange(first, min(first + self.settings.batch_size, len(images))))
+            yield first, model.encode(part.images[:].to(self.device)), part.class_labels.to(self.device)
+
     def batches(self, model: DenoisingModel, images: ImageSet, phase: str, num_updates: int) -> Batches:
         """Batches of an attack, ready for so many updates."""
         batches = Batches(

@@ -84,7 +84,8 @@ class Denoiser:
 
     def fresh_network(self) -> Any:
         """A network like this one with random weights, from torch's global generator."""
-        return type(self.network).from_config(self.network.config)
+        config = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        return type(self.network)(**config)  # from_config would take positional arguments for defaults
 
     def checkpoint_gradients(self) -> None:
         """From now on activations are computed twice, and few of them kept."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report.notes import quoted
-from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg
+from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of
 
 Audit = Mapping[str, Any]
 Outcomes = Mapping[str, Mapping[str, Any]]  # by model
@@ -95,7 +95,7 @@ def _steps(value: int | None) -> str:
     return "never" if value is None else str(value)
 
 
-HEADER = ("probe", "attack", "steps to half: original / unlearned / control", "largest", "FA", "control", "excess")
+HEADER = ("probe", "attack", "steps to half", "worst point", "FA", "control", "excess")
 
 
 def text(content: Audit) -> str:
@@ -127,7 +127,8 @@ def section(run: Path) -> dict[str, Any] | None:
                     "name": name.replace("_", " "),
                     "question": probe["question"],
                     "source": probe["source"],
-                    "figure": draw(name, probe["trials"]),
+                    "figure": (figure := draw(name, probe["trials"])),
+                    "width": width_of(figure),
                     "note": _note(name, probe["trials"]),
                 }
                 for name, probe in content["probes"].items()
@@ -192,7 +193,7 @@ def _draw_attack(axes: Any, axis: str, outcomes: Outcomes) -> None:
         style = {"linestyle": "", "alpha": 0.8} if named else {"linewidth": 1.4}
         axes.plot(x, y, color=colour, marker="o", markersize=4, label=role, **style)
     if named:
-        axes.set_xticks(range(len(at)), at, rotation=90 if len(at) > 3 else 0)
+        axes.set_xticks(range(len(at)), at, rotation=90)
     elif axis == "step":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)

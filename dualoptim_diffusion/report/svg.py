@@ -40,3 +40,9 @@ def to_svg(figure: Any) -> str:
     for drawn, shown in COLOURS.items():
         svg = svg.replace(drawn, shown)
     return svg
+
+
+def width_of(svg: str) -> float:
+    """In pixels, at which the figure's letters are as large as the page's notes."""
+    found = re.search(r'viewBox="0 0 ([\d.]+) ', svg)
+    return 1.4 * float(found[1]) if found else 640.0
