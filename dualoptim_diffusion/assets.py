@@ -24,7 +24,7 @@ from dualoptim_diffusion.evaluation.features import (
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.pipeline import check_parts, is_dit, is_hub_id, model_folder
+from dualoptim_diffusion.models.pipeline import is_dit, is_hub_id, model_folder, pipeline_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 from dualoptim_diffusion.provenance import cache_entry, locked
 from dualoptim_diffusion.recipes import load_recipe, recipe_sha256
@@ -78,21 +78,13 @@ def load_model(
         InputError: if there is none that draws classes under our diffusion process, or none with this null class.
     """
     folder = downloaded(str(source)) if is_hub_id(source) else model_folder(source)
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
-    try:
-        check_parts(folder)
+    with pipeline_folder(folder):
         if is_stock(folder):
             network = load_stock(folder, null_class).to(device)
             num_classes = table_rows(network) - (null_class is not None)
             names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
             return ConditionalDDPM(network, dict(names))
         model: DenoisingModel = (ConditionalDiT if is_dit(folder) else ConditionalDDPM).load(folder, device)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}).") from None
     if null_class not in (None, model.null_class):
         raise InputError(
             f"model.null_class is {null_class}, but {folder} says itself that its null class is {model.null_class}; "

@@ -164,13 +164,18 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> Restored | Non
     return None
 
 
+def visible(folder: Path) -> list[Path]:
+    """Its files, but for those that are being written or that killed processes were writing."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 def clear_leftovers(folder: Path) -> None:
-    """Deletes what killed processes were writing; nobody else may be writing there."""
-    for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+    """Deletes what killed processes were writing anywhere in a folder; nobody else may be writing there."""
+    for path in [path for ending in ("part", "old") for path in folder.rglob(f".*.[0-9]*.{ending}")]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)  # it may have lain in one of these folders
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.config import ClassifierConfig
 from dualoptim_diffusion.errors import InputError
@@ -125,7 +126,7 @@ class Classifier:
             InputError: if it is not one, or its weights do not fit the network it names.
         """
         try:
-            stored = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+            stored = read_json(folder / "classifier.json")
             classifier = cls.create(TypeAdapter(ClassifierInfo).validate_python(stored))
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
             classifier.check()

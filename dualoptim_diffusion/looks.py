@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.ema import EMA
@@ -14,11 +14,13 @@ from dualoptim_diffusion.evaluation.features import classifier_features
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment, say
+from dualoptim_diffusion.metrics import read_selection
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Draws
 from dualoptim_diffusion.scoring import Bench
 from dualoptim_diffusion.unlearn import Record
+from dualoptim_diffusion.weight_files import read_tensors
 
 FORGOTTEN = 0.02  # FA of a look that counts as forgotten
 RULE = (
@@ -81,8 +83,7 @@ class Looks:
         network.train()
 
     def _remember(self, step: int, figures: Record) -> None:
-        kept = self.best / "selection.json"
-        if kept.is_file() and rank(json.loads(kept.read_text(encoding="utf-8"))) <= rank(figures):
+        if (kept := read_selection(self.best.parent)) is not None and rank(kept) <= rank(figures):
             return
         with atomic_path(self.best) as beside:
             beside.mkdir()
@@ -95,7 +96,7 @@ class Looks:
 
     def load_best(self) -> None:
         """Puts the best weights of the run into the model."""
-        self.model.network.load_state_dict(load_file(self.best / "weights.safetensors"))
+        self.model.network.load_state_dict(read_tensors(self.best / "weights.safetensors"))
 
 
 def rank(figures: Record) -> tuple[bool, float]:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dualoptim_diffusion.assets import load_model, make_accelerator
+from dualoptim_diffusion.checkpoint import clear_leftovers
 from dualoptim_diffusion.classes import distinct_names, file_name, resolve_class
 from dualoptim_diffusion.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.errors import InputError
@@ -56,6 +57,8 @@ def sample_model(
         samples = draw_samples(
             out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
         )
+        if accelerator.is_main_process:
+            clear_leftovers(out)  # now that it is known to be a folder of samples
     if not accelerator.is_main_process:
         return None
     if png:

@@ -1,6 +1,5 @@
 """Sample folders: shards of drawn images with a manifest that says from which weights and how they were drawn."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -14,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 from tqdm import tqdm
 
-from dualoptim_diffusion.checkpoint import atomic_path, write_json
+from dualoptim_diffusion.checked import read_json
+from dualoptim_diffusion.checkpoint import atomic_path, visible, write_json
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models import DenoisingModel
@@ -124,7 +124,7 @@ def draw_samples(
         if {key: found.get(key) for key in wanted} != wanted:
             raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
         known = found.get("shards", {})
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or visible(folder)):
         raise InputError(f"{folder} exists and holds no samples of this kind; choose another folder.")
     about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
@@ -168,8 +168,8 @@ def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no samples: its manifest.json cannot be read ({error}).") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
         raise InputError(f"{folder} holds no samples: its manifest.json is of another kind.")

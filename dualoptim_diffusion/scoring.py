@@ -1,12 +1,12 @@
 """Scoring: the original and the unlearned model under equal seeds, then figures, grid and report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualoptim_diffusion.assets import load_model, obtain_classifier, obtain_extractor, obtain_model
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import write_json
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.classifier_training import measure
@@ -26,7 +26,7 @@ from dualoptim_diffusion.evaluation.protocol import (
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.experiment import Experiment, say
 from dualoptim_diffusion.grids import draw_grid
-from dualoptim_diffusion.metrics import read_metrics
+from dualoptim_diffusion.metrics import read_metrics, read_selection
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
@@ -145,7 +145,7 @@ def check_origin(out: Path, key: str, sha256: str, name: str) -> None:
         InputError: if it records another, or is damaged.
     """
     try:
-        recorded = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+        recorded = read_json(out / "provenance.json")
         if not isinstance(recorded, dict):
             raise ValueError("it is of another kind")
     except (OSError, ValueError) as error:
@@ -161,7 +161,8 @@ def evaluate_run(
     accelerator = experiment.accelerator
     seconds = {} if seconds is None else seconds
     bench = bench or open_bench(experiment)
-    read_metrics(out)  # damaged ones are refused before anything is rewritten
+    read_metrics(out)  # damaged files are refused before anything is rewritten
+    selection = read_selection(out)
     check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)
     id2label, forgotten = experiment.labels, experiment.forget_classes
@@ -197,9 +198,8 @@ def evaluate_run(
             },
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
         }
-        selection = out / "best" / "selection.json"
-        if selection.is_file():
-            results["selection"] = json.loads(selection.read_text(encoding="utf-8"))
+        if selection is not None:
+            results["selection"] = selection
         write_json(out / "results.json", results)
         draw_grid(out / "grid.png", drawn.original.of(classes), drawn.unlearned.of(classes), id2label, forgotten)
         write_report(out)

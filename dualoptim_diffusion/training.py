@@ -73,7 +73,7 @@ def run_phases(
     accelerator.wait_for_everyone()  # all have read it
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(folder / "checkpoints")
+        clear_leftovers(folder)
         with atomic_path(metrics) as beside:
             beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
 

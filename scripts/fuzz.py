@@ -5,7 +5,7 @@
 Each trial copies a finished run of the digits with a model, a judge, samples and a published checkpoint, spoils one to
 three files (cut, bits flipped, another's content, an entry of a JSON or YAML file changed, deleted), and runs one verb
 in this process. Outcomes are counted by exit code; at a traceback the trial is printed, to be had again by
-`--first N`, and the script ends with 1.
+`--first N` with the same `--verbs`, and the script ends with 1.
 """
 
 import argparse
@@ -90,7 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="how long to go on")
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
+    known = sorted({verb.split()[0] for verb in VERBS})
+    parser.add_argument("--verbs", nargs="+", choices=known, default=known, help="call these alone")
     arguments = parser.parse_args()
+    verbs = [verb for verb in VERBS if verb.split()[0] in arguments.verbs]
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         os.environ["DUALOPTIM_CACHE"] = str(Path(name) / "cache")
@@ -103,7 +106,7 @@ def main() -> None:
             source = random.Random(number)
             trial = shutil.copytree(sound, Path(name) / "trial", dirs_exist_ok=True)
             os.chdir(trial)
-            words, captured = source.choice(VERBS), io.StringIO()
+            words, captured = source.choice(verbs), io.StringIO()
             files = [path.relative_to(trial) for path in sorted(trial.rglob("*")) if path.suffix in READ]
             named = [path for path in files if path.parts[0] in words or path.name.startswith("tiny")]
             steps = [spoil(source, path, files) for path in source.sample(named, source.randint(1, 3))]

@@ -76,9 +76,9 @@ class Table:
         return [*self.overrides, f"run.seed={cell.seed}"]
 
     def finished(self, cell: Cell) -> bool:
-        """Whether the cell's folder holds results of this very recipe."""
+        """Whether the cell's folder holds results of this very recipe and all that a run writes after them."""
         folder = self.folder(cell)
-        if not (folder / "results.json").is_file():
+        if not all((folder / name).is_file() for name in ("results.json", "model/README.md")):
             return False
         from dualoptim_diffusion.experiment import open_experiment
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
 FLOORS = {
     "pure": "dual_optim linked_adam masked_adamw diffusion randomness config recipes classes schedules ema errors "
-    "guards rates",
+    "guards rates checked",
     "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
     "provenance encoding class_fisher metrics",
     "doing": "unlearn methods training classifier_training evaluation audit",

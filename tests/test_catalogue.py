@@ -108,6 +108,16 @@ def replaced(name: str, content: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def damaged_choice(content: str) -> Callable[[Path], object]:
+    """Of a run that keeps its best weights."""
+
+    def apply(folder: Path) -> None:
+        (folder / "best").mkdir()
+        (folder / "best" / "selection.json").write_text(content)
+
+    return apply
+
+
 def removed(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
@@ -579,6 +589,8 @@ for name, change, found, remedy in (
     ("with garbled samples", replaced("samples/manifest.json", b"\xff{"), "samples", "manifest.json cannot be read"),
     ("with garbled metrics", replaced("metrics.jsonl", "{"), "metrics.jsonl", "delete it"),
     ("with numbers for metrics", replaced("metrics.jsonl", "1\n2\n"), "metrics.jsonl", "delete it"),
+    ("with a garbled choice", damaged_choice('{"step": 3'), "selection.json", "restore it"),
+    ("with a choice by no rule", damaged_choice('{"step": 3, "FA": 0, "FD": 1}'), "rule is missing", "restore it"),
     ("with words for losses", replaced("metrics.jsonl", '{"step": 1, "forget_loss": "x"}'), "metrics.jsonl", "delete"),
 ):
     case(f"a run {name} is not evaluated", "evaluate $tmp/copy", found, remedy, prepare=copied("run", change))
@@ -589,12 +601,17 @@ for name, change, found in (
     ("without forgotten classes", edited("results.json", forgotten=[]), "copy"),
     ("with a number for its model", edited("results.json", unlearned=3), "copy"),
     ("without a judge", edited("results.json", classifier=None), "copy"),
-    ("with a garbled protocol", edited("results.json", protocol={"sampling": 3}), "copy"),
+    ("with a garbled protocol", edited("results.json", protocol={"sampling": 3}), "protocol.sampling is 3"),
+    ("with words for times", edited("results.json", seconds={"sampling": "long"}), "seconds.sampling is 'long'"),
+    ("with a list for a selection", edited("results.json", selection=[3]), "selection is [3]"),
+    ("with a number for its classes", edited("results.json", forgotten=[3]), "forgotten.0 is 3"),
 ):
     case(f"a run {name} is not reported", "report $tmp/copy", found, "dualoptim evaluate",
          prepare=copied("run", change))
 case("metrics that are no JSON are not reported", "report $tmp/copy", "metrics.jsonl", "delete it",
      prepare=copied("run", replaced("metrics.jsonl", "{")))
+case("metrics of no step are not reported", "report $tmp/copy", "step is missing", "delete it",
+     prepare=copied("run", replaced("metrics.jsonl", '{"forget_loss": 1.0}')))
 case("a run as its own control is refused", "report $run --control $run --out $out", "three", "name another run")
 case("a control that is nowhere is refused", "report $run --control $tmp/x --out $out", "x", "dualoptim evaluate")
 case("an override of what made a run is refused", "evaluate $run method.num_steps=3", "method.num_steps",

@@ -219,6 +219,20 @@ def test_a_run_killed_while_it_claimed_its_folder_begins_anew(
     assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
+def test_what_killed_processes_were_writing_hinders_nobody_and_is_cleared_away(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+) -> None:
+    run, samples = shutil.copytree(finished, tmp_path / "run"), tmp_path / "samples"
+    (run / ".model.7.part" / "unet").mkdir(parents=True)
+    samples.mkdir()
+    for path in (run / "samples" / ".shard.7.part", run / ".model.7.part" / ".x.7.part", samples / ".manifest.7.part"):
+        path.write_text("half")
+    assert dualoptim("forget", tiny, "--class", "three", "--out", run, "--resume").code == 0
+    words = ("sample", run, "--class", "one", "--seeds", "0", "--steps", "1", "--out", samples)
+    assert dualoptim(*words).code == 0  # and a folder with nothing but half a manifest is no stranger's
+    assert not [*run.rglob("*.part"), *samples.rglob("*.part")]
+
+
 def test_two_runs_do_not_write_to_one_folder(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -1,6 +1,7 @@
 """The conditional U-Net and its pipeline."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dualoptim_diffusion import ConditionalDDPMPipeline, ConditionalUNet, load_pipeline
+from dualoptim_diffusion.assets import load_model
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, weights_sha256
+from tests.test_dit import random_dit
 
 CIFAR_PARAMETERS = 38_632_323
 
@@ -213,3 +217,69 @@ def test_the_pipeline_refuses_what_it_cannot_draw(labels: list, seeds: list | No
 def test_a_missing_pipeline_folder_is_named() -> None:
     with pytest.raises(InputError, match="no pipeline folder 'nowhere'"):
         load_pipeline("nowhere")
+
+
+Damage = Callable[[Path], object]
+
+
+def rewritten(name: str, **entries: object) -> Damage:
+    """Other entries of a JSON file."""
+    return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | entries))
+
+
+def without_a_tensor(folder: Path) -> None:
+    path = next(folder.glob("*/diffusion_pytorch_model.safetensors"))
+    weights = load_file(path)
+    del weights[max(weights)]
+    save_file(weights, path)
+
+
+def halved(pattern: str) -> Damage:
+    def halve(folder: Path) -> None:
+        path = next(folder.glob(pattern))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return halve
+
+
+def lacking(pattern: str) -> Damage:
+    def remove(folder: Path) -> None:
+        path = next(folder.glob(pattern))
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+NETWORK = "[ut][nr]*[tr]/"  # unet/ or transformer/
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "whose weights are cut": (halved(f"{NETWORK}*.safetensors"), "safetensors"),
+    "whose settings are cut": (halved(f"{NETWORK}config.json"), "config.json"),
+    "whose index is cut": (halved("model_index.json"), ""),
+    "whose index is a list": (lambda folder: (folder / "model_index.json").write_text("[1]"), ""),
+    "without its network": (lacking(NETWORK), ""),
+    "without weights": (lacking(f"{NETWORK}*.safetensors"), "no file named"),
+    "without settings": (lacking(f"{NETWORK}config.json"), "config.json"),
+    "without its scheduler": (lacking("scheduler"), ""),
+    "without one of its tensors": (without_a_tensor, "lacks the weights"),
+    "with a part of another library": (rewritten("model_index.json", scheduler=["os", "x"]), "part 'scheduler' is of"),
+    "with an unknown part": (rewritten("model_index.json", scheduler=["diffusers", "Nothing"]), "Nothing"),
+    "with names of another kind": (rewritten("model_index.json", id2label=[3]), ""),
+}
+
+
+@pytest.mark.parametrize("family", ["ddpm", "dit"])
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_pipeline_folder_is_refused_with_the_reason_and_what_to_do(
+    tmp_path: Path, family: str, damage: Damage, reason: str
+) -> None:
+    names = {i: str(i) for i in range(4)}
+    model = ConditionalDDPM(small(), names) if family == "ddpm" else ConditionalDiT(random_dit(num_classes=4), names)
+    model.save(tmp_path / "m")
+    damage(tmp_path / "m")
+    for load in (load_pipeline, load_model):
+        with pytest.raises(InputError) as error:
+            load(tmp_path / "m")
+        sentence = str(error.value)
+        assert f"{tmp_path / 'm'} is not a pipeline folder" in sentence
+        assert reason in sentence
+        assert "restore it, or name another" in sentence

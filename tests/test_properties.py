@@ -1,5 +1,6 @@
 """Whatever is given: a result that keeps its promise, or one sentence; looked for at random, the same each time."""
 
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainR
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.porting import _read
 from dualoptim_diffusion.recipes import MAX_SEED, load_recipe, parse_seeds
+from dualoptim_diffusion.report import report
 from tests.conftest import RECIPES
 from tests.test_dit import HEADS, original_weights
 from tests.test_published import published_state
+from tests.test_report import extended, make_run
 
 few = settings(
     derandomize=True,
@@ -273,3 +276,60 @@ def test_a_changed_checkpoint_is_imported_or_refused_in_one_sentence(
             one_line(error)
         else:
             assert all(torch.is_floating_point(value) for value in imported.network.state_dict().values())
+
+
+json_like = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+        st.sampled_from([0, -1, 1.5, 1e308, 5e-324, 10**400, "", "\ud800", "three", "null label", "FA", math.nan]),
+    ),
+    lambda part: st.one_of(st.lists(part, max_size=3), st.dictionaries(st.text(max_size=4), part, max_size=3)),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every leaf and subtree."""
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [path, *(place for key, part in parts for place in places(part, (*path, key)))]
+
+
+def changed_at(tree: Any, path: tuple[Any, ...], change: Callable[[Any], Any]) -> Any:
+    """A copy with one part of it changed; GONE there drops it."""
+    if not path:
+        return change(tree)
+    parts = dict(tree) if isinstance(tree, dict) else list(tree)
+    parts[path[0]] = changed_at(tree[path[0]], path[1:], change)
+    if parts[path[0]] is GONE:
+        del parts[path[0]]
+    return parts
+
+
+GONE = object()
+REPORTED = {"results.json": extended(), "provenance.json": {"base_model_sha256": "b", "versions": {"torch": "2"}},
+            "metrics.jsonl": {"step": 1, "forget_loss": 1.0, "retain_loss": 2.0, "FA": 0.5, "FD": None},
+            "model/model_index.json": {"_class_name": "DiTPipeline", "id2label": {"0": "three"}}}  # fmt: skip
+
+
+@settings(few, max_examples=300)
+@given(data=st.data())
+def test_a_run_with_a_changed_file_is_reported_or_refused_in_one_sentence(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["results.json"] * 9 + [*REPORTED]))
+    content: Any = json.loads(json.dumps(REPORTED[name]))
+    for _ in range(data.draw(st.integers(1, 2))):
+        path = data.draw(st.sampled_from(places(content)))
+        new = data.draw(st.one_of(json_like, st.just(GONE) if path else json_like))
+        key = data.draw(st.one_of(st.text(max_size=4), st.just("ci95")))
+        added = data.draw(st.booleans())
+        content = changed_at(content, path, lambda old, new=new, key=key, added=added: (
+            old | {key: new} if added and isinstance(old, dict) and new is not GONE else new))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run", extended())
+        (run / "model").mkdir()
+        if name != "metrics.jsonl":  # curves take most of the time
+            (run / "metrics.jsonl").unlink()
+        (run / name).write_text(json.dumps(content), encoding="utf-8")
+        try:
+            report([run])
+        except InputError as error:
+            one_line(error)

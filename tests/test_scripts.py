@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -13,6 +14,7 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "benchmarks")]
 
 import cells  # noqa: E402
 import dit_step  # noqa: E402
+import kill_and_resume  # noqa: E402
 import reproduce_table2  # noqa: E402
 import stability  # noqa: E402
 
@@ -112,6 +114,13 @@ def test_the_table_has_a_row_a_method_with_mean_and_deviation_beside_the_publish
     assert "published-cifar10" in text
 
 
+def test_a_cell_whose_run_was_killed_before_its_report_is_not_finished(tmp_path: Path) -> None:
+    table = reproduce_table2.Table("digits", tmp_path, tmp_path, [], None)
+    cell = reproduce_table2.Cell("sfron_dual", "three", 0)
+    results_file(table.folder(cell), 0.0, 1.0)
+    assert not table.finished(cell)
+
+
 def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path) -> None:
     table = reproduce_table2.Table("digits", tmp_path, tmp_path, ["method.no_such_key=1"], 1)
     cell, problem = table.run(reproduce_table2.Cell("finetune", "three", 0))
@@ -157,3 +166,35 @@ def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
 
 def test_our_step_is_the_plain_loop_in_float64_to_the_last_bit() -> None:
     assert importlib.import_module("unet_step").check_equal() == 0.0
+
+
+START = (
+    "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
+)
+
+
+def test_work_is_killed_with_all_that_it_started_and_not_before_its_folder_is_there(tmp_path: Path) -> None:
+    stages = (("late", "late"), (".", "early"))
+    code = f"{START}; open('pid', 'w').write(str(child.pid)); time.sleep(0.2); os.mkdir('run'); time.sleep(99)"
+    work = kill_and_resume.Work("work", (sys.executable, "-c", code), "run", stages, 1)
+    assert kill_and_resume.kill_after(work, tmp_path, 0)
+    assert kill_and_resume.state_of(work, tmp_path) == "early"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    ended = kill_and_resume.Work("work", (sys.executable, "-c", "open('run/late', 'w')"), "run", stages, 1)
+    assert not kill_and_resume.kill_after(ended, tmp_path, 60)
+    assert kill_and_resume.state_of(work, tmp_path) == "late"
+
+
+def test_what_must_be_equal_of_two_runs_leaves_out_times_and_origins_alone(tmp_path: Path) -> None:
+    for name, content in {
+        "run/results.json": {"FA": 0.5, "seconds": {"forgetting": 3.0}, "parts": [{"seconds": 1}]},
+        "run/provenance.json": {"git": "a"},
+        "run/checkpoints/step_1/state.json": {},
+        "run/.model.7.part": {},
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    found = kill_and_resume.contents(tmp_path)
+    assert found.keys() == {"run/results.json", "run/.model.7.part"}  # litter counts as a difference
+    assert json.loads(found["run/results.json"]) == {"FA": 0.5, "parts": [{}]}

@@ -3,7 +3,6 @@
 `dualoptim sample MODEL --latents` draws them; the folder's manifest names model and classes.
 """
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.data.stored import Shard, ShardRows
 from dualoptim_diffusion.errors import InputError
 
@@ -42,7 +42,7 @@ def open_drawn(folder: str | Path) -> Drawn:
     root = Path(folder)
     sentence = partial(_sentence, root)
     try:
-        manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(root / MANIFEST)
         id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
         named = sorted(manifest["shards"].items())
         shards, labels, kept, seen, total = [], [], [], set(), 0

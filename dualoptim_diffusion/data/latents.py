@@ -4,7 +4,6 @@ What a run draws is known before it begins (indices and flips are functions of c
 all by `dualoptim encode`. An image has a key for each way it may be looked at: twice its number, one more if mirrored.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -17,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dualoptim_diffusion.checkpoint import atomic_path, write_json
+from dualoptim_diffusion.checked import read_json
+from dualoptim_diffusion.checkpoint import atomic_path, clear_leftovers, visible, write_json
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.provenance import locked
@@ -81,12 +81,12 @@ class LatentCache:
         if (self.folder / MANIFEST).is_file():
             self._shards = self._known()
             self.__dict__.pop("_table", None)
-        elif self.folder.exists() and (not self.folder.is_dir() or _visible(self.folder)):
+        elif self.folder.exists() and (not self.folder.is_dir() or visible(self.folder)):
             raise InputError(f"{self.folder} exists and holds no latents; name another folder as data.latents.")
 
     def _known(self) -> dict[str, int]:
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_json(self.folder / MANIFEST)
             found = dict(manifest["made_from"])
             shards = {str(name): int(count) for name, count in dict(manifest["shards"]).items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -120,6 +120,8 @@ class LatentCache:
     def add(self, keys: Tensor) -> None:
         """Encodes what is missing; interrupted and called again, it goes on and ends with the same bytes."""
         with locked(self.folder, self._accelerator):  # another run may be adding to it
+            if self._accelerator.is_main_process:
+                clear_leftovers(self.folder)
             self._refresh()
             self._accelerator.wait_for_everyone()  # all have seen the same folder before one writes to it
             if len(missing := self.missing(keys)):
@@ -208,11 +210,6 @@ class KeptMoments:
         content = sha256(repr(sorted(self._cache.made_from.items())).encode())
         content.update(self._numbers.numpy())
         return content.hexdigest()
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Its files, but for those that are being written."""
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _shard_name(keys: Tensor) -> str:

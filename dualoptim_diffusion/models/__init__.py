@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, check_parts, is_dit, model_folder
+from dualoptim_diffusion.models.pipeline import (
+    ConditionalDDPMPipeline,
+    check_complete,
+    is_dit,
+    model_folder,
+    pipeline_folder,
+)
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
@@ -110,15 +115,16 @@ def load_pipeline(
     """The pipeline in a run folder or a pipeline folder.
 
     Raises:
-        InputError: if there is none.
-        ValueError: if it names parts of another library.
+        InputError: if there is none, it is damaged, or it names parts of another library.
     """
     folder = model_folder(Path(folder))
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
-    check_parts(folder)
-    kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
-    return kind.from_pretrained(folder, use_safetensors=True).to(device)
+    with pipeline_folder(folder):
+        kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
+        pipeline: ConditionalDDPMPipeline | ConditionalDiTPipeline = kind.from_pretrained(folder, use_safetensors=True)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                check_complete(part)
+        return pipeline.to(device)
 
 
 def autoencoder_sha256(model: DenoisingModel) -> str | None:

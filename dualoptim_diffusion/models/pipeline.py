@@ -1,14 +1,15 @@
 """Diffusers pipelines of named classes, one seed an image, with guidance; the conditional DDPM's."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from torch import Tensor, nn
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.classes import resolve_class
 from dualoptim_diffusion.diffusion import guided_noise_pred
 from dualoptim_diffusion.errors import InputError
@@ -150,6 +151,27 @@ class ConditionalDDPMPipeline(ClassPipeline):
         return x_0_shape(self.unet)
 
 
+@contextmanager
+def pipeline_folder(folder: Path) -> Iterator[None]:
+    """Whatever reads a pipeline folder in this block, says in one sentence why it cannot.
+
+    Raises:
+        InputError: if it is none, or damaged, or has parts of libraries that are not known.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
+    try:
+        check_parts(folder)
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, TypeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}); restore it, or name another."
+        ) from None
+
+
 def check_parts(source: Path) -> None:
     """Checks that a pipeline folder names no parts but those of known libraries, for a module runs when it is imported.
 
@@ -185,7 +207,8 @@ def is_hub_id(source: str | Path) -> bool:
 
 def forgotten_names(source: Path) -> list[str]:
     """Classes that the model in a run or pipeline folder was made to forget, as its model_index.json says."""
-    return list(_index(source).get("forgotten") or ())
+    names = _index(source).get("forgotten")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def is_dit(source: Path) -> bool:
@@ -195,7 +218,7 @@ def is_dit(source: Path) -> bool:
 
 def _index(source: Path) -> dict[str, Any]:
     try:
-        index = json.loads((model_folder(source) / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(model_folder(source) / "model_index.json")
     except (OSError, ValueError):  # no pipeline folder: whoever loads it says so
         return {}
     return index if isinstance(index, dict) else {}

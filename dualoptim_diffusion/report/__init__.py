@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report import tables
@@ -80,7 +81,7 @@ def _check_out(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
-        kind = json.loads((folder / "report.json").read_text(encoding="utf-8"))["kind"]
+        kind = read_json(folder / "report.json")["kind"]
     except (OSError, ValueError, LookupError, TypeError):
         kind = None
     if kind != tables.KIND or (folder / "results.json").exists():

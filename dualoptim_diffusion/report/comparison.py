@@ -1,16 +1,17 @@
 """Finished runs side by side: reading them, refusing what cannot be compared, the rows of one table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.recipes import read_yaml
 from dualoptim_diffusion.report.measures import Measure, measures
-from dualoptim_diffusion.report.notes import headline, table_notes
+from dualoptim_diffusion.report.notes import table_notes
+from dualoptim_diffusion.report.results_file import read_results
 from dualoptim_diffusion.report.tables import Row, Table
 
 MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
@@ -42,7 +43,8 @@ class Run:
     @property
     def method(self) -> str | None:
         part = self.recipe.get("method")
-        return part.get("name") if isinstance(part, dict) else None
+        name = part.get("name") if isinstance(part, dict) else None
+        return name if isinstance(name, str) else None
 
     def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
         return measures(self.results[model])
@@ -55,21 +57,20 @@ def open_run(folder: Path) -> Run:
         InputError: if there are no results or they lack a figure.
     """
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        make_table([run := Run(folder, folder.resolve().name, results, {}, {})])  # whatever is missing shows here
-        headline(results)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        results = read_results(folder / "results.json")
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder} has no readable results ({error!r}); run `dualoptim evaluate {folder}` first."
+            f"{folder} has no readable results ({error}); run `dualoptim evaluate {folder}` first."
         ) from None
-    return Run(folder, run.name, results, _read(folder / "provenance.json"), _read(folder / "recipe.yaml"))
+    provenance, recipe = _mapping(read_json, folder / "provenance.json"), _mapping(read_yaml, folder / "recipe.yaml")
+    return Run(folder, folder.resolve().name, results, provenance, recipe)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file's mapping; {} where it is missing or damaged, since the table stands without it."""
+def _mapping(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
+    """What a file holds; {} where it is missing or damaged, since the table stands without it."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read(path)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from dualoptim_diffusion.checked import read_json
 from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.report.comparison import Run, make_table, open_run
 from dualoptim_diffusion.report.notes import headline, quoted
@@ -61,7 +62,7 @@ def _usage(run: Run) -> str:
     kept = next(iter(run.results["unlearned"]["RA"].get("per_class", {})), None)
     label: str | int = 0 if kept is None or not kept.isprintable() or "`" in kept else kept.split(",")[0].strip()
     try:
-        index = json.loads((run.folder / "model" / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(run.folder / "model" / "model_index.json")
         name = str(index.get("_class_name", PIPELINE))
     except (OSError, ValueError, AttributeError):
         name = PIPELINE

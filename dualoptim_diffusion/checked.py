@@ -1,0 +1,36 @@
+"""JSON of files, checked before anything is computed with it."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+
+class Part(BaseModel):
+    """A mapping in a file: a number is no string, and keys that are not named may hold anything."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+def read_json(path: Path) -> Any:
+    """Plain data of a file, whose numbers are finite and whose texts can be written again.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if it is anything else.
+    """
+    return from_json(path.read_bytes(), allow_inf_nan=False)
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing wrong: where, what is there, what was expected."""
+    first = error.errors(include_url=False)[0]
+    place, found = ".".join(map(str, first["loc"])), repr(first["input"])
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        expected = "a mapping"
+    else:
+        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
+    return f"{place or 'it'} is {found if len(found) <= 40 else f'{found[:40]}...'}, expected {expected}"
