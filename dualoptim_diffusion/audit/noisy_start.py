@@ -53,7 +53,7 @@ def trials(scene: Scene) -> list[Trial]:
 
 PROBE = Probe(
     question="Does the model complete noisy images of the class?",
-    source="Lu et al., When are concepts erased from diffusion models?, NeurIPS 2025; noising and back: Meng et al., SDEdit, "
-    "ICLR 2022",
+    source="Lu et al., When are concepts erased from diffusion models?, NeurIPS 2025; noising and back: Meng et al., "
+    "SDEdit, ICLR 2022",
     trials=trials,
 )
