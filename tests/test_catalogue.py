@@ -564,6 +564,7 @@ case("classes of a recipe that is nowhere are refused", "classes nowhere", "'now
 
 # Runs.
 for verb, remedy in (("evaluate $tmp/copy", "it would hold recipe.yaml"),
+                     ("audit $tmp/copy", "it would hold recipe.yaml"),
                      ("report $tmp/copy", "run `dualoptim evaluate"),
                      ("grid $tmp/copy --out $out", "it would hold recipe.yaml"),
                      ("sample $tmp/copy --out $out", "it would hold model_index.json")):
