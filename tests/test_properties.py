@@ -307,6 +307,12 @@ def changed_at(tree: Any, path: tuple[Any, ...], change: Callable[[Any], Any]) -
 
 
 GONE = object()
+
+
+def each_group(part: dict[str, Any]) -> dict[str, Any]:
+    return {f"{kind}, training": dict(part) for kind in ("forgotten", "retained")}
+
+
 AUDIT = {
     "forgotten": ["three"], "budget": {"name": "quick", "images": 4, "seed": 0}, "control": "runs/retrained",
     "plain": {"unlearned": rate(0, 4)},
@@ -317,10 +323,10 @@ AUDIT = {
         "leakage": {"question": "?", "source": "s", "trials": {"samplers": {
             "axis": "sampler", "outcomes": {"unlearned": {"at": ["ddim"], "hits": [0], "n": [4]}}}}},
         "inversion": {"question": "?", "source": "s", "trials": {
-            "losses": {"axis": None, "outcomes": {"unlearned": {"timesteps": [1], "groups": dict.fromkeys(
-                ("forgotten, training", "retained, training"), {"loss": [1.0], "standard_error": [None]})}}},
-            "reconstruction": {"axis": None, "outcomes": {"unlearned": {"groups": dict.fromkeys(
-                ("forgotten, training", "retained, training"), {"error": 1.0, "standard_error": 0.1})}}}}},
+            "losses": {"axis": None, "outcomes": {"unlearned": {"timesteps": [1], "groups": each_group(
+                {"loss": [1.0], "standard_error": [None]})}}},
+            "reconstruction": {"axis": None, "outcomes": {"unlearned": {"groups": each_group(
+                {"error": 1.0, "standard_error": 0.1})}}}}},
         "features": {"question": "?", "source": "s", "trials": {"linear probe": {
             "axis": None, "outcomes": {"unlearned": {"AUC": 0.9, "width": 8}}}}},
         "weights": {"question": "?", "source": "s", "trials": {"distances": {"axis": None, "outcomes": {"unlearned": {
