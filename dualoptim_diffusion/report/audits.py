@@ -146,7 +146,9 @@ def _note(name: str, trials: Mapping[str, Any]) -> str:
             "random weights reaches is in the pictures, not in what was learned."
         )
     if name == "inversion":
-        return "Solid: the class; dashed: retained classes. Held-out images where there are any, with standard errors."
+        return (
+            "Solid and f: the class; dashed and r: retained classes. Held-out images if there are any; standard errors."
+        )
     if name == "weights":
         off = trials["distances"]["outcomes"]["unlearned"]["off_mask"]
         if off is None:
@@ -194,7 +196,7 @@ def _draw_attack(axes: Any, axis: str, outcomes: Outcomes) -> None:
     elif axis == "step":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)
-    axes.set_xlabel(axis if named else {"step": "steps", "timestep": "noised to t"}.get(axis, axis))
+    axes.set_xlabel("" if named else {"step": "steps", "timestep": "noised to t"}.get(axis, axis))
 
 
 def _draw_features(outcomes: Outcomes) -> str:
@@ -236,7 +238,7 @@ def _draw_inversion(trials: Mapping[str, Any]) -> str:
             )  # fmt: skip
             right.bar_label(bars, [kind[0]] * len(roles), label_type="center", color="white", fontsize=8)
         right.set_xticks(range(len(roles)), roles)
-        right.set_title("DDIM there and back, squared error (f, r: forgotten, retained)", fontsize=10)
+        right.set_title("DDIM there and back: squared error", fontsize=10)
         return to_svg(figure)
 
 
