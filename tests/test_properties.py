@@ -17,6 +17,7 @@ from dualoptim_diffusion.classes import distinct_names, resolve_class, resolve_c
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.porting import _read
+from dualoptim_diffusion.rates import rate
 from dualoptim_diffusion.recipes import MAX_SEED, load_recipe, parse_seeds
 from dualoptim_diffusion.report import report
 from tests.conftest import RECIPES
@@ -306,7 +307,38 @@ def changed_at(tree: Any, path: tuple[Any, ...], change: Callable[[Any], Any]) -
 
 
 GONE = object()
-REPORTED = {"results.json": extended(), "provenance.json": {"base_model_sha256": "b", "versions": {"torch": "2"}},
+
+
+def each_group(part: dict[str, Any]) -> dict[str, Any]:
+    return {f"{kind}, training": dict(part) for kind in ("forgotten", "retained")}
+
+
+AUDIT = {
+    "forgotten": ["three"], "budget": {"name": "quick", "images": 4, "seed": 0}, "control": "runs/retrained",
+    "plain": {"unlearned": rate(0, 4)},
+    "probes": {
+        "relearn": {"question": "?", "source": "s", "trials": {"1 image": {
+            "axis": "step", "steps_to_half": {"unlearned": 1, "control": None},
+            "outcomes": {role: {"at": [0, 1], "hits": [0, 2], "n": [4, 4]} for role in ("unlearned", "control")}}}},
+        "leakage": {"question": "?", "source": "s", "trials": {"samplers": {
+            "axis": "sampler", "outcomes": {"unlearned": {"at": ["ddim"], "hits": [0], "n": [4]}}}}},
+        "inversion": {"question": "?", "source": "s", "trials": {
+            "losses": {"axis": None, "outcomes": {"unlearned": {"timesteps": [1], "groups": each_group(
+                {"loss": [1.0], "standard_error": [None]})}}},
+            "reconstruction": {"axis": None, "outcomes": {"unlearned": {"groups": each_group(
+                {"error": 1.0, "standard_error": 0.1})}}}}},
+        "features": {"question": "?", "source": "s", "trials": {"linear probe": {
+            "axis": None, "outcomes": {"unlearned": {"AUC": 0.9, "width": 8}}}}},
+        "weights": {"question": "?", "source": "s", "trials": {"distances": {"axis": None, "outcomes": {"unlearned": {
+            "layers": {"conv_in": {"distance": 0.1}}, "off_mask": {"weights": 5, "changed": 1}}}}}},
+    },
+    "excess": [{"probe": "relearn", "attack": "1 image", "at": 1, "FA": rate(2, 4), "control": rate(0, 4),
+                "difference": 0.5, "interval": [-0.1, 0.9]}],
+    "headline": {"probe": "relearn", "attack": "1 image", "at": 1, "FA": rate(2, 4), "control": rate(0, 4),
+                 "difference": 0.5, "interval": [-0.1, 0.9], "points": 1},
+}  # fmt: skip
+REPORTED = {"results.json": extended(), "audit.json": AUDIT,
+            "provenance.json": {"base_model_sha256": "b", "versions": {"torch": "2"}},
             "metrics.jsonl": {"step": 1, "forget_loss": 1.0, "retain_loss": 2.0, "FA": 0.5, "FD": None},
             "model/model_index.json": {"_class_name": "DiTPipeline", "id2label": {"0": "three"}}}  # fmt: skip
 
@@ -314,7 +346,7 @@ REPORTED = {"results.json": extended(), "provenance.json": {"base_model_sha256":
 @settings(few, max_examples=300)
 @given(data=st.data())
 def test_a_run_with_a_changed_file_is_reported_or_refused_in_one_sentence(data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(["results.json"] * 9 + [*REPORTED]))
+    name = data.draw(st.sampled_from(["results.json", "audit.json"] * 5 + [*REPORTED]))
     content: Any = json.loads(json.dumps(REPORTED[name]))
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from(places(content)))

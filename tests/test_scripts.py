@@ -12,6 +12,8 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "benchmarks")]
 
+import audit_planted  # noqa: E402
+import audit_study  # noqa: E402
 import cells  # noqa: E402
 import dit_step  # noqa: E402
 import kill_and_resume  # noqa: E402
@@ -198,3 +200,49 @@ def test_what_must_be_equal_of_two_runs_leaves_out_times_and_origins_alone(tmp_p
     found = kill_and_resume.contents(tmp_path)
     assert found.keys() == {"run/results.json", "run/.model.7.part"}  # litter counts as a difference
     assert json.loads(found["run/results.json"]) == {"FA": 0.5, "parts": [{}]}
+
+
+@pytest.mark.parametrize(
+    ("original", "planted", "control", "caught"),
+    [
+        (0, 5, 20, True),
+        (0, 5, None, True),
+        (0, 0, 20, False),
+        (0, 20, 20, False),
+        (0, None, None, False),
+        (5, 7, 20, False),
+    ],
+)
+def test_a_planted_model_is_caught_between_the_untouched_and_the_retrained_one(
+    original: int, planted: int | None, control: int | None, caught: bool
+) -> None:
+    assert audit_planted.is_caught({"original": original, "unlearned": planted, "control": control}) is caught
+
+
+def test_the_planted_models_in_the_results_are_what_their_steps_say() -> None:
+    found = json.loads((SCRIPTS / "benchmarks" / "results" / "audit_planted.json").read_text())["found"]
+    assert {part["planted"] for part in found} == {"zeroed", "swapped"}
+    assert len({part["seed"] for part in found}) == 3
+    for part in found:
+        assert part["caught"] is audit_planted.is_caught(part["steps_to_half"])
+        assert part["plain_FA"]["unlearned"] <= 0.1 < part["plain_FA"]["original"]
+
+
+def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:
+    return {
+        "method": method, "class": "three", "seed": 0, "FA": fa, "RA": 0.98, "FD ratio": 1.0,
+        "headline": {"difference": excess, "interval": [low, 1.0]},
+        "excess": dict.fromkeys(audit_study.ATTACKS, excess),
+        "steps_to_half": {"relearn, 10 images": {"unlearned": 10, "control": None}},
+    }  # fmt: skip
+
+
+def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_path: Path) -> None:
+    runs = [studied("finetune", 0.97, 0.0), studied("salun_dual", 0.01, 0.4, 0.2), studied("sfron_dual", 0.0, 0.1)]
+    assert [method for method, _ in audit_study.ranking(runs)] == ["sfron_dual", "salun_dual", "finetune"]
+    lines = [line for line in audit_study.tabulate(runs, "command").splitlines() if line.startswith("| S")]
+    assert lines[0].startswith("| SFRon + DualOptim | 0.0 | 98.0 | 1.00 | 10.0 | 0 of 1 |")
+    assert lines[1].split(" | ")[5] == "1 of 1"
+    assert lines[1].endswith("| 10 (never) |")
+    audit_study.draw(runs, tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 10_000

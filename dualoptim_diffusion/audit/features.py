@@ -49,7 +49,7 @@ def _table(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Features [N, C] and whether each image is of a forgotten class [N]."""
     features = torch.cat([middle_features(scene, model, gone), middle_features(scene, model, kept)])
-    return features.double().numpy(), np.arange(len(features)) < len(gone)
+    return features.double().nan_to_num(0.0, 0.0, 0.0).numpy(), np.arange(len(features)) < len(gone)
 
 
 @torch.no_grad()

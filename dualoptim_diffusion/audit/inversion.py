@@ -34,9 +34,9 @@ def losses(scene: Scene, subject: Subject) -> dict[str, Any]:
             for i, t in enumerate(timesteps):
                 noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "losses", t, first)).to(x_0)
                 each[i].append(model.loss(x_0, torch.full_like(labels, t), noise, labels).cpu())
-        values = torch.stack([torch.cat(parts) for parts in each]).double()  # [timesteps, images]
-        error = values.std(1) / len(images) ** 0.5 if len(images) > 1 else torch.zeros(len(timesteps))
-        found[name] = {"n": len(images), "loss": values.mean(1).tolist(), "standard_error": error.tolist()}
+        means = [_mean(torch.cat(parts)) for parts in each]
+        found[name] = {"n": len(images)}
+        found[name] |= {"loss": [m for m, _ in means], "standard_error": [error for _, error in means]}
     return {"timesteps": list(timesteps), "groups": found}
 
 
@@ -59,10 +59,17 @@ def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
                 x_t = inverse.step(noise_pred, t, x_t).prev_sample
             back = denoise(model.predict, forward, x_t, labels.tolist(), forward.timesteps, 1.0, [])
             errors.append((back - x_0).square().flatten(1).mean(1).cpu())
-        values = torch.cat(errors).double()
-        error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
-        found[name] = {"n": len(images), "error": values.mean().item(), "standard_error": error}
+        mean, error = _mean(torch.cat(errors))
+        found[name] = {"n": len(images), "error": mean, "standard_error": error}
     return {"groups": found}
+
+
+def _mean(values: Tensor) -> tuple[float | None, float | None]:
+    """Mean of values [N] and its standard error; None where they are no numbers."""
+    values = values.double()
+    if not values.isfinite().all():
+        return None, None
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
 
 
 def trials(scene: Scene) -> list[Trial]:

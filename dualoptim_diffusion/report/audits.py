@@ -1,18 +1,18 @@
 """An audit as sentences, a table and figures: one a probe."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.report import audit_file
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of
 
 Audit = Mapping[str, Any]
 Outcomes = Mapping[str, Mapping[str, Any]]  # by model
 MODELS = {"original": INK, "unlearned": RED, "control": BLUE}  # in the order and the colours they are drawn
-DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 A_POINT = {"step": "after {} steps", "timestep": "from t = {}", "guidance scale": "at guidance_scale {}"}
 STEMS = 12  # layers that the figure of weights shows
 
@@ -21,18 +21,17 @@ def read_audit(run: Path) -> Audit | None:
     """A run's audit.json; None where it was never audited.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it is damaged.
     """
-    if not (run / "audit.json").is_file():
+    path = run / "audit.json"
+    if not path.is_file():
         return None
     try:
-        content = json.loads((run / "audit.json").read_text(encoding="utf-8"))
-        text(content)
-    except DAMAGED as error:
+        return audit_file.read_audit(path)
+    except ValueError as error:
         raise InputError(
-            f"{run / 'audit.json'} is damaged ({error!r}); delete it, and `dualoptim audit {run}` makes it anew."
+            f"{path} is damaged ({error}); delete it, and `dualoptim audit {run}` makes it anew."
         ) from None
-    return dict(content)
 
 
 def sentence(content: Audit) -> str:
@@ -114,30 +113,28 @@ def section(run: Path) -> dict[str, Any] | None:
     """
     if (content := read_audit(run)) is None:
         return None
-    try:
-        budget = content["budget"]
-        return {
-            "sentence": sentence(content),
-            "header": HEADER,
-            "rows": rows(content),
-            "budget": f"{budget['name']}: {budget['images']} images a rate, seed {budget['seed']}",
-            "control": content["control"],
-            "probes": [
-                {
-                    "name": name.replace("_", " "),
-                    "question": probe["question"],
-                    "source": probe["source"],
-                    "figure": (figure := draw(name, probe["trials"])),
-                    "width": width_of(figure),
-                    "note": _note(name, probe["trials"]),
-                }
-                for name, probe in content["probes"].items()
-            ],
-        }
-    except DAMAGED as error:
-        raise InputError(
-            f"{run / 'audit.json'} is damaged ({error!r}); delete it, and `dualoptim audit {run}` makes it anew."
-        ) from None
+    budget = content["budget"]
+    probes = []
+    for name, probe in content["probes"].items():
+        figure = draw(name, probe["trials"])
+        probes.append(
+            {
+                "name": name.replace("_", " "),
+                "question": probe["question"],
+                "source": probe["source"],
+                "figure": figure,
+                "width": width_of(figure),
+                "note": _note(name, probe["trials"]),
+            }
+        )
+    return {
+        "sentence": sentence(content),
+        "header": HEADER,
+        "rows": rows(content),
+        "budget": f"{budget['name']}: {budget['images']} images a rate, seed {budget['seed']}",
+        "control": content["control"],
+        "probes": probes,
+    }
 
 
 def _note(name: str, trials: Mapping[str, Any]) -> str:
@@ -149,7 +146,9 @@ def _note(name: str, trials: Mapping[str, Any]) -> str:
             "random weights reaches is in the pictures, not in what was learned."
         )
     if name == "inversion":
-        return "Solid: the class; dashed: retained classes. Held-out images where there are any, with standard errors."
+        return (
+            "Solid and f: the class; dashed and r: retained classes. Held-out images if there are any; standard errors."
+        )
     if name == "weights":
         off = trials["distances"]["outcomes"]["unlearned"]["off_mask"]
         if off is None:
@@ -197,7 +196,7 @@ def _draw_attack(axes: Any, axis: str, outcomes: Outcomes) -> None:
     elif axis == "step":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)
-    axes.set_xlabel(axis if named else {"step": "steps", "timestep": "noised to t"}.get(axis, axis))
+    axes.set_xlabel("" if named else {"step": "steps", "timestep": "noised to t"}.get(axis, axis))
 
 
 def _draw_features(outcomes: Outcomes) -> str:
@@ -222,7 +221,7 @@ def _draw_inversion(trials: Mapping[str, Any]) -> str:
                 group = _held_out(losses[role]["groups"], kind)
                 name = role if kind == "forgotten" else None
                 left.errorbar(
-                    losses[role]["timesteps"], group["loss"], group["standard_error"],
+                    losses[role]["timesteps"], _gaps(group["loss"]), _gaps(group["standard_error"]),
                     color=colour, linestyle=style, linewidth=1.2, label=name,
                 )  # fmt: skip
         left.set_yscale("log")
@@ -233,18 +232,23 @@ def _draw_inversion(trials: Mapping[str, Any]) -> str:
         for offset, kind in ((-0.2, "forgotten"), (0.2, "retained")):
             groups = [_held_out(back[role]["groups"], kind) for role in roles]
             bars = right.bar(
-                [i + offset for i in range(len(roles))], [g["error"] for g in groups], 0.36,
-                yerr=[g["standard_error"] for g in groups], ecolor=INK,
+                [i + offset for i in range(len(roles))], _gaps(g["error"] for g in groups), 0.36,
+                yerr=_gaps(g["standard_error"] for g in groups), ecolor=INK,
                 color=[MODELS[role] for role in roles], alpha=1.0 if kind == "forgotten" else 0.45,
             )  # fmt: skip
             right.bar_label(bars, [kind[0]] * len(roles), label_type="center", color="white", fontsize=8)
         right.set_xticks(range(len(roles)), roles)
-        right.set_title("DDIM there and back, squared error (f, r: forgotten, retained)", fontsize=10)
+        right.set_title("DDIM there and back: squared error", fontsize=10)
         return to_svg(figure)
 
 
 def _held_out(groups: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return groups.get(f"{kind}, held out") or groups[f"{kind}, training"]
+
+
+def _gaps(values: Iterable[float | None]) -> list[float]:
+    """What was no number leaves a gap."""
+    return [nan if value is None else value for value in values]
 
 
 def _draw_weights(outcomes: Outcomes) -> str:
