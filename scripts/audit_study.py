@@ -23,6 +23,7 @@ from cells import row
 from reproduce_table2 import METHODS, Cell, Table
 from tqdm import tqdm
 
+NAMES = METHODS | {"sfron_deep": "SFRon + DualOptim, deep"}
 STUDIED = ("sfron_shared", "sfron_dual", "salun_dual", "null_matching", "gradient_ascent", "finetune", "retrain")
 SETTINGS = ("sampling.seeds=0-199", "sampling.batch_size=200", "run.device=cpu", "evaluation.protocol=seeds")
 ATTACKS = {  # title: probe, trial
@@ -107,7 +108,7 @@ def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
         lines.append(
             row(
                 [
-                    METHODS.get(method, method),
+                    NAMES.get(method, method),
                     spread([r["FA"] for r in runs]),
                     spread([r["RA"] for r in runs]),
                     spread([r["FD ratio"] for r in runs], 1, 2),
@@ -136,7 +137,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
         axes.axvline(0, color="#5b6470", linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("excess, pp")
-        axes.set_yticks(range(len(groups)), [METHODS.get(name, name) for name, _ in groups])
+        axes.set_yticks(range(len(groups)), [NAMES.get(name, name) for name, _ in groups])
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

@@ -29,7 +29,6 @@ METHODS = {
     "salun_dual": "SalUn + DualOptim",
     "sfron_shared": "SFRon",
     "sfron_dual": "SFRon + DualOptim",
-    "sfron_deep": "SFRon + DualOptim, deep",
     "null_matching": "null matching",
     "gradient_ascent": "gradient ascent",
     "finetune": "finetune",
