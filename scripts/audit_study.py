@@ -24,7 +24,16 @@ from reproduce_table2 import METHODS, Cell, Table
 from tqdm import tqdm
 
 NAMES = METHODS | {"sfron_deep": "SFRon + DualOptim, deep"}
-STUDIED = ("sfron_shared", "sfron_dual", "salun_dual", "null_matching", "gradient_ascent", "finetune", "retrain")
+STUDIED = (
+    "sfron_shared",
+    "sfron_dual",
+    "sfron_deep",
+    "salun_dual",
+    "null_matching",
+    "gradient_ascent",
+    "finetune",
+    "retrain",
+)
 SETTINGS = ("sampling.seeds=0-199", "sampling.batch_size=200", "run.device=cpu", "evaluation.protocol=seeds")
 ATTACKS = {  # title: probe, trial
     "relearn, 10 images": ("relearn", "10 images of the class"),
@@ -157,22 +166,20 @@ def main() -> None:
         parser.error("the study needs two seeds or more: one retrained model is the control of another")
     table = Table("digits", arguments.runs, arguments.out, [*SETTINGS, *arguments.overrides], 1)
     command = shlex.join(["python", *sys.argv])
-    needed = list(dict.fromkeys(["retrain", *arguments.methods]))  # every audit needs a control
-    cells = [Cell(m, c, s) for s in arguments.seeds for c in arguments.classes for m in needed]
+    cells = [Cell(m, c, s) for s in arguments.seeds for c in arguments.classes for m in arguments.methods]
+    controls = [Cell("retrain", c, s) for s in arguments.seeds for c in arguments.classes]
 
-    def made(cell: Cell) -> str | None:
-        return None if table.finished(cell) else table.run(cell)[1]
+    def make(cell: Cell) -> None:
+        if not table.finished(cell) and (problem := table.run(cell)[1]):
+            raise RuntimeError(problem)
 
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        first = [cell for cell in cells if cell.method == "retrain"]
-        others = [cell for cell in cells if cell.method != "retrain"]
-        ordered = [*first, *others]
-        problems = list(tqdm(pool.map(made, ordered), total=len(ordered), desc="forgetting", unit="run"))
-        if failed := [problem for problem in problems if problem]:
-            sys.exit("\n".join(failed))
-        wanted = [cell for cell in cells if cell.method in arguments.methods]
-        results = pool.map(lambda cell: audited(table, cell, arguments.seeds), wanted)
-        found = list(tqdm(results, total=len(wanted), desc="auditing", unit="run"))
+    def attack(cell: Cell) -> dict[str, Any]:
+        make(cell)
+        return audited(table, cell, arguments.seeds)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:  # every audit needs a control
+        list(tqdm(pool.map(make, controls), total=len(controls), desc="retraining", unit="run"))
+        found = list(tqdm(pool.map(attack, cells), total=len(cells), desc="forgetting and auditing", unit="run"))
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.out / arguments.stem
     content = {"command": command, "settings": [*SETTINGS, *arguments.overrides], "runs": found}
