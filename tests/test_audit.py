@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from dualoptim_diffusion import auditing
@@ -102,6 +103,35 @@ def test_a_probe_says_the_same_twice_and_leaves_the_model_bit_for_bit(
         if trial.axis is not None:
             assert len(first["at"]) == len(first["hits"]) == len(first["n"])
             assert all(0 <= hits <= n for hits, n in zip(first["hits"], first["n"], strict=True))
+
+
+def a_dit() -> ConditionalDiT:
+    torch.manual_seed(0)
+    return ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8), dict(enumerate("0123456789")))
+
+
+def a_unet_without_a_null_class() -> ConditionalDDPM:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, num_class_embeds=10, block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1, norm_num_groups=4,
+    )  # fmt: skip
+    return ConditionalDDPM(unet, dict(enumerate("0123456789")))
+
+
+@pytest.mark.parametrize("make", [a_dit, a_unet_without_a_null_class])
+def test_every_probe_runs_on_every_kind_of_model(make: Callable[[], Any], scene: Scene) -> None:
+    model = make()
+    other = replace(scene, original=make(), mask=None)
+    sha256 = model_sha256(model)
+    for probe in PROBES.values():
+        trials = probe.trials(other)
+        for trial in trials:
+            assert trial.run(other, Subject("unlearned", model, sha256))
+        names = {trial.name for trial in trials}
+        assert ("null label" in names) == (model.null_class is not None and "forgotten label" in names)
+    assert model_sha256(model) == sha256
 
 
 def test_what_trains_inside_restored_leaves_no_trace(subject: Subject) -> None:
