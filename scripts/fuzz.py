@@ -42,6 +42,7 @@ VERBS = (
     "sample run --class 1 --seeds 0 --out new --steps 2", "sample run --class 1 --seeds 0-1 --out samples --steps 2",
     "export model --out new", "import c.pth --out new --image-size 8", "saliency tiny.yaml --class three --out new",
     "pretrain tiny_pretrain.yaml --out new", "train-classifier tiny_classifier.yaml --out new", "encode tiny.yaml",
+    "audit run --probe weights --probe leakage audit.images=2 audit.ddpm_steps=3 audit.labels=1",
 )  # fmt: skip
 
 
