@@ -30,11 +30,19 @@ from dualoptim_diffusion.scoring import check_judge, check_origin
 
 Audit = dict[str, Any]
 KIND = "dualoptim audit"
-PLAIN = Trial("plain", lambda scene, subject: dict(zip(("hits", "n"), _plain(scene, subject), strict=True)))
 WITHOUT = (
     "There is no control, so no excess and no headline: any model relearns a class from enough images. Give --control "
     "RUN, a run of the method retrain, or --retrain to train one here (about as long as pretraining)."
 )
+
+
+def _plain(scene: Scene, subject: Subject) -> dict[str, Any]:
+    """The forgotten labels without an attack."""
+    hits, n = scene.count(subject.model, scene.forget_classes)
+    return {"hits": hits, "n": n}
+
+
+PLAIN = ("plain", Trial("plain", _plain))  # beside the probes' trials
 
 
 def audit(
@@ -65,9 +73,9 @@ def audit(
             say(WITHOUT)
         names = list(dict.fromkeys(probes or budget.probes))
         content = _identity(scene, subjects, source, budget_name)
-        work = [("plain", PLAIN), *((name, trial) for name in names for trial in PROBES[name].trials(scene))]
+        work = [PLAIN, *((name, trial) for name in names for trial in PROBES[name].trials(scene))]
         done = _run(scene, subjects, work)
-        plain = {role: rate(**counts) for role, counts in done["plain", "plain"].items() if role != "random"}
+        plain = {role: rate(**counts) for role, counts in done["plain", "plain"].items()}
         found = {
             name: {
                 "question": PROBES[name].question,
@@ -189,11 +197,12 @@ def _run(
     scene: Scene, subjects: Sequence[Subject], work: Sequence[tuple[str, Trial]]
 ) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
     """What every trial came to on every model: from earlier times, or now."""
+    with_random = {name for name, probe in PROBES.items() if probe.with_random}
     units = [
         (probe, trial, subject)
         for probe, trial in work
         for subject in subjects
-        if subject.role != "random" or (probe in PROBES and PROBES[probe].with_random)
+        if subject.role != "random" or probe in with_random
     ]
     made_from = repr(
         (
@@ -223,10 +232,6 @@ def _run(
             done.setdefault((probe, trial.name), {})[subject.role] = outcome
             bar.update()
     return done
-
-
-def _plain(scene: Scene, subject: Subject) -> tuple[int, int]:
-    return scene.count(subject.model, scene.forget_classes)
 
 
 def _trial(trial: Trial, outcomes: dict[str, dict[str, Any]], original: dict[str, Any]) -> dict[str, Any]:

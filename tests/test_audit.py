@@ -445,6 +445,9 @@ def test_a_control_that_is_none_is_refused(dualoptim: Command, finished: Path, a
     refused = dualoptim("audit", finished, "--control", tmp_path / "nothing")
     assert refused.code == 1
     assert "There is no pipeline folder" in refused.err
+    refused = dualoptim("audit", finished, "--control", tmp_path / "nothing", "--retrain")
+    assert refused.code == 1
+    assert "give one of them" in refused.err
     model = load_model(finished / "model")
     model.forgotten = []
     model.save(tmp_path / "seen")

@@ -38,6 +38,8 @@ def audit(
     Each probe runs on the original, the unlearned model and a control that never saw the class. Writes audit.json and
     the report anew. Interrupted, the same command goes on.
     """
+    if control is not None and retrain:
+        raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")
     from dualoptim_diffusion import auditing
     from dualoptim_diffusion.audit import BUDGETS, AuditConfig
     from dualoptim_diffusion.recipes import parse_recipe
