@@ -22,11 +22,11 @@ class Budget(Section):
         ddpm_steps: steps of the ancestral sampler in the sampler sweep; the others take the run's.
         relearn: images of the class that `relearn` fine-tunes on, or "retained" for the retained data alone.
         relearn_steps: after which steps the label is drawn.
-        relearn_lr: of Adam, for all weights.
+        relearn_lr: of Adam, for all weights but the class tables.
         batch_size: of all attacks that train.
         embedding_images: images of the class that `embedding_attack` is given.
         embedding_steps: after which steps the label is drawn.
-        embedding_lr: of Adam, as a multiple of the root mean square of the class table.
+        embedding_lr: of Adam for class tables, in `relearn` too, as a multiple of their root mean square.
         timesteps: to which `noisy_start` noises real images, in 1..1000.
         real_images: of each group that `noisy_start`, `inversion` and `features` look at, at most.
         loss_timesteps: at which `inversion` measures losses.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored, table_scale
 
 
 def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
@@ -26,13 +26,12 @@ def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
         model.network.eval().requires_grad_(False)
         for table in tables:
             table.requires_grad_(True)
-        scale = torch.stack([t.detach().square().mean() for t in tables]).mean().sqrt().item()
         variables: list[nn.Parameter]
         if mixture:
             variables = [nn.Parameter(torch.zeros(len(gone), len(kept), device=scene.device))]
         else:
             variables = [nn.Parameter(t.detach()[gone].clone()) for t in tables]
-        optimizer = Adam(variables, scene.budget.embedding_lr * (1.0 if mixture else scale))
+        optimizer = Adam(variables, scene.budget.embedding_lr * (1.0 if mixture else table_scale(tables)))
         for step in range(steps[-1] + 1):
             rows = _mixed(variables[0], tables, kept) if mixture else list(variables)
             with torch.no_grad():

@@ -6,20 +6,27 @@ from typing import Any
 from torch import nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored, table_scale
 from dualoptim_diffusion.data import ImageSet
 
 CLIP_NORM = 1.0  # as in pretraining
 
 
 def relearn(scene: Scene, subject: Subject, kind: int | str) -> dict[str, Any]:
-    """Trains all weights on k images of the class under its own label, or on the retained set; FA along the steps."""
+    """Trains all weights on k images of the class under its own label, or on the retained set; FA along the steps.
+
+    Class tables learn at the rate of the embedding attack: a row is one class's alone, and a model whose row was merely
+    replaced comes back by it long before the other weights have moved.
+    """
     model, steps = subject.model, scene.budget.relearn_steps
     images: ImageSet = scene.some_of_the_class(kind) if isinstance(kind, int) else scene.retain_set
     batches = scene.batches(model, images, f"relearn {kind}", steps[-1])
     points = []
     with restored(model.network):
-        optimizer = Adam(model.network.parameters(), scene.budget.relearn_lr)
+        tables = model.class_tables
+        others = [p for p in model.network.parameters() if not any(p is table for table in tables)]
+        rate = scene.budget.embedding_lr * table_scale(tables)
+        optimizer = Adam([{"params": others}, {"params": tables, "lr": rate}], scene.budget.relearn_lr)
         for step in range(steps[-1] + 1):
             if step in steps:
                 points.append((step, scene.count(model, scene.forget_classes)))

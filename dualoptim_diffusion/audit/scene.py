@@ -181,3 +181,8 @@ def restored(network: nn.Module) -> Iterator[None]:
         network.train(training)
         for parameter, flag in zip(network.parameters(), trainable, strict=True):
             parameter.requires_grad_(flag)
+
+
+def table_scale(tables: Sequence[nn.Parameter]) -> float:
+    """Root mean square of the class tables: the unit of steps on them."""
+    return torch.stack([table.detach().square().mean() for table in tables]).mean().sqrt().item()
