@@ -19,7 +19,7 @@ from dualoptim_diffusion.audit.embedding_attack import attack
 from dualoptim_diffusion.audit.inversion import reconstruction
 from dualoptim_diffusion.audit.noisy_start import recovered
 from dualoptim_diffusion.audit.relearn import relearn
-from dualoptim_diffusion.audit.scene import restored
+from dualoptim_diffusion.audit.scene import restored, table_scale
 from dualoptim_diffusion.audit.verdict import excesses, headline, steps_to_half
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption, ProbeOption
@@ -225,6 +225,16 @@ def test_relearning_on_retained_data_never_sees_the_class(
     trained.clear()
     relearn(scene, subject, 2)
     assert set(torch.cat(trained).tolist()) <= {THREE, subject.model.null_class}
+
+
+def test_relearning_moves_class_tables_at_a_rate_of_their_own(scene: Scene, subject: Subject, watched: Watched) -> None:
+    once = replace(scene, budget=scene.budget.model_copy(update={"relearn_steps": (0, 1)}))
+    relearn(once, subject, 2)
+    before, after = watched.seen
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    own = scene.budget.embedding_lr * table_scale(subject.model.class_tables)
+    assert moved.pop(TABLE) == pytest.approx(own, rel=1e-3)  # the first step of an Adam is as long as its rate
+    assert max(moved.values()) == pytest.approx(scene.budget.relearn_lr, rel=1e-2)
 
 
 def test_every_model_is_attacked_with_the_same_images(scene: Scene) -> None:
