@@ -26,7 +26,8 @@ def relearn(scene: Scene, subject: Subject, kind: int | str) -> dict[str, Any]:
         tables = model.class_tables
         others = [p for p in model.network.parameters() if not any(p is table for table in tables)]
         rate = scene.budget.embedding_lr * table_scale(tables)
-        optimizer = Adam([{"params": others}, {"params": tables, "lr": rate}], scene.budget.relearn_lr)
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "lr": rate}]
+        optimizer = Adam(groups, scene.budget.relearn_lr)
         for step in range(steps[-1] + 1):
             if step in steps:
                 points.append((step, scene.count(model, scene.forget_classes)))
