@@ -219,6 +219,15 @@ def test_a_planted_model_is_caught_between_the_untouched_and_the_retrained_one(
     assert audit_planted.is_caught({"original": original, "unlearned": planted, "control": control}) is caught
 
 
+def test_the_planted_models_in_the_results_are_what_their_steps_say() -> None:
+    found = json.loads((SCRIPTS / "benchmarks" / "results" / "audit_planted.json").read_text())["found"]
+    assert {part["planted"] for part in found} == {"zeroed", "swapped"}
+    assert len({part["seed"] for part in found}) == 3
+    for part in found:
+        assert part["caught"] is audit_planted.is_caught(part["steps_to_half"])
+        assert part["plain_FA"]["unlearned"] <= 0.1 < part["plain_FA"]["original"]
+
+
 def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:
     return {
         "method": method, "class": "three", "seed": 0, "FA": fa, "RA": 0.98, "FD ratio": 1.0,
