@@ -34,3 +34,18 @@ def complaint(error: ValidationError) -> str:
     else:
         expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
     return f"{place or 'it'} is {found if len(found) <= 40 else f'{found[:40]}...'}, expected {expected}"
+
+
+def read_checked(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    """The content of a JSON file, as it stands there.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: in one line, naming the first value that is not of this kind.
+    """
+    content: dict[str, Any] = read_json(path)
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(complaint(error)) from None
+    return content

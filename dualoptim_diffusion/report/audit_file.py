@@ -1,12 +1,11 @@
 """What a report reads of audit.json, checked once: shapes, kinds of values, and that points name attacks there are."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dualoptim_diffusion.audit import PROBE_NAMES
-from dualoptim_diffusion.checked import Part, complaint, read_json
+from dualoptim_diffusion.checked import Part
 from dualoptim_diffusion.report.results_file import Count, Number, Rate, Share
 
 Where = int | Number | str  # a number of steps, a scale, a label
@@ -156,18 +155,3 @@ class Content(Part):
         for outcome in found:
             if isinstance(outcome, Losses | Reconstruction) and not outcome.groups.keys() >= {*GROUPS}:
                 raise ValueError(f"the groups {', '.join(GROUPS)} of {probe}")
-
-
-def read_audit(path: Path) -> dict[str, Any]:
-    """The content of an audit.json, as it stands there.
-
-    Raises:
-        OSError: if there is none.
-        ValueError: in one line, naming the first wrong value.
-    """
-    content: dict[str, Any] = read_json(path)
-    try:
-        Content.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(complaint(error)) from None
-    return content

@@ -5,8 +5,9 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.checked import read_checked
 from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.report import audit_file
+from dualoptim_diffusion.report.audit_file import Content
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of
 
@@ -27,7 +28,7 @@ def read_audit(run: Path) -> Audit | None:
     if not path.is_file():
         return None
     try:
-        return audit_file.read_audit(path)
+        return read_checked(path, Content)
     except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}); delete it, and `dualoptim audit {run}` makes it anew."

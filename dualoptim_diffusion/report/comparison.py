@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dualoptim_diffusion.checked import read_json
+from dualoptim_diffusion.checked import read_checked, read_json
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.recipes import read_yaml
 from dualoptim_diffusion.report.measures import Measure, measures
 from dualoptim_diffusion.report.notes import table_notes
-from dualoptim_diffusion.report.results_file import read_results
+from dualoptim_diffusion.report.results_file import Content
 from dualoptim_diffusion.report.tables import Row, Table
 
 MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
@@ -57,7 +57,7 @@ def open_run(folder: Path) -> Run:
         InputError: if there are no results or they lack a figure.
     """
     try:
-        results = read_results(folder / "results.json")
+        results = read_checked(folder / "results.json", Content)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} has no readable results ({error}); run `dualoptim evaluate {folder}` first."

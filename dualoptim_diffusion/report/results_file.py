@@ -1,11 +1,10 @@
 """What a report reads of results.json, checked once: shapes, kinds of values, ranges."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dualoptim_diffusion.checked import Part, complaint, read_json
+from dualoptim_diffusion.checked import Part
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,18 +114,3 @@ class Content(Part):
     classifier: Judge
     selection: Selection | None = None
     seconds: dict[str, Annotated[Number, Field(ge=0)]] = Field(default_factory=dict)
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json, as it stands there.
-
-    Raises:
-        OSError: if there is none.
-        ValueError: in one line, naming the first wrong value.
-    """
-    content: dict[str, Any] = read_json(path)
-    try:
-        Content.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(complaint(error)) from None
-    return content
