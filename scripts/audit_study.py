@@ -128,7 +128,19 @@ def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
                 ]
             )
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *relearned(found)]) + "\n"
+
+
+def relearned(found: Sequence[dict[str, Any]]) -> list[str]:
+    """How often the class is drawn along the steps of relearning on ten images: means of all runs."""
+    curves = {name: [r["curves"]["relearn, 10 images"]["unlearned"] for r in runs] for name, runs in ranking(found)}
+    at = next(iter(curves.values()))[0]["at"]
+    lines = ["The class drawn after so many steps of relearning on ten images, %, mean over runs:", ""]
+    lines += [row(["method", *map(str, at)]), row(["---"] * (1 + len(at)))]
+    for name, part in curves.items():
+        values = [mean(100 * curve["hits"][i] / curve["n"][i] for curve in part) for i in range(len(at))]
+        lines.append(row([NAMES.get(name, name), *(f"{value:.0f}" for value in values)]))
+    return lines
 
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
@@ -151,6 +163,13 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def write(stem: Path, content: dict[str, Any]) -> None:
+    """Table and figure beside the JSON."""
+    stem.with_suffix(".md").write_text(text := tabulate(content["runs"], content["command"]), encoding="utf-8")
+    draw(content["runs"], stem.with_suffix(".png"))
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="section.key=value for every run")
@@ -160,8 +179,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs/audit_study"))
     parser.add_argument("--stem", default="audit_study", help="name of the result files")
+    parser.add_argument("--table", action="store_true", help="only write table and figure of the JSON there is")
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
     arguments = parser.parse_args()
+    stem = arguments.out / arguments.stem
+    if arguments.table:
+        write(stem, json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")))
+        return
     if len(arguments.seeds) < 2:
         parser.error("the study needs two seeds or more: one retrained model is the control of another")
     table = Table("digits", arguments.runs, arguments.out, [*SETTINGS, *arguments.overrides], 1)
@@ -181,12 +205,9 @@ def main() -> None:
         list(tqdm(pool.map(make, controls), total=len(controls), desc="retraining", unit="run"))
         found = list(tqdm(pool.map(attack, cells), total=len(cells), desc="forgetting and auditing", unit="run"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / arguments.stem
     content = {"command": command, "settings": [*SETTINGS, *arguments.overrides], "runs": found}
     stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    stem.with_suffix(".md").write_text(text := tabulate(found, command), encoding="utf-8")
-    draw(found, stem.with_suffix(".png"))
-    print(text)
+    write(stem, content)
 
 
 if __name__ == "__main__":

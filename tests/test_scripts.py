@@ -234,6 +234,7 @@ def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str
         "headline": {"difference": excess, "interval": [low, 1.0]},
         "excess": dict.fromkeys(audit_study.ATTACKS, excess),
         "steps_to_half": {"relearn, 10 images": {"unlearned": 10, "control": None}},
+        "curves": {"relearn, 10 images": {"unlearned": {"at": [0, 5], "hits": [0, 3], "n": [10, 10]}}},
     }  # fmt: skip
 
 
@@ -244,5 +245,6 @@ def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_pat
     assert lines[0].startswith("| SFRon + DualOptim | 0.0 | 98.0 | 1.00 | 10.0 | 0 of 1 |")
     assert lines[1].split(" | ")[5] == "1 of 1"
     assert lines[1].endswith("| 10 (never) |")
+    assert lines[2:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
     audit_study.draw(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
