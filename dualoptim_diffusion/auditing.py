@@ -1,6 +1,5 @@
 """An audit of a run: the probes on the original, the unlearned model and a control, into audit.json and the report."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dualoptim_diffusion.assets import find_pretrained, load_model, obtain_classifier, obtain_model, obtain_pretrained
-from dualoptim_diffusion.audit import PROBES, Budget, ProbeName, Scene, Subject, Trial
+from dualoptim_diffusion.assets import find_pretrained, load_model, obtain_classifier, obtain_pretrained
+from dualoptim_diffusion.audit.budget import Budget, ProbeName
+from dualoptim_diffusion.audit.probes import PROBES
+from dualoptim_diffusion.audit.scene import Scene, Subject, Trial
 from dualoptim_diffusion.audit.verdict import excesses, headline, steps_to_half
+from dualoptim_diffusion.checked import read_checked, read_json
 from dualoptim_diffusion.checkpoint import write_json
 from dualoptim_diffusion.classes import same_classes
-from dualoptim_diffusion.data import load_dataset
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.evaluation.protocol import find_protocol
@@ -25,8 +26,9 @@ from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.rates import rate
 from dualoptim_diffusion.recipes import read_yaml
 from dualoptim_diffusion.report import write_report
+from dualoptim_diffusion.report.audit_file import Content
 from dualoptim_diffusion.saliency import load_mask
-from dualoptim_diffusion.scoring import check_judge, check_origin
+from dualoptim_diffusion.scoring import check_judge, check_origin, open_models
 
 Audit = dict[str, Any]
 KIND = "dualoptim audit"
@@ -68,10 +70,11 @@ def audit(
     if experiment.accelerator.num_processes > 1:
         raise InputError("An audit runs in one process; start it without a launcher.")
     with held(run, experiment.accelerator):
-        scene, subjects, source = _open(experiment, run, budget, control, retrain)
+        names = list(dict.fromkeys(probes or budget.probes))
+        with_random = any(PROBES[name].with_random for name in names)
+        scene, subjects, source = _open(experiment, run, budget, control, retrain, with_random)
         if source is None:
             say(WITHOUT)
-        names = list(dict.fromkeys(probes or budget.probes))
         content = _identity(scene, subjects, source, budget_name)
         work = [PLAIN, *((name, trial) for name in names for trial in PROBES[name].trials(scene))]
         done = _run(scene, subjects, work)
@@ -98,7 +101,7 @@ def audit(
 
 
 def _open(
-    experiment: Experiment, run: Path, budget: Budget, control: Path | None, retrain: bool
+    experiment: Experiment, run: Path, budget: Budget, control: Path | None, retrain: bool, with_random: bool
 ) -> tuple[Scene, list[Subject], str | None]:
     """The scene, its models, and where the control comes from."""
     recipe, accelerator = experiment.recipe, experiment.accelerator
@@ -106,16 +109,16 @@ def _open(
     check_origin(run, "classifier_sha256", classifier.sha256, "classifier")
     check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     ids = match_classes(classifier, experiment.labels)
-    original = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.facts.id2label)
-    check_origin(run, "base_model_sha256", model_sha256(original), "base model")
-    models = {"original": original, "unlearned": load_model(run / "model", accelerator.device)}
+    models = open_models(experiment, run)
+    original = models["original"][0]
     found, source = _control(experiment, original, control, retrain)
-    models |= {} if found is None else {"control": found}
-    models["random"] = _random(original, budget.seed)
-    for model in models.values():
+    more = {} if found is None else {"control": found}
+    more |= {"random": _random(original, budget.seed)} if with_random else {}
+    for role, model in more.items():
         experiment.prepare(model)
+        models[role] = model, model_sha256(model)
     forget_set, retain_set = experiment.training_sets(original)
-    train, held_out = load_dataset(recipe.data)
+    train, held_out = experiment.data
     mask = run / "mask.safetensors"
     scene = Scene(
         classifier=classifier,
@@ -133,7 +136,7 @@ def _open(
         accelerator=accelerator,
         horizontal_flip=recipe.data.horizontal_flip,
     )
-    return scene, [Subject(role, model, model_sha256(model)) for role, model in models.items()], source
+    return scene, [Subject(role, *model) for role, model in models.items()], source
 
 
 def _control(
@@ -215,7 +218,7 @@ def _run(
             scene.settings.model_dump(mode="json", exclude={"seeds"}),
             scene.budget.model_dump(mode="json", exclude={"probes"}),
             scene.horizontal_flip,
-            model_sha256(scene.original),
+            next(subject.sha256 for subject in subjects if subject.role == "original"),
         )
     )
     done: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
@@ -226,7 +229,7 @@ def _run(
             path = cache_entry("audits", *key).with_suffix(".json")
             outcome = None
             with suppress(OSError, ValueError):  # not done yet, or damaged
-                outcome = json.loads(path.read_text(encoding="utf-8"))
+                outcome = read_json(path)
             if outcome is None:
                 write_json(path, outcome := trial.run(scene, subject))
             done.setdefault((probe, trial.name), {})[subject.role] = outcome
@@ -244,8 +247,8 @@ def _trial(trial: Trial, outcomes: dict[str, dict[str, Any]], original: dict[str
 
 def _earlier(run: Path, identity: Audit) -> dict[str, Any]:
     """Probes that an earlier audit of the same models under the same budget has left."""
-    with suppress(OSError, ValueError, AttributeError):
-        content = json.loads((run / "audit.json").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        content = read_checked(run / "audit.json", Content)
         if {key: content.get(key) for key in identity} == identity:
             return dict(content["probes"])
     return {}

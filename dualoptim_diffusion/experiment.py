@@ -80,9 +80,13 @@ class Experiment:
         return {i: name for i, name in self.facts.id2label.items() if i not in self.left_out}
 
     @cached_property
+    def data(self) -> tuple[ImageSet, ImageSet]:
+        """Training and held-out images."""
+        return load_dataset(self.recipe.data)
+
+    @property
     def train_set(self) -> ImageSet:
-        """The training images."""
-        return load_dataset(self.recipe.data)[0]
+        return self.data[0]
 
     @cached_property
     def sets(self) -> tuple[ImageSet, ImageSet]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
-from dualoptim_diffusion.checked import Part, complaint, read_json
+from dualoptim_diffusion.checked import Part, complaint, read_checked
 from dualoptim_diffusion.errors import InputError
 
 Figure = Annotated[float, Field(gt=-1e39, lt=1e39)]  # all that float32 holds, of which a curve can be drawn
@@ -57,8 +57,6 @@ def read_selection(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        Choice.model_validate(content := read_json(path))
-        return dict(content)
+        return read_checked(path, Choice)
     except ValueError as error:
-        reason = complaint(error) if isinstance(error, ValidationError) else str(error)
-        raise InputError(f"{path} is damaged ({reason}); restore it, or forget anew with --overwrite.") from None
+        raise InputError(f"{path} is damaged ({error}); restore it, or forget anew with --overwrite.") from None

@@ -106,21 +106,33 @@ class Drawn(NamedTuple):
     per_class: int  # images of each retained label that count for distances
 
 
+def open_models(experiment: Experiment, out: Path) -> dict[str, tuple[DenoisingModel, str]]:
+    """The original and the unlearned model of a run with the hashes of their weights, ready to draw.
+
+    Raises:
+        InputError: if one cannot be had, or the original is not the one that the run was made with.
+    """
+    accelerator, names = experiment.accelerator, experiment.facts.id2label
+    models = {
+        "original": obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator, names),
+        "unlearned": load_model(out / "model", accelerator.device),
+    }
+    opened = {name: (model, model_sha256(model)) for name, model in models.items()}
+    check_origin(out, "base_model_sha256", opened["original"][1], "base model")
+    for model in models.values():
+        experiment.prepare(model)
+    return opened
+
+
 def sample_both(experiment: Experiment, out: Path, seconds: dict[str, float] | None = None) -> Drawn:
     """Draws from the original and the unlearned model what the protocol asks for.
 
     The original's images are kept in the cache for every run that starts from it, the others in the run folder.
     """
-    accelerator, names = experiment.accelerator, experiment.facts.id2label
-    original = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator, names)
-    models = {"original": original, "unlearned": load_model(out / "model", accelerator.device)}
-    settings, plan = plan_sampling(experiment, original)
+    accelerator, models = experiment.accelerator, open_models(experiment, out)
+    settings, plan = plan_sampling(experiment, models["original"][0])
     drawn = {}
-    for name, model in models.items():
-        sha256 = model_sha256(model)
-        if name == "original":
-            check_origin(out, "base_model_sha256", sha256, "base model")
-        experiment.prepare(model)
+    for name, (model, sha256) in models.items():
         key = repr(describe(model, sha256, settings))
         folder = cache_entry("samples", key) if name == "original" else out / _samples_folder(out, settings)
         with timed({} if seconds is None else seconds, title := f"sampling, {name}"):

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from dualoptim_diffusion import auditing
 from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_classifier
-from dualoptim_diffusion.audit import BUDGETS, PROBE_NAMES, PROBES, Budget, Scene, Subject
+from dualoptim_diffusion.audit.budget import BUDGETS, PROBE_NAMES, Budget
 from dualoptim_diffusion.audit.embedding_attack import attack
 from dualoptim_diffusion.audit.inversion import reconstruction
 from dualoptim_diffusion.audit.noisy_start import recovered
+from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import relearn
-from dualoptim_diffusion.audit.scene import restored, table_scale
+from dualoptim_diffusion.audit.scene import Scene, Subject, restored, table_scale
 from dualoptim_diffusion.audit.verdict import excesses, headline, steps_to_half
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption, ProbeOption

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored, table_scale
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, along, restored, table_scale
 
 
 def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
@@ -21,7 +21,6 @@ def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
     kept = [label for label in scene.labels if label not in gone]
     images = scene.some_of_the_class(scene.budget.embedding_images)
     batches = scene.batches(model, images, "embedding", steps[-1])
-    points = []
     with restored(model.network):
         model.network.eval().requires_grad_(False)
         for table in tables:
@@ -32,16 +31,17 @@ def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
         else:
             variables = [nn.Parameter(t.detach()[gone].clone()) for t in tables]
         optimizer = Adam(variables, scene.budget.embedding_lr * (1.0 if mixture else table_scale(tables)))
-        for step in range(steps[-1] + 1):
-            rows = _mixed(variables[0], tables, kept) if mixture else list(variables)
+
+        def place() -> list[Tensor]:
+            """Puts what is searched for into the tables; the rows that it stands for."""
+            rows: list[Tensor] = _mixed(variables[0], tables, kept) if mixture else [*variables]
             with torch.no_grad():
                 for table, row in zip(tables, rows, strict=True):
                     table[gone] = row
-            if step in steps:
-                points.append((step, scene.count(model, gone)))
-            if step == steps[-1]:
-                break
-            batch = batches(step)
+            return rows
+
+        def advance(step: int) -> None:
+            rows, batch = place(), batches(step)
             model.network.eval()  # without dropout
             model.network.zero_grad()
             optimizer.zero_grad()
@@ -49,7 +49,10 @@ def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
             scene.accelerator.backward(losses.mean())
             torch.autograd.backward(rows, [_gradient(table)[gone] for table in tables])  # on to what rows are made of
             optimizer.step()
-    return curve(points)
+            place()
+
+        place()
+        return along(scene, model, steps, advance)
 
 
 def _mixed(logits: Tensor, tables: list[nn.Parameter], kept: list[int]) -> list[Tensor]:

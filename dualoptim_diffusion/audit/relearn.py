@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve, restored, table_scale
+from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, along, restored, table_scale
 from dualoptim_diffusion.data import ImageSet
 
 CLIP_NORM = 1.0  # as in pretraining
@@ -21,25 +21,22 @@ def relearn(scene: Scene, subject: Subject, kind: int | str) -> dict[str, Any]:
     model, steps = subject.model, scene.budget.relearn_steps
     images: ImageSet = scene.some_of_the_class(kind) if isinstance(kind, int) else scene.retain_set
     batches = scene.batches(model, images, f"relearn {kind}", steps[-1])
-    points = []
     with restored(model.network):
         tables = model.class_tables
         others = [p for p in model.network.parameters() if not any(p is table for table in tables)]
         rate = scene.budget.embedding_lr * table_scale(tables)
         groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "lr": rate}]
         optimizer = Adam(groups, scene.budget.relearn_lr)
-        for step in range(steps[-1] + 1):
-            if step in steps:
-                points.append((step, scene.count(model, scene.forget_classes)))
-            if step == steps[-1]:
-                break
+
+        def advance(step: int) -> None:
             model.network.train()
             batch = batches(step)
             optimizer.zero_grad()
             scene.accelerator.backward(model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean())
             nn.utils.clip_grad_norm_(model.network.parameters(), CLIP_NORM)
             optimizer.step()
-    return curve(points)
+
+        return along(scene, model, steps, advance)
 
 
 def trials(scene: Scene) -> list[Trial]:

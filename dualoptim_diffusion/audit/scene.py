@@ -168,6 +168,17 @@ def curve(points: Sequence[tuple[Any, tuple[int, int]]]) -> dict[str, Any]:
     }
 
 
+def along(scene: Scene, model: DenoisingModel, steps: Sequence[int], advance: Callable[[int], None]) -> dict[str, Any]:
+    """FA after so many steps of an attack, the first 0; `advance` makes the one of that number."""
+    points = []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            points.append((step, scene.count(model, scene.forget_classes)))
+        if step < steps[-1]:
+            advance(step)
+    return curve(points)
+
+
 @contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
     """Whatever the block trains, the network ends as it began, bit for bit."""

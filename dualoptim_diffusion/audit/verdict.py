@@ -42,11 +42,13 @@ def excesses(attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dic
 
 
 def headline(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The point of the largest excess, and among equal ones that of the surest; how many there were to pick from."""
-    if not found:
-        return None
-    largest = max(found, key=lambda point: (point["difference"], point["interval"][0]))
-    return dict(largest) | {"points": len(found)}
+    """The point of the largest excess, and how many there were to pick from."""
+    return dict(largest(found)) | {"points": len(found)} if found else None
+
+
+def largest(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of some points the one of the largest excess, and among equal ones the surest."""
+    return max(points, key=lambda point: (point["difference"], point["interval"][0]))
 
 
 def steps_to_half(curve: Curve, original: Mapping[str, Any]) -> Any:

@@ -41,7 +41,7 @@ def audit(
     if control is not None and retrain:
         raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")
     from dualoptim_diffusion import auditing
-    from dualoptim_diffusion.audit import BUDGETS, AuditConfig
+    from dualoptim_diffusion.audit.budget import BUDGETS, AuditConfig
     from dualoptim_diffusion.recipes import parse_recipe
     from dualoptim_diffusion.report.audits import text
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from dualoptim_diffusion.audit import PROBE_NAMES
+from dualoptim_diffusion.audit.budget import PROBE_NAMES
 from dualoptim_diffusion.checked import Part
 from dualoptim_diffusion.report.results_file import Count, Number, Rate, Share
 

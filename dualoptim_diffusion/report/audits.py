@@ -5,6 +5,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.audit.verdict import largest
 from dualoptim_diffusion.checked import read_checked
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report.audit_file import Content
@@ -40,21 +41,21 @@ def sentence(content: Audit) -> str:
     plain = content["plain"]["unlearned"]
     label = f"{quoted(content['forgotten'])} draw{'s' if len(content['forgotten']) == 1 else ''}"
     asked = f"Simply asked, {label} a forgotten class in {_share(plain)}."
-    if (largest := content["headline"]) is None:
+    if (worst := content["headline"]) is None:
         return f"{asked} {content.get('note') or 'No attack was run.'}"
-    points = 100 * largest["difference"]
-    low, high = (100 * side for side in largest["interval"])
-    attack = f"{largest['probe']} ({largest['attack']}, {_where(content, largest)})"
-    if largest["difference"] <= 0:
+    points = 100 * worst["difference"]
+    low, high = (100 * side for side in worst["interval"])
+    attack = f"{worst['probe']} ({worst['attack']}, {_where(content, worst)})"
+    if worst["difference"] <= 0:
         verdict = "no attack draws the class more often than from a model that never saw it"
     elif low <= 0:
         verdict = "the excess may be chance"
     else:
         verdict = "something of the class is left that such a model does not have"
     return (
-        f"{asked} Of {largest['points']} points of attack the largest excess over a model retrained without the class "
+        f"{asked} Of {worst['points']} points of attack the largest excess over a model retrained without the class "
         f"is {points:+.1f} percentage points (simultaneous 95% interval {low:+.1f} to {high:+.1f}), under {attack}: "
-        f"{_share(largest['FA'])} against {_share(largest['control'])}; {verdict}."
+        f"{_share(worst['FA'])} against {_share(worst['control'])}; {verdict}."
     )
 
 
@@ -78,7 +79,7 @@ def rows(content: Audit) -> list[list[str]]:
             steps = part.get("steps_to_half") or {}
             half = " / ".join(_steps(steps[role]) for role in MODELS if role in steps) or "–"
             if points:
-                worst = max(points, key=lambda p: (p["difference"], p["interval"][0]))
+                worst = largest(points)
                 low, high = worst["interval"]
                 rates = [f"{worst[key]['value']:.1%}" for key in ("FA", "control")]
                 excess = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
