@@ -5,22 +5,27 @@
 The CIFAR-10 U-Net, DDIM with guidance 3, 8 images at once (128 on a GPU): the conditional and the null prediction by
 two calls, by one call on twice the batch, and that in bf16, in channels_last and compiled. Then a DiT (S/2; XL/2 on a
 GPU) in latents, guidance 1.5, with a small autoencoder: diffusers' DiTPipeline beside ours on the same weights and
-seeds. Results: drawing_DEVICE.json and .md.
+seeds. Last, a batch of the U-Net in 50 steps and Inception's features of another batch, one after the other and at the
+same time. Results: drawing_DEVICE.json and .md.
 """
 
 import argparse
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from dit_step import SIZES
+from evaluation import random_weights
 from measuring import place, row, timed, where, write_results
 from torch import Tensor
 
 STEPS = 10
+STEPS_OF_RUN = 50  # the recipes' default
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,13 @@ WAYS = (
 )
 
 
-def drawer(model: Any, batch_size: int, guidance_scale: float, predict: Callable[..., Tensor] | None = None) -> Any:
+def drawer(
+    model: Any,
+    batch_size: int,
+    guidance_scale: float,
+    predict: Callable[..., Tensor] | None = None,
+    steps: int = STEPS,
+) -> Callable[[], Tensor]:
     """A function that draws one batch of x_0."""
     from dualoptim_diffusion.sampling import draw, make_scheduler
 
@@ -60,26 +71,32 @@ def drawer(model: Any, batch_size: int, guidance_scale: float, predict: Callable
 
     def work() -> Tensor:
         return draw(
-            predict or model.predict, make_scheduler("ddim"), model.x_0_shape, labels, numbers, STEPS, guidance_scale,
+            predict or model.predict, make_scheduler("ddim"), model.x_0_shape, labels, numbers, steps, guidance_scale,
             device,
         )  # fmt: skip
 
     return work
 
 
-def unet_rows(batch_size: int) -> list[dict[str, Any]]:
-    """Seconds of a denoising step, one row a way."""
+def unet_model(way: Way) -> Any:
+    """The CIFAR-10 U-Net, ready to predict in this way."""
     from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
 
+    accelerator = make_accelerator("auto")
+    torch.manual_seed(0)
+    network = ConditionalUNet(sample_size=32, in_channels=3, num_classes=10)
+    model = ConditionalDDPM(network.to(accelerator.device), {i: str(i) for i in range(10)})
+    model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
+    return model
+
+
+def unet_rows(batch_size: int) -> list[dict[str, Any]]:
+    """Seconds of a denoising step, one row a way."""
     rows: list[dict[str, Any]] = []
     first: Tensor | None = None
     for way in WAYS:
-        accelerator = make_accelerator("auto")
-        torch.manual_seed(0)
-        network = ConditionalUNet(sample_size=32, in_channels=3, num_classes=10)
-        model = ConditionalDDPM(network.to(accelerator.device), {i: str(i) for i in range(10)})
-        model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
+        model = unet_model(way)
 
         def two_calls(x_t: Tensor, t: Tensor, labels: Tensor, scale: float, model: Any = model) -> Tensor:
             null = model.predict(x_t, t, torch.full_like(labels, model.null_class))
@@ -144,6 +161,35 @@ def dit_rows(size: str, batch_size: int) -> list[dict[str, Any]]:
     return rows
 
 
+def extraction(batch_size: int) -> dict[str, float]:
+    """Seconds to draw one batch and to take features of another: features alone, both in turn, both at once."""
+    from dualoptim_diffusion.evaluation.features import inception_features
+
+    model = unet_model(Way(precision="bf16"))
+    device = next(model.network.parameters()).device
+    draw_batch = drawer(model, batch_size, 3.0, steps=STEPS_OF_RUN)
+    images = torch.randint(256, (batch_size, 3, 32, 32), dtype=torch.uint8)
+    with TemporaryDirectory() as folder:
+        extractor = inception_features(random_weights(Path(folder) / "weights.pth"), device, batch_size)
+
+    def extract() -> None:
+        with torch.cuda.stream(torch.cuda.Stream() if device.type == "cuda" else None):  # beside the drawing's own
+            extractor.extract(images)
+
+    def in_turn() -> None:
+        draw_batch()
+        extract()
+
+    def at_once() -> None:
+        features = workers.submit(extract)
+        draw_batch()
+        features.result()
+
+    with ThreadPoolExecutor(1) as workers:
+        ways = {"features": extract, "in_turn": in_turn, "at_once": at_once}
+        return {name: timed(work, warm_up=1, repeats=3) for name, work in ways.items()}
+
+
 def tabulate(content: dict[str, Any]) -> str:
     two_calls = next(r for r in content["unet"] if r["name"] == "two calls, fp32")
     stock, batch_size = content["dit"][0], content["batch_size"]
@@ -166,6 +212,13 @@ def tabulate(content: dict[str, Any]) -> str:
         rate = content["dit_batch_size"] / found["seconds"]
         ratio = stock["seconds"] / found["seconds"]
         lines.append(row([found["name"], f"{rate:.2f}", f"{ratio:.2f}", f"{found['pixels']:.1%}"]))
+    parts = content["extraction"]
+    lines += [
+        "", f"A batch of {batch_size} images of the U-Net in bf16 and {STEPS_OF_RUN} steps, and Inception's features "
+        f"of another batch: {parts['in_turn']:.2f} s one after the other, of which the features take "
+        f"{parts['features'] / parts['in_turn']:.1%}; {parts['at_once']:.2f} s at the same time, "
+        f"{parts['in_turn'] / parts['at_once']:.2f} times the rate.",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -183,6 +236,7 @@ def main() -> None:
         "dit_batch_size": dit_batch_size,
         "unet": unet_rows(batch_size),
         "dit": dit_rows(size, dit_batch_size),
+        "extraction": extraction(batch_size),
     }
     write_results(arguments.out, "drawing", content, tabulate)
 
