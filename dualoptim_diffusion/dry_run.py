@@ -15,8 +15,8 @@ from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.experiment import Experiment
 from dualoptim_diffusion.linked_adam import linked_pair
-from dualoptim_diffusion.masked_adamw import INDEX_BYTES
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiT
+from dualoptim_diffusion.places import INDEX_BYTES
 from dualoptim_diffusion.randomness import derive_seed
 from dualoptim_diffusion.recipes import recipe_sha256
 from dualoptim_diffusion.scoring import plan_sampling

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dualoptim_diffusion.errors import InputError, nearest
-from dualoptim_diffusion.masked_adamw import overlay
+from dualoptim_diffusion.places import overlay
 
 PhaseName = Literal["forget", "retain"]
 

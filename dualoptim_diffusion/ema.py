@@ -23,8 +23,8 @@ class EMA:
     def update(self, network: nn.Module, step: int) -> None:
         """Takes in the weights after outer step `step` (0, 1, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        for name, value in network.state_dict().items():
-            self.shadow[name].lerp_(value, 1 - decay)
+        weights = network.state_dict()
+        torch._foreach_lerp_(list(self.shadow.values()), [weights[name] for name in self.shadow], 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights."""

@@ -22,11 +22,12 @@ from dualoptim_diffusion.experiment import Experiment, check_model, say
 from dualoptim_diffusion.guards import DriftGuard
 from dualoptim_diffusion.linked_adam import linked_pair
 from dualoptim_diffusion.looks import Looks
-from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
+from dualoptim_diffusion.masked_adamw import MaskedAdamW
 from dualoptim_diffusion.masking import mask_provenance, obtain_mask
 from dualoptim_diffusion.methods import phases
 from dualoptim_diffusion.metrics import read_metrics
 from dualoptim_diffusion.models import DenoisingModel, model_sha256, weights_sha256
+from dualoptim_diffusion.places import smaller_form, support_of
 from dualoptim_diffusion.provenance import describe_origin, held, timed
 from dualoptim_diffusion.replay import replay_set
 from dualoptim_diffusion.run_folder import check_out, claim

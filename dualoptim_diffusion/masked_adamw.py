@@ -1,6 +1,6 @@
 """AdamW with moments for the weights under a mask alone: what makes two optimizers cost little more than one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,30 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-AT_ONCE = 2**23  # weights under the mask that are gathered at a time
-INDEX_BYTES = 4  # of a weight's place, against one byte of a bool mask for every weight
-
-
-def support_of(mask: Tensor) -> Tensor:
-    """The places of the weights under a bool mask: flat indices, int32 [N]."""
-    return mask.flatten().nonzero()[:, 0].int()
-
-
-def smaller_form(mask: Tensor) -> Tensor:
-    """The mask itself, or its places where those take fewer bytes."""
-    return support_of(mask) if INDEX_BYTES * int(mask.sum()) < mask.numel() else mask
-
-
-def overlay(values: Tensor, support: Tensor, ground: Tensor) -> Tensor:
-    """`ground` with the entries under the mask taken from `values`; `ground` may be changed in place.
-
-    Args:
-        support: a bool mask, or what `support_of` makes of it.
-    """
-    if support.dtype == torch.bool:
-        return torch.where(support, values, ground)
-    ground.view(-1).scatter_(0, support.long(), values.reshape(-1).index_select(0, support))
-    return ground
+from dualoptim_diffusion.places import gather, parts, scatter, support_of
 
 
 class MaskedAdamW(Optimizer):
@@ -45,7 +22,7 @@ class MaskedAdamW(Optimizer):
         masks: for each parameter a bool mask, or what `support_of` makes of it, which two optimizers may share. Places
             are no part of the state: whoever restores it brings the mask.
         lr, betas, eps: as in AdamW.
-        foreach: step all tensors at once; by default on a GPU, as AdamW does.
+        foreach: gather and step all tensors at once, in few kernels; by default on a GPU, as AdamW does.
         fused: step in one kernel.
 
     Raises:
@@ -73,36 +50,23 @@ class MaskedAdamW(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on the present gradients, of which only those under the mask are read."""
         for group in self.param_groups:
-            for part in self._parts([p for p in group["params"] if p.grad is not None and len(self._supports[p])]):
-                self._step(part, group)
-
-    def _parts(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-        """The parameters in order, about `AT_ONCE` weights under the mask at a time, which are copied for the step."""
-        part: list[Tensor] = []
-        gathered = 0
-        for p in parameters:
-            count = len(self._supports[p])  # type: ignore[index]
-            if part and gathered + count > AT_ONCE:
-                yield part
-                part, gathered = [], 0
-            part.append(p)
-            gathered += count
-        if part:
-            yield part
+            parameters = [p for p in group["params"] if p.grad is not None and len(self._supports[p])]
+            for part in parts(parameters):
+                self._step(parameters[part], group)
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        at_once = parameters[0].is_cuda if group["foreach"] is None else group["foreach"]
         places = [self._supports[p] for p in parameters]  # type: ignore[index]
-        weights = [p.view(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]
-        grads = [p.grad.reshape(-1).index_select(0, at) for p, at in zip(parameters, places, strict=True)]  # type: ignore[union-attr]
+        weights = gather(parameters, places, at_once)
         states = [self._state_of(p, w, group["fused"]) for p, w in zip(parameters, weights, strict=True)]
         adamw(
             weights,
-            grads,
+            gather([p.grad for p in parameters], places, at_once),  # type: ignore[misc]
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=not group["fused"] and (parameters[0].is_cuda if group["foreach"] is None else group["foreach"]),
+            foreach=at_once and not group["fused"],
             fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
@@ -112,8 +76,7 @@ class MaskedAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        for p, at, new in zip(parameters, places, weights, strict=True):
-            p.view(-1).scatter_(0, at.long(), new)
+        scatter(weights, places, parameters, at_once)
 
     def _state_of(self, parameter: Tensor, weights: Tensor, fused: bool) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

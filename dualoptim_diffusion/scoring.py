@@ -31,6 +31,7 @@ from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.provenance import cache_entry, digest, timed
 from dualoptim_diffusion.recipes import load_recipe
 from dualoptim_diffusion.report import write_report
+from dualoptim_diffusion.report.audits import read_audit
 from dualoptim_diffusion.report.notes import NOTICEABLE
 from dualoptim_diffusion.samples import Samples, describe, draw_samples
 
@@ -174,6 +175,7 @@ def evaluate_run(
     seconds = {} if seconds is None else seconds
     bench = bench or open_bench(experiment)
     read_metrics(out)  # damaged files are refused before anything is rewritten
+    read_audit(out)
     selection = read_selection(out)
     check_origin(out, "classifier_sha256", bench.classifier.sha256, "classifier")
     drawn = sample_both(experiment, out, seconds)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dualoptim_diffusion.dual_optim import DualOptim, PhaseName
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
-from dualoptim_diffusion.masked_adamw import overlay
+from dualoptim_diffusion.places import end_to_end, parts, zero_off
 from dualoptim_diffusion.schedules import SCHEDULES, ScheduleName
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ def unlearn(
             for inner in range(phase.steps):
                 record |= _update(network, optimizers, phase, step, inner, num_steps, accelerator)
             if log_cosine and len(phases) > 1 and phase.steps:
-                record |= {"gradient_cosine": _cosine(gradients, network)} if gradients else {}
-                gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+                present = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+                if gradients:
+                    record["gradient_cosine"] = gradient_cosine(gradients, present).item()
+                gradients = present
         if ema is not None:
             ema.update(network, step)
         if on_step is not None:
@@ -120,15 +122,17 @@ def _update(
     return {f"{phase.name}_loss": loss_value, f"{phase.name}_grad_norm": norm_value, f"{phase.name}_weight": weight}
 
 
-def _cosine(gradients: Gradients, network: nn.Module) -> float:
-    """Between the gradients held and the present ones, as they were stepped."""
-    now = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    if not (common := gradients.keys() & now.keys()):  # the phases train different weights
-        return 0.0
-    dot = torch.stack([(gradients[name] * now[name]).sum() for name in sorted(common)]).sum()
-    norms = [torch.stack([g.square().sum() for g in part.values()]).sum().sqrt() for part in (gradients, now)]
-    cosine = dot / norms[0] / norms[1]  # read from the device once
-    return torch.where(torch.isfinite(cosine), cosine, 0.0).item()
+@torch.no_grad()
+def gradient_cosine(one: Gradients, other: Gradients) -> Tensor:
+    """The cosine between the gradients of two phases, as they were stepped; 0 where one is all zero."""
+    if not (common := sorted(one.keys() & other.keys())):  # the phases train different weights
+        return torch.zeros(())
+    left, right = ([part[name] for name in common] for part in (one, other))
+    pieces = parts(left) if left[0].is_cuda else (slice(i, i + 1) for i in range(len(left)))
+    dot = torch.stack([torch.dot(end_to_end(left[piece]), end_to_end(right[piece])) for piece in pieces]).sum()
+    norms = [torch.stack(torch._foreach_norm(list(part.values()))).norm() for part in (one, other)]
+    cosine = dot / norms[0] / norms[1]
+    return torch.where(torch.isfinite(cosine), cosine, 0.0)
 
 
 @torch.no_grad()
@@ -138,9 +142,8 @@ def edit_gradients(
     """Masks and clips the gradients in the method's order; returns the global norm before clipping."""
     norm = _clip(network, clip_norm) if clip_first or mask is None else None
     if mask is not None:
-        for name, parameter in network.named_parameters():
-            if parameter.grad is not None:  # by choice, not by product: inf * 0 is nan
-                parameter.grad = overlay(parameter.grad, mask[name], torch.zeros_like(parameter.grad))
+        found = [(p.grad, mask[name]) for name, p in network.named_parameters() if p.grad is not None]
+        zero_off([grad for grad, _ in found], [part for _, part in found], next(network.parameters()).is_cuda)
     return _clip(network, clip_norm) if norm is None else norm
 
 

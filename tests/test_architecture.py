@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
 FLOORS = {
-    "pure": "dual_optim linked_adam masked_adamw diffusion randomness config recipes classes schedules ema errors "
-    "guards rates checked",
+    "pure": "dual_optim linked_adam masked_adamw places diffusion randomness config recipes classes schedules ema "
+    "errors guards rates checked",
     "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
     "provenance encoding class_fisher metrics",
     "doing": "unlearn methods training classifier_training evaluation audit",

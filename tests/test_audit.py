@@ -399,12 +399,18 @@ def test_an_audit_from_the_command_line(dualoptim: Command, audited: Path, monke
 def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:
     page = (audited / "report.html").read_text()
     assert "Audit: is it really gone?" in page
-    shown = section(audited)
-    assert shown is not None
-    assert all(probe["figure"].startswith("<svg") for probe in shown["probes"])
     content = read_audit(audited)
     assert content is not None
+    assert all(probe["figure"].startswith("<svg") for probe in section(content)["probes"])
     assert "Simply asked, “three” draws" in sentence(content)
+    told = dualoptim("report", audited, "--json")
+    figures = {row["role"]: row["figures"] for row in json.loads(told.out)["rows"]}
+    worst, spent = content["headline"], " ".join(s.removeprefix("audit.") for s in SMALL if s.startswith("audit."))
+    name = f"excess[quick with {spent}, {worst['points']} points]"
+    assert name not in figures["original"]
+    assert figures["unlearned"][name]["value"] == worst["difference"]
+    assert figures["unlearned"][name]["ci95"] == worst["interval"]
+    assert f"{100 * worst['difference']:+.1f} pp" in page
     damaged = json.loads((audited / "audit.json").read_text())
     damaged["probes"]["relearn"]["trials"] = 3
     (audited / "audit.json").write_text(json.dumps(damaged))

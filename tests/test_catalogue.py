@@ -593,6 +593,7 @@ for name, change, found, remedy in (
     ("with a garbled choice", damaged_choice('{"step": 3'), "selection.json", "restore it"),
     ("with a choice by no rule", damaged_choice('{"step": 3, "FA": 0, "FD": 1}'), "rule is missing", "restore it"),
     ("with words for losses", replaced("metrics.jsonl", '{"step": 1, "forget_loss": "x"}'), "metrics.jsonl", "delete"),
+    ("with a garbled audit", replaced("audit.json", "{"), "audit.json", "delete it"),
 ):
     case(f"a run {name} is not evaluated", "evaluate $tmp/copy", found, remedy, prepare=copied("run", change))
 for name, change, found in (

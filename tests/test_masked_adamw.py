@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dualoptim_diffusion.dual_optim import make_optimizer
-from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
+from dualoptim_diffusion.masked_adamw import MaskedAdamW
+from dualoptim_diffusion.places import support_of
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -82,15 +83,6 @@ def test_no_moment_is_kept_off_the_mask(density: float) -> None:
     held = sum(s.numel() for state in optimizer.state.values() for s in state.values() if s.ndim)
     assert held == 2 * sum(int(mask.sum()) for mask in masks)
     assert params[1] not in optimizer.state
-
-
-def test_places_are_held_where_they_take_fewer_bytes_than_the_mask() -> None:
-    mask = torch.arange(100).reshape(10, 10) % 5 == 0
-    assert torch.equal(smaller_form(mask), torch.arange(0, 100, 5, dtype=torch.int32))
-    assert torch.equal(smaller_form(mask), support_of(mask))
-    mask[0, 1:9] = True
-    assert smaller_form(mask) is mask
-    assert support_of(mask).nbytes == 4 * 27
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5])

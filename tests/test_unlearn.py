@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
-from dualoptim_diffusion.masked_adamw import smaller_form
+from dualoptim_diffusion.places import smaller_form
 from dualoptim_diffusion.unlearn import edit_gradients
 
 

@@ -9,6 +9,7 @@ from dualoptim_diffusion.audit.verdict import largest
 from dualoptim_diffusion.checked import read_checked
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report.audit_file import Content
+from dualoptim_diffusion.report.measures import Measure
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of
 
@@ -45,7 +46,7 @@ def sentence(content: Audit) -> str:
         return f"{asked} {content.get('note') or 'No attack was run.'}"
     points = 100 * worst["difference"]
     low, high = (100 * side for side in worst["interval"])
-    attack = f"{worst['probe']} ({worst['attack']}, {_where(content, worst)})"
+    attack = _under(content, worst)
     if worst["difference"] <= 0:
         verdict = "no attack draws the class more often than from a model that never saw it"
     elif low <= 0:
@@ -57,6 +58,20 @@ def sentence(content: Audit) -> str:
         f"is {points:+.1f} percentage points (simultaneous 95% interval {low:+.1f} to {high:+.1f}), under {attack}: "
         f"{_share(worst['FA'])} against {_share(worst['control'])}; {verdict}."
     )
+
+
+def excess(content: Audit) -> Measure | None:
+    """The headline as a figure of the unlearned model, named after what was spent; None where there was no control."""
+    if (worst := content["headline"]) is None:
+        return None
+    name = f"excess[{content['budget']['name']}, {worst['points']} points]"
+    return Measure(
+        "excess", name, "excess", worst["difference"], {"ci95": worst["interval"], "under": _under(content, worst)}
+    )
+
+
+def _under(content: Audit, point: Mapping[str, Any]) -> str:
+    return f"{point['probe']} ({point['attack']}, {_where(content, point)})"
 
 
 def _share(rate: Mapping[str, Any]) -> str:
@@ -107,14 +122,8 @@ def text(content: Audit) -> str:
     return "\n".join([sentence(content), "", *lines])
 
 
-def section(run: Path) -> dict[str, Any] | None:
-    """All that the page shows of an audit; None where there is none.
-
-    Raises:
-        InputError: if audit.json cannot be read.
-    """
-    if (content := read_audit(run)) is None:
-        return None
+def section(content: Audit) -> dict[str, Any]:
+    """All that the page shows of an audit."""
     budget = content["budget"]
     probes = []
     for name, probe in content["probes"].items():

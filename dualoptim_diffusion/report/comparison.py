@@ -2,30 +2,36 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dualoptim_diffusion.checked import read_checked, read_json
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.recipes import read_yaml
+from dualoptim_diffusion.report.audits import Audit, excess, read_audit
 from dualoptim_diffusion.report.measures import Measure, measures
 from dualoptim_diffusion.report.notes import table_notes
 from dualoptim_diffusion.report.results_file import Content
 from dualoptim_diffusion.report.tables import Row, Table
 
+EXCESS = (
+    "Excess: by how much an audit's worst attack draws the class more often than from a model retrained without it "
+    "(95% interval, simultaneous over all points); other budgets or numbers of points have a column of their own."
+)
 MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its results.json, provenance.json and recipe.yaml ({} where a file is missing)."""
+    """A finished run: results.json, provenance.json and recipe.yaml ({} where a file is missing), audit.json if any."""
 
     folder: Path
     name: str
     results: dict[str, Any]
     provenance: dict[str, Any]
     recipe: dict[str, Any]
+    audit: Audit | None = None
 
     @property
     def forgotten(self) -> tuple[str, ...]:
@@ -47,14 +53,17 @@ class Run:
         return name if isinstance(name, str) else None
 
     def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
-        return measures(self.results[model])
+        found = measures(self.results[model])
+        if model == "unlearned" and self.audit and (worst := excess(self.audit)):
+            found[worst.name] = worst
+        return found
 
 
 def open_run(folder: Path) -> Run:
     """A run folder's results, with what says where they come from.
 
     Raises:
-        InputError: if there are no results or they lack a figure.
+        InputError: if there are no results or they lack a figure, or if its audit.json is damaged.
     """
     try:
         results = read_checked(folder / "results.json", Content)
@@ -63,7 +72,7 @@ def open_run(folder: Path) -> Run:
             f"{folder} has no readable results ({error}); run `dualoptim evaluate {folder}` first."
         ) from None
     provenance, recipe = _mapping(read_json, folder / "provenance.json"), _mapping(read_yaml, folder / "recipe.yaml")
-    return Run(folder, folder.resolve().name, results, provenance, recipe)
+    return Run(folder, folder.resolve().name, results, provenance, recipe, read_audit(folder))
 
 
 def _mapping(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
@@ -79,10 +88,7 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
     """Each folder once; folders of one name are called by their path."""
     runs = [open_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     names = [run.name for run in runs]
-    return [
-        run if names.count(run.name) == 1 else Run(run.folder, str(run.folder), run.results, run.provenance, run.recipe)
-        for run in runs
-    ]
+    return [run if names.count(run.name) == 1 else replace(run, name=str(run.folder)) for run in runs]
 
 
 def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> bool:
@@ -146,6 +152,8 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
         if control.method not in (None, "retrain"):
             warnings.append(f"the control {control.name} was made with {control.method}, not by retraining.")
     notes = table_notes([run.results for run in runs], control.name if control else None)
+    if any(measure.unit == "excess" for row in rows for measure in row.measures.values()):
+        notes.append(EXCESS)
     return Table(rows, notes, warnings, mixed=not uniform, several=len(runs) > 1)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Unit = Literal["rate", "distance", "score"]
+Unit = Literal["rate", "distance", "score", "excess"]
 EXTRAS: tuple[tuple[str, Unit], ...] = (
     ("frechet", "distance"),
     ("kid", "distance"),
@@ -16,7 +16,10 @@ EXTRAS: tuple[tuple[str, Unit], ...] = (
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure: `name` heads its column; a rate is a fraction in [0, 1]; `key`, `raw`: its entry in results.json."""
+    """One figure: `name` heads its column; a rate is a fraction in [0, 1]; `key`, `raw`: its entry in results.json.
+
+    An excess is a difference of rates in [-1, 1], from audit.json.
+    """
 
     key: str
     name: str
@@ -26,6 +29,8 @@ class Measure:
 
     @property
     def text(self) -> str:
+        if self.unit == "excess":
+            return f"{100 * self.value:+.1f} pp"
         spread = f" ± {number(self.raw['std'])}" if "std" in self.raw else ""
         return f"{self.value:.1%}" if self.unit == "rate" else number(self.value) + spread
 
@@ -35,12 +40,17 @@ class Measure:
         if "ci95" not in self.raw:
             return ""
         low, high = self.raw["ci95"]
+        if self.unit == "excess":
+            return f"{100 * low:+.1f} to {100 * high:+.1f}, {self.raw['under']}"
         hits = f"{self.raw['hits']}/{self.raw['n']}" if self.name == "FA" else f"n={self.raw['n']}"
         return f"{hits}, 95% {low:.1%} to {high:.1%}"
 
     def gap(self, control: "Measure | None") -> float | None:
-        """To the control's: percentage points for rates, the ratio for anything else; None where there is none."""
-        if control is None:
+        """To the control's: percentage points for rates, the ratio for anything else; None where there is none.
+
+        An excess is a gap to a control already.
+        """
+        if control is None or self.unit == "excess":
             return None
         if self.unit == "rate":
             return 100 * (self.value - control.value)

@@ -48,7 +48,7 @@ def _sections(run: Run) -> dict[str, Any]:
         "forgotten": listed(run.forgotten),
         "headline": headline(results),
         "images": _images(run.folder),
-        "audit": audits.section(run.folder),
+        "audit": audits.section(run.audit) if run.audit else None,
         "curves": draw_curves(records := read_metrics(run.folder)),
         "looked": any("FA" in record for record in records),
         "bars": _bars(results),

@@ -85,9 +85,10 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     from dualoptim_diffusion.config import MethodConfig
     from dualoptim_diffusion.data import Batches, ImageSet
     from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
-    from dualoptim_diffusion.masked_adamw import MaskedAdamW, support_of
+    from dualoptim_diffusion.masked_adamw import MaskedAdamW
     from dualoptim_diffusion.methods import find_method, phases
     from dualoptim_diffusion.models import ConditionalDiT, DiT
+    from dualoptim_diffusion.places import support_of
     from dualoptim_diffusion.unlearn import unlearn
 
     accelerator = make_accelerator("auto")

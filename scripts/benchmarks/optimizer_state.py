@@ -20,7 +20,7 @@ from torch.optim import AdamW, Optimizer
 
 from dualoptim_diffusion import MaskedAdamW
 from dualoptim_diffusion.dual_optim import freeze_off_mask, make_8bit_adamw
-from dualoptim_diffusion.masked_adamw import overlay, support_of
+from dualoptim_diffusion.places import support_of, zero_off
 
 DENSITIES = (0.1, 0.5)
 REPEATS = 7
@@ -82,8 +82,7 @@ def measure(name: str, device: str) -> list[dict[str, Any]]:
         rows.append(row(f"both compact at {density:.0%}", compact, both, supports))
 
         def masking(supports: list[Tensor] = supports) -> None:
-            for p, support in zip(params, supports, strict=True):
-                overlay(p.grad, support, torch.zeros_like(p))
+            zero_off([p.grad for p in params], supports, at_once=device == "cuda")
 
         rows[-1]["seconds"]["masking the gradients, needed by all"] = timed(masking, repeats=REPEATS)
     return rows

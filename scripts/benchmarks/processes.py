@@ -36,9 +36,9 @@ def train(dtype: torch.dtype) -> tuple[Any, Any]:
     from dualoptim_diffusion.config import MethodConfig
     from dualoptim_diffusion.data import Batches, ImageSet
     from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
-    from dualoptim_diffusion.masked_adamw import support_of
     from dualoptim_diffusion.methods import find_method, phases
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+    from dualoptim_diffusion.places import support_of
     from dualoptim_diffusion.unlearn import unlearn
 
     accelerator = make_accelerator("auto")

@@ -150,8 +150,9 @@ def our_loop(
     """The step as `dualoptim forget` takes it."""
     from dualoptim_diffusion.config import MethodConfig
     from dualoptim_diffusion.dual_optim import DualOptim, freeze_off_mask, make_8bit_adamw, make_optimizer
-    from dualoptim_diffusion.masked_adamw import MaskedAdamW, smaller_form, support_of
+    from dualoptim_diffusion.masked_adamw import MaskedAdamW
     from dualoptim_diffusion.methods import find_method, phases
+    from dualoptim_diffusion.places import smaller_form, support_of
     from dualoptim_diffusion.unlearn import unlearn
 
     network = model.network

@@ -1,0 +1,119 @@
+"""Weights under a mask: one by one or laid end to end, the same values move, and on a GPU few kernels move them."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dualoptim_diffusion import places
+from dualoptim_diffusion.ema import EMA
+from dualoptim_diffusion.masked_adamw import MaskedAdamW
+from dualoptim_diffusion.places import end_to_end, gather, parts, scatter, smaller_form, support_of, zero_off
+from dualoptim_diffusion.unlearn import gradient_cosine
+
+SHAPES = ((40, 30), (7,), (3, 5, 5, 5), (), (11, 2))
+
+
+def setting() -> tuple[list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape) for shape in SHAPES]
+    masks = [torch.rand(shape) < density for shape, density in zip(SHAPES, (0.1, 0.0, 0.6, 1.0, 0.2), strict=True)]
+    return tensors, masks
+
+
+def test_places_are_held_where_they_take_fewer_bytes_than_the_mask() -> None:
+    mask = torch.arange(100).reshape(10, 10) % 5 == 0
+    assert torch.equal(smaller_form(mask), torch.arange(0, 100, 5, dtype=torch.int32))
+    assert torch.equal(smaller_form(mask), support_of(mask))
+    mask[0, 1:9] = True
+    assert smaller_form(mask) is mask
+    assert support_of(mask).nbytes == 4 * 27
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_is_gathered_lies_under_the_mask_and_is_put_back_there_alone(at_once: bool) -> None:
+    tensors, masks = setting()
+    where = [support_of(mask) for mask in masks]
+    before = [t.clone() for t in tensors]
+    found = gather(tensors, where, at_once)
+    assert all(torch.equal(f, t[m]) for f, t, m in zip(found, tensors, masks, strict=True))
+    scatter([f + 1 for f in found], where, tensors, at_once)
+    for tensor, mask, start in zip(tensors, masks, before, strict=True):
+        assert torch.equal(tensor, torch.where(mask, start + 1, start))
+
+
+@pytest.mark.parametrize("size", [1, 8, 1300, 10**6])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_off_the_mask_is_zero_in_place_whatever_was_there_and_whatever_the_form(
+    at_once: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "AT_ONCE", size)
+    tensors, masks = setting()
+    expected = [torch.where(mask, t, torch.zeros(())) for t, mask in zip(tensors, masks, strict=True)]
+    for tensor, mask in zip(tensors, masks, strict=True):
+        tensor[~mask] = float("nan")
+    zero_off(tensors, [smaller_form(mask) for mask in masks], at_once)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
+
+
+def test_parts_are_neighbours_up_to_a_size_and_hold_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "AT_ONCE", 10)
+    tensors = [torch.zeros(n) for n in (4, 6, 1, 30, 9, 1, 1)]
+    assert [len(end_to_end(tensors[part])) for part in parts(tensors)] == [10, 1, 30, 10, 1]
+    assert list(parts([])) == []
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what would be launched on a GPU."""
+
+    FREE = ("view", "split", "detach", "prim.", "profiler.", "empty", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
+        if not any(word in str(operator) for word in self.FREE):
+            self.counts[str(operator)] += 1
+        return operator(*inputs, **(named or {}))
+
+
+def adamw_step(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
+    optimizer = MaskedAdamW(network.parameters(), where, fused=True)
+    optimizer.step()  # makes its state
+    return optimizer.step
+
+
+def masking(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
+    return lambda: zero_off([p.grad for p in network.parameters()], where, at_once=True)  # type: ignore[misc]
+
+
+def cosine(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
+    gradients: dict[str, Any] = {name: p.grad for name, p in network.named_parameters()}
+    return lambda: gradient_cosine(gradients, gradients)
+
+
+def ema(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
+    average = EMA(network, 0.9)
+    return lambda: average.update(network, 0)
+
+
+@pytest.mark.parametrize("make", [adamw_step, masking, cosine, ema])
+def test_on_a_gpu_a_step_launches_few_kernels_however_many_tensors_and_never_waits(make: Callable[..., Any]) -> None:
+    launched = []
+    for layers in (5, 100):
+        with FakeTensorMode():  # tensors without values, which say when those of two devices meet
+            network = nn.ParameterList(nn.Parameter(torch.empty(4, 6, device="cuda:0")) for _ in range(layers))
+            for p in network:
+                p.grad = torch.empty_like(p)
+            work = make(network, [torch.empty(3, dtype=torch.int32, device="cuda:0") for _ in network])
+            with Kernels() as seen:
+                work()
+        assert not any("_local_scalar_dense" in name for name in seen.counts)
+        launched.append(sum(seen.counts.values()))
+    assert launched[0] == launched[1] <= 20
