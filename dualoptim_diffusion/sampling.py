@@ -55,7 +55,7 @@ def draw(
     `predict` returns the noise [B, *shape], with a learned variance twice the channels.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: equal on every device
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    scheduler.set_timesteps(num_inference_steps)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     x_t = noise.to(device) * scheduler.init_noise_sigma
     return denoise(predict, scheduler, x_t, class_labels, scheduler.timesteps, guidance_scale, generators)
@@ -71,11 +71,15 @@ def denoise(
     guidance_scale: float,
     generators: list[torch.Generator],
 ) -> Tensor:
-    """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones."""
+    """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones.
+
+    They are on the CPU, where schedulers look them up and compare them: on a GPU every step would wait for that.
+    """
     uses_variance = scheduler.config.get("variance_type") == "learned_range"
     labels = torch.tensor(class_labels, device=x_t.device)
     for timestep in timesteps:
-        noise_pred = predict(x_t, timestep.expand(len(labels)), labels, guidance_scale)
+        everywhere = torch.full((len(labels),), timestep.item(), dtype=timestep.dtype, device=x_t.device)
+        noise_pred = predict(x_t, everywhere, labels, guidance_scale)
         if not uses_variance:
             noise_pred = noise_pred[:, : x_t.shape[1]]
         step = scheduler.step(noise_pred, timestep, x_t, generator=generators)

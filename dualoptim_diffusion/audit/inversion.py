@@ -51,11 +51,11 @@ def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
     for name, images in groups(scene).items():
         errors: list[Tensor] = []
         for _, x_0, labels in scene.parts(model, images):
-            inverse.set_timesteps(steps, device=scene.device)
-            forward.set_timesteps(steps, device=scene.device)
+            inverse.set_timesteps(steps)
+            forward.set_timesteps(steps)
             x_t = x_0
             for t in inverse.timesteps:
-                noise_pred = model.noise_pred(x_t, t.expand(len(labels)), labels)
+                noise_pred = model.noise_pred(x_t, torch.full_like(labels, t.item()), labels)
                 x_t = inverse.step(noise_pred, t, x_t).prev_sample
             back = denoise(model.predict, forward, x_t, labels.tolist(), forward.timesteps, 1.0, [])
             errors.append((back - x_0).square().flatten(1).mean(1).cpu())

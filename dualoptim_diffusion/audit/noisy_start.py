@@ -27,14 +27,14 @@ def real_images(scene: Scene) -> ImageSet:
 def _count(scene: Scene, model: DenoisingModel, images: ImageSet, t: int, with_label: bool) -> tuple[int, int]:
     model.network.eval()
     scheduler = make_scheduler("ddim", model.learned_variance)
-    scheduler.set_timesteps(scene.settings.num_inference_steps, device=scene.device)
+    scheduler.set_timesteps(scene.settings.num_inference_steps)
     timesteps = scheduler.timesteps[scheduler.timesteps < t]
     timesteps = timesteps if len(timesteps) else scheduler.timesteps[-1:]
     hits = 0
     for first, x_0, labels in scene.parts(model, images):
         generators = [torch.Generator().manual_seed(first + i) for i in range(len(x_0))]
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(x_0)
-        x_t = model.add_noise(x_0, noise, timesteps[:1].expand(len(x_0)))
+        x_t = model.add_noise(x_0, noise, timesteps[:1].expand(len(x_0)).to(x_0.device))
         asked = (
             labels if with_label else torch.full_like(labels, model.null_class or 0)
         )  # no trial without a null class
