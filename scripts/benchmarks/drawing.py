@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from dit_step import SIZES
 from evaluation import random_weights
-from measuring import place, row, timed, where, write_results
+from measuring import FLOP_OF_UNET, matmul_rate, place, profile, row, timed, told, where, write_results
 from torch import Tensor
 
 STEPS = 10
@@ -92,7 +92,7 @@ def unet_model(way: Way) -> Any:
 
 
 def unet_rows(batch_size: int) -> list[dict[str, Any]]:
-    """Seconds of a denoising step, one row a way."""
+    """Seconds and profile of a denoising step, one row a way."""
     rows: list[dict[str, Any]] = []
     first: Tensor | None = None
     for way in WAYS:
@@ -108,6 +108,7 @@ def unet_rows(batch_size: int) -> list[dict[str, Any]]:
         seconds = timed(work, warm_up=1, repeats=3) / STEPS
         difference = float((x_0 - first).norm() / first.norm())
         rows.append({"name": way.name, "precision": way.precision, "seconds": seconds, "difference": difference})
+        rows[-1]["profile"] = profile(work)
     return rows
 
 
@@ -197,11 +198,20 @@ def tabulate(content: dict[str, Any]) -> str:
         "# Guided sampling", "", f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}. CIFAR-10 U-Net, {batch_size} images at once, {STEPS} DDIM "
         "steps. The last column is the relative norm of the difference to the images of the first row.", "",
-        row(["prediction", "seconds a step", "times two calls' rate", "difference"]), row(["---"] * 4),
+        row(["prediction", "seconds a step", "times two calls' rate", "of the matmul rate", "difference"]),
+        row(["---"] * 5),
     ]  # fmt: skip
     for found in content["unet"]:
         ratio = two_calls["seconds"] / found["seconds"]
-        lines.append(row([found["name"], f"{found['seconds']:.3f}", f"{ratio:.2f}", f"{found['difference']:.0e}"]))
+        share = 2 * FLOP_OF_UNET * batch_size / found["seconds"] / content["matmul_flop_per_second"][found["precision"]]
+        lines.append(
+            row([
+                found["name"], f"{found['seconds']:.3f}", f"{ratio:.2f}", f"{share:.0%}", f"{found['difference']:.0e}",
+            ])
+        )  # fmt: skip
+    for found in content["unet"]:
+        if found["name"] in ("two calls, fp32", "one call, fp32", "one call, bf16"):
+            lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
     lines += [
         "", f"DiT-{content['size']}, {content['dit_batch_size']} latents at once, {STEPS} DDIM steps, decoded by "
         "a small autoencoder. The last column is the share of pixels that differ by more than one grey level from the "
@@ -234,6 +244,7 @@ def main() -> None:
         "size": size,
         "batch_size": batch_size,
         "dit_batch_size": dit_batch_size,
+        "matmul_flop_per_second": {"fp32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)},
         "unet": unet_rows(batch_size),
         "dit": dit_rows(size, dit_batch_size),
         "extraction": extraction(batch_size),

@@ -16,6 +16,8 @@ import torch
 LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "torch-fidelity", "torchvision")
 WARM_UP, REPEATS = 2, 5
 LONG = 20  # seconds of repeats after which two are enough
+FLOP_OF_UNET = 12.44e9  # of a forward pass of the CIFAR-10 U-Net, an image of 32 pixels
+PROFILED = 12  # operators named in a profile
 
 
 def where() -> dict[str, Any]:
@@ -98,3 +100,21 @@ def matmul_rate(dtype: torch.dtype) -> float:
     n, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     return 2 * n**3 / timed(lambda: a @ b)
+
+
+def profile(work: Callable[[], Any]) -> list[dict[str, Any]]:
+    """The operators that take the most time of their own in one step, as shares of the whole."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = torch.cuda.is_available()
+    with torch.profiler.profile(activities=kinds + [torch.profiler.ProfilerActivity.CUDA] * on_gpu) as record:
+        work()
+    events = [e for e in record.key_averages() if not (on_gpu and e.device_type == torch.autograd.DeviceType.CPU)]
+    times = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
+    total = sum(times.values()) or 1
+    most = sorted(times, key=lambda key: -times[key])[:PROFILED]
+    return [{"operator": key[:60], "share": times[key] / total} for key in most]
+
+
+def told(profile: list[dict[str, Any]]) -> str:
+    """A profile in words."""
+    return ", ".join(f"{part['operator']} {part['share']:.0%}" for part in profile if part["share"] >= 0.005)

@@ -21,14 +21,17 @@ from unittest.mock import patch
 
 import torch
 from measuring import (
+    FLOP_OF_UNET,
     REPEATS,
     bytes_of_libraries,
     cast,
     matmul_rate,
     peak_bytes,
     place,
+    profile,
     row,
     timed,
+    told,
     where,
     write_results,
 )
@@ -36,8 +39,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 DENSITY, LR, CLIP = 0.1, 1e-4, 1.0
-FLOP_OF_FORWARD = 12.44e9  # an image, METHODS of the published network at 32 x 32
-PROFILED = 12  # operators named in a profile
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc reads them as it starts
 
 
@@ -206,19 +207,6 @@ def measure(arguments: tuple[Way, int]) -> dict[str, Any]:
     return found | {"profile": profile(lambda: step(next(done)))}
 
 
-def profile(work: Callable[[], None]) -> list[dict[str, Any]]:
-    """The operators that take the most time of their own in one step, as shares of the whole."""
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    on_gpu = torch.cuda.is_available()
-    with torch.profiler.profile(activities=kinds + [torch.profiler.ProfilerActivity.CUDA] * on_gpu) as record:
-        work()
-    events = [e for e in record.key_averages() if not (on_gpu and e.device_type == torch.autograd.DeviceType.CPU)]
-    times = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
-    total = sum(times.values()) or 1
-    most = sorted(times, key=lambda key: -times[key])[:PROFILED]
-    return [{"operator": key[:60], "share": times[key] / total} for key in most]
-
-
 def tabulate(content: dict[str, Any]) -> str:
     rows, rates, batch_size = content["rows"], content["matmul_flop_per_second"], content["batch_size"]
     plain = rows[0]
@@ -233,7 +221,7 @@ def tabulate(content: dict[str, Any]) -> str:
         row(["---"] * 7),
     ]  # fmt: skip
     for found in rows:
-        work = 2 * 3 * FLOP_OF_FORWARD * batch_size  # two phases, each forward and backward
+        work = 2 * 3 * FLOP_OF_UNET * batch_size  # two phases, each forward and backward
         lines.append(
             row([
                 found["name"], f"{found['seconds']:.3f}", f"{plain['seconds'] / found['seconds']:.2f}",
@@ -243,9 +231,7 @@ def tabulate(content: dict[str, Any]) -> str:
         )  # fmt: skip
     best = min(rows[1:], key=lambda found: found["seconds"])
     for found in (plain, best):
-        lines += ["", f"Profile, {found['name']}: " + ", ".join(
-            f"{part['operator']} {part['share']:.0%}" for part in found["profile"] if part["share"] >= 0.005
-        ) + "."]  # fmt: skip
+        lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
     return "\n".join(lines) + "\n"
 
 
