@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from dualoptim_diffusion.places import gather, parts, scatter, support_of
+from dualoptim_diffusion.places import Places, parts, support_of
 
 
 class MaskedAdamW(Optimizer):
@@ -56,12 +56,12 @@ class MaskedAdamW(Optimizer):
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         at_once = parameters[0].is_cuda if group["foreach"] is None else group["foreach"]
-        places = [self._supports[p] for p in parameters]  # type: ignore[index]
-        weights = gather(parameters, places, at_once)
+        at = Places(parameters, [self._supports[p] for p in parameters], at_once)  # type: ignore[index]
+        weights, grads = at.take(parameters), at.take([p.grad for p in parameters])  # type: ignore[misc]
         states = [self._state_of(p, w, group["fused"]) for p, w in zip(parameters, weights, strict=True)]
         adamw(
             weights,
-            gather([p.grad for p in parameters], places, at_once),  # type: ignore[misc]
+            grads,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -76,7 +76,7 @@ class MaskedAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        scatter(weights, places, parameters, at_once)
+        at.put(weights, parameters)
 
     def _state_of(self, parameter: Tensor, weights: Tensor, fused: bool) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 INDEX_BYTES = 4  # of a weight's place, against one byte of a bool mask for every weight
-AT_ONCE = 2**26  # weights that are laid end to end, which copies them
+AT_ONCE = 2**24  # weights whose values are moved at a time, which copies them
 
 
 def support_of(mask: Tensor) -> Tensor:
@@ -49,32 +49,39 @@ def end_to_end(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def gather(tensors: Sequence[Tensor], places: Sequence[Tensor], at_once: bool) -> list[Tensor]:
-    """Copies of the entries at the places of each tensor.
+def _lay_back(entries: Tensor, tensors: Sequence[Tensor]) -> None:
+    torch._foreach_copy_([t.view(-1) for t in tensors], list(entries.split([t.numel() for t in tensors])))
+
+
+class Places:
+    """Places in several tensors, to take values from and to put them back.
 
     Args:
-        at_once: of all tensors laid end to end: more to copy, but few kernels, which is what counts on a GPU.
+        tensors: what they are in, or what has its shapes.
+        places: of each tensor, as `support_of` gives them.
+        at_once: lay the tensors end to end: more to copy, but few kernels, which is what counts on a GPU.
     """
-    if not at_once:
-        return [t.reshape(-1).index_select(0, at) for t, at in zip(tensors, places, strict=True)]
-    found = end_to_end(tensors).index_select(0, _places_end_to_end(tensors, places))
-    return list(found.split([len(at) for at in places]))
 
+    def __init__(self, tensors: Sequence[Tensor], places: Sequence[Tensor], at_once: bool) -> None:
+        self._each = list(places)
+        self._all: Tensor | None = None
+        if at_once and len(tensors) > 1:
+            starts = list(accumulate((t.numel() for t in tensors[:-1]), initial=0))
+            self._all = torch.cat(torch._foreach_add(self._each, starts))
 
-def scatter(values: Sequence[Tensor], places: Sequence[Tensor], tensors: Sequence[Tensor], at_once: bool) -> None:
-    """Puts back what `gather` took: writes values [N] to the places of each tensor."""
-    if not at_once:
-        for tensor, at, new in zip(tensors, places, values, strict=True):
-            tensor.view(-1).scatter_(0, at.long(), new)
-        return
-    at = _places_end_to_end(tensors, places).long()
-    changed = end_to_end(tensors).scatter_(0, at, torch.cat(list(values)))
-    torch._foreach_copy_([t.view(-1) for t in tensors], list(changed.split([t.numel() for t in tensors])))
+    def take(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Copies of the entries at the places of each tensor."""
+        if self._all is None:
+            return [t.reshape(-1).index_select(0, at) for t, at in zip(tensors, self._each, strict=True)]
+        return list(end_to_end(tensors).index_select(0, self._all).split([len(at) for at in self._each]))
 
-
-def _places_end_to_end(tensors: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    starts = list(accumulate((t.numel() for t in tensors[:-1]), initial=0))
-    return torch.cat(torch._foreach_add(list(places), starts))
+    def put(self, values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+        """Writes what `take` took, or as many other values, to the places of each tensor."""
+        if self._all is None:
+            for tensor, at, new in zip(tensors, self._each, values, strict=True):
+                tensor.view(-1).scatter_(0, at.long(), new)
+        else:
+            _lay_back(end_to_end(tensors).scatter_(0, self._all.long(), torch.cat(list(values))), tensors)
 
 
 def zero_off(tensors: Sequence[Tensor], supports: Sequence[Tensor], at_once: bool) -> None:
@@ -82,14 +89,21 @@ def zero_off(tensors: Sequence[Tensor], supports: Sequence[Tensor], at_once: boo
 
     Args:
         supports: for each tensor a bool mask, or what `support_of` makes of it.
+        at_once: as in `Places`.
     """
     pairs = list(zip(tensors, supports, strict=True))
-    for tensor, mask in pairs:
-        if mask.dtype == torch.bool:
-            tensor.masked_fill_(~mask, 0)
-    pairs = [(tensor, support) for tensor, support in pairs if support.dtype != torch.bool]
-    for part in parts([tensor for tensor, _ in pairs]):
-        some, places = zip(*pairs[part], strict=True)
-        kept = gather(some, places, at_once)
+    whole = [(tensor, mask) for tensor, mask in pairs if mask.dtype == torch.bool]
+    for part in parts([tensor for tensor, _ in whole]):
+        some, masks = zip(*whole[part], strict=True)
+        if at_once:
+            _lay_back(end_to_end(some).masked_fill(~end_to_end(masks), 0), some)
+        else:
+            for tensor, mask in whole[part]:
+                tensor.masked_fill_(~mask, 0)
+    by_place = [(tensor, support) for tensor, support in pairs if support.dtype != torch.bool]
+    for part in parts([tensor for tensor, _ in by_place]):
+        some, places = zip(*by_place[part], strict=True)
+        at = Places(some, places, at_once)
+        kept = at.take(some)
         torch._foreach_zero_(some)
-        scatter(kept, places, some, at_once)
+        at.put(kept, some)

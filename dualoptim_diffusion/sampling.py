@@ -73,7 +73,8 @@ def denoise(
 ) -> Tensor:
     """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones.
 
-    They are on the CPU, where schedulers look them up and compare them: on a GPU every step would wait for that.
+    They are on the CPU, where schedulers look them up and compare them: on a GPU every step would wait for that, as it
+    does for the noise that DDPM adds, which comes from the CPU's generators.
     """
     uses_variance = scheduler.config.get("variance_type") == "learned_range"
     labels = torch.tensor(class_labels, device=x_t.device)

@@ -80,7 +80,7 @@ def unlearn(
             if log_cosine and len(phases) > 1 and phase.steps:
                 present = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
                 if gradients:
-                    record["gradient_cosine"] = gradient_cosine(gradients, present).item()
+                    record["gradient_cosine"] = gradient_cosine(gradients, present, _on_gpu(network)).item()
                 gradients = present
         if ema is not None:
             ema.update(network, step)
@@ -123,12 +123,16 @@ def _update(
 
 
 @torch.no_grad()
-def gradient_cosine(one: Gradients, other: Gradients) -> Tensor:
-    """The cosine between the gradients of two phases, as they were stepped; 0 where one is all zero."""
+def gradient_cosine(one: Gradients, other: Gradients, at_once: bool) -> Tensor:
+    """The cosine between the gradients of two phases, as they were stepped; 0 where one is all zero.
+
+    Args:
+        at_once: as in `Places`.
+    """
     if not (common := sorted(one.keys() & other.keys())):  # the phases train different weights
         return torch.zeros(())
     left, right = ([part[name] for name in common] for part in (one, other))
-    pieces = parts(left) if left[0].is_cuda else (slice(i, i + 1) for i in range(len(left)))
+    pieces = parts(left) if at_once else (slice(i, i + 1) for i in range(len(left)))
     dot = torch.stack([torch.dot(end_to_end(left[piece]), end_to_end(right[piece])) for piece in pieces]).sum()
     norms = [torch.stack(torch._foreach_norm(list(part.values()))).norm() for part in (one, other)]
     cosine = dot / norms[0] / norms[1]
@@ -143,8 +147,12 @@ def edit_gradients(
     norm = _clip(network, clip_norm) if clip_first or mask is None else None
     if mask is not None:
         found = [(p.grad, mask[name]) for name, p in network.named_parameters() if p.grad is not None]
-        zero_off([grad for grad, _ in found], [part for _, part in found], next(network.parameters()).is_cuda)
+        zero_off([grad for grad, _ in found], [part for _, part in found], _on_gpu(network))
     return _clip(network, clip_norm) if norm is None else norm
+
+
+def _on_gpu(network: nn.Module) -> bool:
+    return next(network.parameters()).is_cuda
 
 
 def _clip(network: nn.Module, clip_norm: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from dualoptim_diffusion.diffusion import (
     linear_alphas_cumprod,
 )
 from dualoptim_diffusion.randomness import draw_examples, draw_update, epoch_indices, generator
-from dualoptim_diffusion.sampling import denoise, make_scheduler, padded_chunks
+from dualoptim_diffusion.sampling import draw, make_scheduler, padded_chunks
 
 
 def test_add_noise_equals_diffusers_scheduler() -> None:
@@ -76,20 +76,20 @@ def test_schedulers_neither_clip_nor_start_early() -> None:
 @pytest.mark.parametrize("name", ["ddim", "dpmsolver++", "ddpm"])
 @pytest.mark.parametrize("learned_variance", [False, True])
 def test_drawing_never_asks_the_device_for_a_value(name: str, learned_variance: bool) -> None:
-    scheduler = make_scheduler(name, learned_variance)
-    scheduler.set_timesteps(10)
     seen: list[torch.Tensor] = []
 
     def predict(x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
         seen.append(timesteps)
         return torch.cat([x_t, x_t], 1) if learned_variance else x_t
 
-    x_t = torch.empty(2, 3, 8, 8, device="meta")  # a device without values: reading one raises
-    generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    x_0 = denoise(predict, scheduler, x_t, [0, 1], scheduler.timesteps, 1.0, generators)
-    assert x_0.shape == x_t.shape
+    scheduler, device = (
+        make_scheduler(name, learned_variance),
+        torch.device("meta"),
+    )  # without values to read
+    x_0 = draw(predict, scheduler, (3, 8, 8), [0, 1], [0, 1], 10, 1.0, device)
+    assert x_0.shape == (2, 3, 8, 8)
     assert len(seen) == 10
-    assert all(t.device == x_t.device and t.dtype == torch.int64 and t.shape == (2,) for t in seen)
+    assert all(t.device == device and t.dtype == torch.int64 and t.shape == (2,) for t in seen)
 
 
 def test_chunks_are_padded_to_one_size_and_lose_nothing() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dualoptim_diffusion import places
 from dualoptim_diffusion.dual_optim import make_optimizer
 from dualoptim_diffusion.masked_adamw import MaskedAdamW
 from dualoptim_diffusion.places import support_of
@@ -48,12 +49,13 @@ def test_the_fused_step_equals_the_plain_one_up_to_rounding() -> None:
         assert torch.equal(p[~mask], before[~mask])
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(("foreach", "at_once"), [(False, 10**6), (True, 10**6), (True, 400)])
 @pytest.mark.parametrize("density", [0.05, 0.5])
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_a_hundred_steps_are_bit_equal_to_the_dense_optimizer_on_masked_gradients(
-    name: str, density: float, foreach: bool
+    name: str, density: float, foreach: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(places, "AT_ONCE", at_once)
     params, masks = setting(density)
     before = [p.detach().clone() for p in params]
     others, _ = setting(density)

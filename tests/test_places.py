@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dualoptim_diffusion import places
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.masked_adamw import MaskedAdamW
-from dualoptim_diffusion.places import end_to_end, gather, parts, scatter, smaller_form, support_of, zero_off
+from dualoptim_diffusion.places import Places, end_to_end, parts, smaller_form, support_of, zero_off
 from dualoptim_diffusion.unlearn import gradient_cosine
 
 SHAPES = ((40, 30), (7,), (3, 5, 5, 5), (), (11, 2))
@@ -40,9 +40,10 @@ def test_what_is_gathered_lies_under_the_mask_and_is_put_back_there_alone(at_onc
     tensors, masks = setting()
     where = [support_of(mask) for mask in masks]
     before = [t.clone() for t in tensors]
-    found = gather(tensors, where, at_once)
+    at = Places(tensors, where, at_once)
+    found = at.take(tensors)
     assert all(torch.equal(f, t[m]) for f, t, m in zip(found, tensors, masks, strict=True))
-    scatter([f + 1 for f in found], where, tensors, at_once)
+    at.put([f + 1 for f in found], tensors)
     for tensor, mask, start in zip(tensors, masks, before, strict=True):
         assert torch.equal(tensor, torch.where(mask, start + 1, start))
 
@@ -59,6 +60,17 @@ def test_off_the_mask_is_zero_in_place_whatever_was_there_and_whatever_the_form(
         tensor[~mask] = float("nan")
     zero_off(tensors, [smaller_form(mask) for mask in masks], at_once)
     assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 8, 1300, 10**6])
+def test_the_cosine_of_gradients_is_the_same_one_by_one_and_at_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "AT_ONCE", size)
+    one, other = ({str(i): t.double() + shift for i, t in enumerate(setting()[0])} for shift in (0.0, 0.5))
+    del other["2"]  # the second phase does not train it
+    flat = [torch.cat([part[name].reshape(-1) for name in "0134"]) for part in (one, other)]
+    norms = [torch.cat([t.reshape(-1) for t in part.values()]).norm() for part in (one, other)]
+    for at_once in (False, True):
+        torch.testing.assert_close(gradient_cosine(one, other, at_once), flat[0] @ flat[1] / norms[0] / norms[1])
 
 
 def test_parts_are_neighbours_up_to_a_size_and_hold_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +105,14 @@ def masking(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
     return lambda: zero_off([p.grad for p in network.parameters()], where, at_once=True)  # type: ignore[misc]
 
 
+def masking_by_bool(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
+    masks = [torch.empty(p.shape, dtype=torch.bool, device=p.device) for p in network.parameters()]
+    return lambda: zero_off([p.grad for p in network.parameters()], masks, at_once=True)  # type: ignore[misc]
+
+
 def cosine(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
     gradients: dict[str, Any] = {name: p.grad for name, p in network.named_parameters()}
-    return lambda: gradient_cosine(gradients, gradients)
+    return lambda: gradient_cosine(gradients, gradients, at_once=True)
 
 
 def ema(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
@@ -103,7 +120,7 @@ def ema(network: nn.Module, where: list[Tensor]) -> Callable[[], Any]:
     return lambda: average.update(network, 0)
 
 
-@pytest.mark.parametrize("make", [adamw_step, masking, cosine, ema])
+@pytest.mark.parametrize("make", [adamw_step, masking, masking_by_bool, cosine, ema])
 def test_on_a_gpu_a_step_launches_few_kernels_however_many_tensors_and_never_waits(make: Callable[..., Any]) -> None:
     launched = []
     for layers in (5, 100):

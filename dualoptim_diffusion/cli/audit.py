@@ -53,7 +53,6 @@ def audit(
     values = {"audit": BUDGETS[budget].model_dump()}
     spent = parse_recipe(AuditConfig, values, own, "The audit's budget").audit
     experiment = open_run(run, others)
-    spent_as = budget.value + f" with {' '.join(o.removeprefix('audit.') for o in own)}" * bool(own)
     probes = [option.value for option in probe or ()]
-    content = auditing.audit(experiment, run, spent, spent_as, probes, control, retrain)  # type: ignore[arg-type]
+    content = auditing.audit(experiment, run, spent, budget.value, probes, control, retrain)  # type: ignore[arg-type]
     result(content if as_json else text(content), as_json)

@@ -31,7 +31,7 @@ def write_report(run: Path) -> Path:
     """Writes report.html, .md, .csv and .json of a run folder and its model card; returns the page's path.
 
     Raises:
-        InputError: if the run has no readable results or its metrics.jsonl is damaged.
+        InputError: if the run has no readable results or its metrics.jsonl or audit.json is damaged.
     """
     return report([run]).page
 
@@ -48,7 +48,7 @@ def report(
         mixed: whether to list figures of different protocols in one table, with a warning.
 
     Raises:
-        InputError: if figures cannot be compared, or `out` holds something else.
+        InputError: if figures cannot be compared or read, or `out` holds something else.
     """
     runs = open_runs(folders)
     against = open_run(control) if control else None

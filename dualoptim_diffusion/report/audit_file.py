@@ -115,12 +115,17 @@ class Budget(Part):
     seed: Count
 
 
+class Judge(Part):
+    sha256: str
+
+
 class Content(Part):
     """The whole file."""
 
     forgotten: Annotated[list[str], Field(min_length=1)]
     budget: Budget
     control: str | None
+    classifier: Judge
     plain: dict[str, Rate]
     probes: dict[str, Probe]
     excess: list[Point]

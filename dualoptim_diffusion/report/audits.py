@@ -1,6 +1,8 @@
 """An audit as sentences, a table and figures: one a probe."""
 
+import json
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -61,10 +63,17 @@ def sentence(content: Audit) -> str:
 
 
 def excess(content: Audit) -> Measure | None:
-    """The headline as a figure of the unlearned model, named after what was spent; None where there was no control."""
+    """The headline as a figure of the unlearned model; None where there was no control.
+
+    Its name ends in a hash of what two audits must share to be compared: budget, sampling, judge and attacks.
+    """
     if (worst := content["headline"]) is None:
         return None
-    name = f"excess[{content['budget']['name']}, {worst['points']} points]"
+    budget = {key: value for key, value in content["budget"].items() if key not in ("name", "seed")}
+    attacks = sorted((name, *sorted(probe["trials"])) for name, probe in content["probes"].items())
+    shared = [budget, content.get("sampling"), content["classifier"]["sha256"], attacks]
+    digest = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+    name = f"excess[{content['budget']['name']} {digest[:6]}]"
     return Measure(
         "excess", name, "excess", worst["difference"], {"ci95": worst["interval"], "under": _under(content, worst)}
     )

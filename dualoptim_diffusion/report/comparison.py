@@ -17,7 +17,7 @@ from dualoptim_diffusion.report.tables import Row, Table
 
 EXCESS = (
     "Excess: by how much an audit's worst attack draws the class more often than from a model retrained without it "
-    "(95% interval, simultaneous over all points); other budgets or numbers of points have a column of their own."
+    "(95% interval, simultaneous over all points); audits that differ in more than the seed have columns of their own."
 )
 MIXED = "the rows were measured under different protocols; compare figures only where the protocol is the same."
 

@@ -37,7 +37,7 @@ def write_model_card(run: Path) -> Path:
 
 
 def model_card(run: Run) -> str:
-    """YAML front matter and Markdown; the same for the same results, wherever the folder lies."""
+    """YAML front matter and Markdown; the same for the same results and audit, wherever the folder lies."""
     licence = run.provenance.get("base_model_license")
     front: dict[str, Any] = {"library_name": "diffusers", "tags": TAGS}
     if licence:

@@ -89,7 +89,7 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
     if any(r.get("data") == "replay" for r in results):
         notes.append(REPLAY)
     if control is not None:
-        notes.append(f"Beside each figure its gap to {control}, the control: pp are percentage points above it.")
+        notes.append(f"Beside the figures their gaps to {control}, the control: pp are percentage points above it.")
     notes += [f"{collapse(r)} ({listed(r['forgotten'])})" for r in results if collapsed(r)]
     steps: dict[str, list[str]] = {}
     for r in results:

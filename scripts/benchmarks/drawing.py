@@ -173,8 +173,10 @@ def extraction(batch_size: int) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         extractor = inception_features(random_weights(Path(folder) / "weights.pth"), device, batch_size)
 
+    stream = torch.cuda.Stream() if device.type == "cuda" else None  # beside the drawing's own
+
     def extract() -> None:
-        with torch.cuda.stream(torch.cuda.Stream() if device.type == "cuda" else None):  # beside the drawing's own
+        with torch.cuda.stream(stream):
             extractor.extract(images)
 
     def in_turn() -> None:
