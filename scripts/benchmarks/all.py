@@ -1,6 +1,6 @@
 """Every benchmark of speed and memory on this machine, one after the other, and the table in README.md beside this.
 
-    python scripts/benchmarks/all.py              # on 2 CPU cores about 25 minutes
+    python scripts/benchmarks/all.py              # on 2 CPU cores about 30 minutes
     python scripts/benchmarks/all.py --table      # only the table, from results that are here
 
 Each writes its JSON and table under results/; a script that fails is named at the end, and the others still run.
