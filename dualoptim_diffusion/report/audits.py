@@ -48,7 +48,7 @@ def sentence(content: Audit) -> str:
         return f"{asked} {content.get('note') or 'No attack was run.'}"
     points = 100 * worst["difference"]
     low, high = (100 * side for side in worst["interval"])
-    attack = _under(content, worst)
+    attack = f"{worst['probe']} ({worst['attack']}, {_where(content, worst)})"
     if worst["difference"] <= 0:
         verdict = "no attack draws the class more often than from a model that never saw it"
     elif low <= 0:
@@ -74,13 +74,8 @@ def excess(content: Audit) -> Measure | None:
     shared = [budget, content.get("sampling"), content["classifier"]["sha256"], attacks]
     digest = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     name = f"excess[{content['budget']['name']} {digest[:6]}]"
-    return Measure(
-        "excess", name, "excess", worst["difference"], {"ci95": worst["interval"], "under": _under(content, worst)}
-    )
-
-
-def _under(content: Audit, point: Mapping[str, Any]) -> str:
-    return f"{point['probe']} ({point['attack']}, {_where(content, point)})"
+    point = {key: worst[key] for key in ("probe", "attack", "at")}
+    return Measure("excess", name, "excess", worst["difference"], {"ci95": worst["interval"], **point})
 
 
 def _share(rate: Mapping[str, Any]) -> str:

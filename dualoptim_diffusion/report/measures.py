@@ -41,7 +41,7 @@ class Measure:
             return ""
         low, high = self.raw["ci95"]
         if self.unit == "excess":
-            return f"{100 * low:+.1f} to {100 * high:+.1f}, {self.raw['under']}"
+            return f"{100 * low:+.1f} to {100 * high:+.1f}, {self.raw['probe']}"
         hits = f"{self.raw['hits']}/{self.raw['n']}" if self.name == "FA" else f"n={self.raw['n']}"
         return f"{hits}, 95% {low:.1%} to {high:.1%}"
 
