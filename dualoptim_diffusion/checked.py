@@ -1,5 +1,7 @@
-"""JSON of files, checked before anything is computed with it."""
+"""JSON of files, checked before anything is computed with it; the hash of what JSON can hold."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ def read_json(path: Path) -> Any:
         ValueError: if it is anything else.
     """
     return from_json(path.read_bytes(), allow_inf_nan=False)
+
+
+def json_sha256(content: Any) -> str:
+    """Hash of plain data, whatever the order of its keys."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def complaint(error: ValidationError) -> str:

@@ -3,16 +3,15 @@
 An unknown key is an error that names the nearest one; `section.key=value` overrides a value. No torch here.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dualoptim_diffusion.checked import json_sha256
 from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
 from dualoptim_diffusion.errors import InputError, nearest
 
@@ -222,7 +221,7 @@ def recipe_sha256(values: Mapping[str, Any]) -> str:
         section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
         for section, keys in values.items()
     }
-    return sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return json_sha256(hashed)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -82,10 +82,8 @@ def test_drawing_never_asks_the_device_for_a_value(name: str, learned_variance: 
         seen.append(timesteps)
         return torch.cat([x_t, x_t], 1) if learned_variance else x_t
 
-    scheduler, device = (
-        make_scheduler(name, learned_variance),
-        torch.device("meta"),
-    )  # without values to read
+    scheduler = make_scheduler(name, learned_variance)
+    device = torch.device("meta")  # its tensors have no values: reading one raises
     x_0 = draw(predict, scheduler, (3, 8, 8), [0, 1], [0, 1], 10, 1.0, device)
     assert x_0.shape == (2, 3, 8, 8)
     assert len(seen) == 10

@@ -5,13 +5,13 @@ from math import cos, pi
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.ema import EMA
 from dualoptim_diffusion.errors import NonFiniteError
 from dualoptim_diffusion.places import smaller_form
 from dualoptim_diffusion.unlearn import edit_gradients
+from tests.operators import Operators
 
 
 def sgd_pair(model: nn.Module, forget_lr: float = 1.0, retain_lr: float = 1.0) -> DualOptim:
@@ -139,16 +139,6 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_phase_and_step(bad: f
     assert torch.equal(model.weight.detach(), snapshots[-1] + moved)
 
 
-class CountReads(TorchDispatchMode):
-    """Counts values that Python reads from tensors one at a time: on a GPU each would wait for it."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.reads += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_update_reads_from_the_device_once(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
     model, together = line(), []
@@ -156,7 +146,7 @@ def test_an_update_reads_from_the_device_once(monkeypatch: pytest.MonkeyPatch, m
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: together.append(1) or tolist(t))
     mask = {"weight": torch.tensor([[True, False]])} if masked else None
     phases = [Phase(name, lambda _: model.weight.sum(), mask=mask, clip_norm=1.0) for name in ("forget", "retain")]
-    with CountReads() as counter:
+    with Operators() as counter:
         unlearn(model, sgd_pair(model), phases, num_steps=3, log_cosine=False)
     assert (len(together), counter.reads) == (6, 0)
 

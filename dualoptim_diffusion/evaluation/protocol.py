@@ -1,13 +1,12 @@
 """How figures are taken, by name, as data with a hash: only figures of equal hash may be compared."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Literal
 
 import torch
 
+from dualoptim_diffusion.checked import json_sha256
 from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.config import SamplingConfig
 from dualoptim_diffusion.data import ImageSet
@@ -203,5 +202,4 @@ def protocol_of(
 
 def protocol_sha256(protocol: Mapping[str, Any]) -> str:
     """Hash of a protocol; sentences about it do not count."""
-    content = {key: value for key, value in protocol.items() if key not in PROSE}
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_sha256({key: value for key, value in protocol.items() if key not in PROSE})

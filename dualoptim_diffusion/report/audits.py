@@ -1,19 +1,18 @@
 """An audit as sentences, a table and figures: one a probe."""
 
-import json
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from math import nan
 from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.audit.verdict import largest
-from dualoptim_diffusion.checked import read_checked
+from dualoptim_diffusion.checked import json_sha256, read_checked
 from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.report.audit_file import Content
 from dualoptim_diffusion.report.measures import Measure
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of
+from dualoptim_diffusion.report.tables import aligned
 
 Audit = Mapping[str, Any]
 Outcomes = Mapping[str, Mapping[str, Any]]  # by model
@@ -72,8 +71,7 @@ def excess(content: Audit) -> Measure | None:
     budget = {key: value for key, value in content["budget"].items() if key not in ("name", "seed")}
     attacks = sorted((name, *sorted(probe["trials"])) for name, probe in content["probes"].items())
     shared = [budget, content.get("sampling"), content["classifier"]["sha256"], attacks]
-    digest = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
-    name = f"excess[{content['budget']['name']} {digest[:6]}]"
+    name = f"excess[{content['budget']['name']} {json_sha256(shared)[:6]}]"
     point = {key: worst[key] for key in ("probe", "attack", "at")}
     return Measure("excess", name, "excess", worst["difference"], {"ci95": worst["interval"], **point})
 
@@ -101,8 +99,8 @@ def rows(content: Audit) -> list[list[str]]:
                 worst = largest(points)
                 low, high = worst["interval"]
                 rates = [f"{worst[key]['value']:.1%}" for key in ("FA", "control")]
-                excess = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
-                found.append([name, trial, half, _where(content, worst), *rates, excess])
+                above = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
+                found.append([name, trial, half, _where(content, worst), *rates, above])
             else:
                 curve = part["outcomes"]["unlearned"]
                 hits, n, at = max(zip(curve["hits"], curve["n"], curve["at"], strict=True), key=lambda p: p[0] / p[1])
@@ -120,10 +118,7 @@ HEADER = ("probe", "attack", "steps to half", "worst point", "FA", "control", "e
 
 def text(content: Audit) -> str:
     """For a terminal."""
-    table = [list(HEADER), *rows(content)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    return "\n".join([sentence(content), "", *lines])
+    return f"{sentence(content)}\n\n{aligned([HEADER, *rows(content)])}"
 
 
 def section(content: Audit) -> dict[str, Any]:

@@ -84,13 +84,14 @@ def text(table: Table) -> str:
     start = labels = len(table.label_header)
     blocks = []
     for names in table.blocks:
-        blocks.append(_aligned([line[:labels] + line[start : start + len(names)] for line in lines]))
+        blocks.append(aligned([line[:labels] + line[start : start + len(names)] for line in lines]))
         start += len(names)
     warnings = "".join(f"Warning: {warning}\n" for warning in table.warnings)
     return warnings + "\n\n".join([*blocks, "\n".join(table.notes)])
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
