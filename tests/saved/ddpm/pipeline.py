@@ -1,0 +1,1 @@
+from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa: F401

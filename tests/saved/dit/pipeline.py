@@ -1,0 +1,1 @@
+from dualoptim_diffusion import ConditionalDiTPipeline  # noqa: F401
