@@ -34,7 +34,7 @@ def dualoptim(*words: str) -> None:
 
 def plant(folder: Path, kind: str, class_name: str) -> None:
     """A run folder whose model is the base model but for the row of one label."""
-    from dualoptim_diffusion.assets import load_model
+    from dualoptim_diffusion.models.loading import load_model
 
     if (folder / "planted").is_file():
         return

@@ -44,17 +44,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    from dualoptim_diffusion.assets import obtain_model
-    from dualoptim_diffusion.ema import EMA
-    from dualoptim_diffusion.errors import NonFiniteError
-    from dualoptim_diffusion.experiment import open_experiment
-    from dualoptim_diffusion.forgetting import make_optimizers
-    from dualoptim_diffusion.masking import obtain_mask
-    from dualoptim_diffusion.methods import phases
+    from dualoptim_diffusion.core.errors import NonFiniteError
     from dualoptim_diffusion.models import model_sha256
-    from dualoptim_diffusion.replay import replay_set
-    from dualoptim_diffusion.saliency import density
-    from dualoptim_diffusion.unlearn import unlearn
+    from dualoptim_diffusion.optim.ema import EMA
+    from dualoptim_diffusion.runs.experiment import open_experiment
+    from dualoptim_diffusion.runs.forget import make_optimizers
+    from dualoptim_diffusion.runs.mask import obtain_mask
+    from dualoptim_diffusion.runs.obtain import obtain_model
+    from dualoptim_diffusion.runs.replay import replay_set
+    from dualoptim_diffusion.unlearning.loop import unlearn
+    from dualoptim_diffusion.unlearning.methods import phases
+    from dualoptim_diffusion.unlearning.saliency import density
 
     started = perf_counter()
     overrides = [*SAMPLING, "run.device=cpu", f"run.seed={cell.seed}", *cell.overrides]
@@ -117,10 +117,10 @@ def overrides_of_sampling(cell: Cell) -> tuple[str, ...]:
 
 
 def _score(experiment: Any, model: Any) -> dict[str, Any]:
+    from dualoptim_diffusion.drawing.samples import Draws
     from dualoptim_diffusion.evaluation import evaluate
     from dualoptim_diffusion.evaluation.reference import cached_reference
-    from dualoptim_diffusion.samples import Draws
-    from dualoptim_diffusion.scoring import open_bench
+    from dualoptim_diffusion.runs.evaluate import open_bench
 
     bench = open_bench(experiment)
     seeds = {
@@ -151,8 +151,8 @@ def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[
     """The same figures of the base model."""
     from accelerate.state import AcceleratorState
 
-    from dualoptim_diffusion.assets import obtain_model
-    from dualoptim_diffusion.experiment import open_experiment
+    from dualoptim_diffusion.runs.experiment import open_experiment
+    from dualoptim_diffusion.runs.obtain import obtain_model
 
     AcceleratorState._reset_state(reset_partial_state=True)
     experiment = open_experiment(recipe, [class_name], [*SAMPLING, "run.device=cpu", *overrides])
@@ -237,6 +237,6 @@ def _stored(out: Path) -> list[dict[str, Any]]:
 
 
 def _store(out: Path, about: dict[str, Any], results: Iterable[dict[str, Any]]) -> None:
-    from dualoptim_diffusion.checkpoint import write_json
+    from dualoptim_diffusion.files.json_files import write_json
 
     write_json(out, about | {"cells": list(results)})

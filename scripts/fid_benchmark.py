@@ -18,17 +18,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dualoptim_diffusion.assets import load_model, obtain_classifier, obtain_extractor, obtain_model
-from dualoptim_diffusion.checkpoint import write_json
-from dualoptim_diffusion.config import SamplingConfig
+from dualoptim_diffusion.core.config import SamplingConfig
+from dualoptim_diffusion.core.hashes import digest
+from dualoptim_diffusion.drawing.samples import Draws
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
-from dualoptim_diffusion.experiment import Experiment, open_experiment
+from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
-from dualoptim_diffusion.provenance import describe_origin, digest
-from dualoptim_diffusion.samples import Draws
+from dualoptim_diffusion.models.loading import load_model
+from dualoptim_diffusion.runs.experiment import Experiment, open_experiment
+from dualoptim_diffusion.runs.obtain import obtain_classifier, obtain_extractor, obtain_model
+from dualoptim_diffusion.runs.provenance import describe_origin
 
 GRID = {"ddim": (5, 10, 20, 50, 100), "dpmsolver++": (5, 10, 20), "ddpm": (20, 100, 1000)}
 LONG = 500  # steps of a cell that is drawn once

@@ -80,7 +80,7 @@ class Table:
         folder = self.folder(cell)
         if not all((folder / name).is_file() for name in ("results.json", "model/README.md")):
             return False
-        from dualoptim_diffusion.experiment import open_experiment
+        from dualoptim_diffusion.runs.experiment import open_experiment
 
         made_by = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["recipe_sha256"]
         now = open_experiment(f"{self.family}_{cell.method}", [cell.class_name], self.words(cell))

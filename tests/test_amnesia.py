@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.methods import phases
-from dualoptim_diffusion.methods.selective_amnesia import AT_ONCE, replay_fisher
-from dualoptim_diffusion.randomness import generator
+from dualoptim_diffusion.diffusion.randomness import generator
+from dualoptim_diffusion.unlearning.methods import phases
+from dualoptim_diffusion.unlearning.methods.selective_amnesia import AT_ONCE, replay_fisher
 from tests.test_methods import ToyModel, batch, make
 
 
@@ -80,6 +80,6 @@ def test_it_steps_once_for_both_with_the_penalty_and_no_mask() -> None:
 def test_the_fisher_is_kept_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     first, again = make("sa", fisher_timesteps=6), make("sa", fisher_timesteps=6)
     first.prepare(ToyModel(), replay(2))
-    monkeypatch.setattr("dualoptim_diffusion.methods.selective_amnesia.replay_fisher", None)
+    monkeypatch.setattr("dualoptim_diffusion.unlearning.methods.selective_amnesia.replay_fisher", None)
     again.prepare(ToyModel(), replay(2))
     assert torch.equal(first.fisher["weight"], again.fisher["weight"])

@@ -1,77 +1,137 @@
-"""The house stands: floors, no cycles, no torch where none belongs."""
+"""The package is built in floors: a folder imports from lower floors alone, and light folders start without torch."""
 
 import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "dualoptim_diffusion"
-FLOORS = {
-    "pure": "dual_optim linked_adam masked_adamw places diffusion randomness config recipes classes schedules ema "
-    "errors guards rates checked",
-    "parts": "models data classifier timm_models weight_files sampling samples saliency checkpoint grids panels "
-    "provenance encoding class_fisher metrics",
-    "doing": "unlearn methods training classifier_training evaluation audit",
-    "surface": "cli report experiment forgetting scoring run_folder assets dry_run sample_folder __main__ looks "
-    "masking replay porting auditing",
-}
-FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS.values()) for room in rooms.split()}
-STRANGERS = {"unlearn", "evaluation", "audit"}  # these do not import each other
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dualoptim_diffusion"
+FLOORS = (  # from the ground up; folders on one line do not import each other
+    ("core",),
+    ("files",),
+    ("diffusion",),
+    ("optim",),
+    ("models", "report"),
+    ("data", "drawing"),
+    ("unlearning", "judge"),
+    ("evaluation", "audit"),
+    ("runs",),
+    ("cli",),
+)
+FLOOR_OF = {folder: level for level, folders in enumerate(FLOORS) for folder in folders}
+SEEN_BY_CLI = {"cli", "runs", "report", "files", "core"}
+STARTS_WITHOUT_TORCH = {"core", "report", "cli"}
+HEAVY = {"torch", "torchvision", "diffusers", "timm", "sklearn", "scipy", "matplotlib", "accelerate"}
+SCRIPT_FLOORS = (("tables",), ("studies", "benchmarks"))
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 280, 60, 8
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def folder_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[str]:
-    """Rooms that a file imports, also inside functions; type-only imports do not count."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Modules that a file imports, also inside functions; imports for the type checker alone do not count."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dualoptim_diffusion"):
-            parts = node.module.split(".")[1:]
-            names |= {parts[0]} if parts else {alias.name for alias in node.names}
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in {path}"
-    return names & FLOOR_OF.keys()
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == PACKAGE.name)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        yield from imported(node)
 
 
-FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE]
+def folders_imported(source: str) -> set[str]:
+    """Folders of the package that a file imports from."""
+    names = [name.split(".") for name in imported(ast.parse(source))]
+    return {parts[1] for parts in names if parts[0] == PACKAGE.name and len(parts) > 1} & FLOOR_OF.keys()
+
+
+def check_floors(folder: str, source: str) -> None:
+    for other in folders_imported(source) - {folder}:
+        assert FLOOR_OF[other] < FLOOR_OF[folder], f"{folder} imports from {other}, which is not below it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_its_own_floor_or_below(path: Path) -> None:
-    assert room(path) in FLOOR_OF, f"{path} stands on no floor"
-    for other in imports(path):
-        assert FLOOR_OF[other] <= FLOOR_OF[room(path)], f"{path} imports {other} from above"
-        assert other == room(path) or not {room(path), other} <= STRANGERS
+def test_a_file_imports_from_its_own_folder_and_from_lower_floors_alone(path: Path) -> None:
+    if path.parent == PACKAGE:
+        assert path.name in ("__init__.py", "__main__.py"), f"{path.name} lies in no folder"
+        return
+    check_floors(folder_of(path), path.read_text())
+    if folder_of(path) == "cli":
+        assert folders_imported(path.read_text()) <= SEEN_BY_CLI
 
 
-def test_rooms_import_each_other_without_cycles() -> None:
-    graph: dict[str, set[str]] = {name: set() for name in FLOOR_OF}
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "from dualoptim_diffusion.runs.forget import forget",
+        "def late():\n    from dualoptim_diffusion import evaluation",
+        "from dualoptim_diffusion.drawing.samples import draw_samples",
+    ],
+)
+def test_an_import_from_above_or_from_beside_is_found_wherever_it_stands(planted: str) -> None:
+    with pytest.raises(AssertionError, match="not below"):
+        check_floors("data", planted)
+
+
+def test_every_folder_has_a_floor_and_there_are_no_others() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert folders == FLOOR_OF.keys()
+
+
+def test_files_functions_and_signatures_stay_short() -> None:
     for path in FILES:
-        graph[room(path)] |= imports(path) - {room(path)}
-    while leaves := [name for name, others in graph.items() if not others]:
-        for leaf in leaves:
-            del graph[leaf]
-        graph = {name: others - set(leaves) for name, others in graph.items()}
-    assert not graph, f"cycle among {sorted(graph)}"
+        text = path.read_text()
+        assert text.count("\n") <= LONGEST_FILE, f"{path} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                where = f"{path.relative_to(PACKAGE)}: {node.name}"
+                assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{where} is long"
+                own = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                own = [name for name in own if name not in ("self", "cls")]
+                assert len(own) <= MOST_PARAMETERS or is_signature(path, node), f"{where} has {len(own)} parameters"
+
+
+def is_signature(path: Path, node: ast.FunctionDef) -> bool:
+    """Commands and networks: each parameter is an option of the command line or of a saved configuration."""
+    return folder_of(path) == "cli" or any("register_to_config" in ast.dump(d) for d in node.decorator_list)
+
+
+def test_light_folders_import_nothing_heavy() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in FILES
+        if folder_of(path) in STARTS_WITHOUT_TORCH and path.name != "__init__.py"
+    ]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+        f"sys.exit(f'imported {{found}}' if (found := {HEAVY} & set(sys.modules)) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_recipes_and_class_names_need_no_torch() -> None:
     code = (
         "import sys, contextlib, io\n"
-        "from dualoptim_diffusion import cli, config, recipes, classes\n"
+        "from dualoptim_diffusion import cli\n"
+        "from dualoptim_diffusion.core import classes, config, recipes\n"
         "recipes.load_recipe(config.ForgetRecipe, 'digits_sfron_dual')\n"
         "sys.argv = ['dualoptim', '--help']\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()\n"
-        "heavy = {'torch', 'diffusers', 'timm', 'sklearn', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        f"sys.exit(f'imported {{found}}' if (found := {HEAVY} & set(sys.modules)) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,26 +12,27 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from dualoptim_diffusion import auditing
-from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_classifier
-from dualoptim_diffusion.audit.budget import BUDGETS, PROBE_NAMES, Budget
+from dualoptim_diffusion.audit.context import Scene, Subject, restored, table_scale
 from dualoptim_diffusion.audit.embedding_attack import attack
 from dualoptim_diffusion.audit.inversion import reconstruction
 from dualoptim_diffusion.audit.noisy_start import recovered
 from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import relearn
-from dualoptim_diffusion.audit.scene import Scene, Subject, restored, table_scale
 from dualoptim_diffusion.audit.verdict import excesses, headline, steps_to_half
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption, ProbeOption
-from dualoptim_diffusion.config import DataConfig, SamplingConfig
+from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, Budget
+from dualoptim_diffusion.core.config import DataConfig, SamplingConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import load_dataset, split
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.diffusion.randomness import derive_seed
+from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DiT, model_sha256
-from dualoptim_diffusion.models.folding import fold
-from dualoptim_diffusion.randomness import derive_seed
+from dualoptim_diffusion.models.loading import load_model
+from dualoptim_diffusion.models.stock import fold
 from dualoptim_diffusion.report.audits import read_audit, section, sentence
-from dualoptim_diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.runs import audit as auditing
+from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_classifier
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dualoptim_diffusion.errors import EXIT_DIVERGED, EXIT_FAILED
+from dualoptim_diffusion.core.errors import EXIT_DIVERGED, EXIT_FAILED
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -242,7 +242,7 @@ def run_out_in_python() -> None:
 def test_too_little_memory_is_said_with_what_takes_less(
     dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr("dualoptim_diffusion.forgetting.forget", lambda *_, **__: work())
+    monkeypatch.setattr("dualoptim_diffusion.runs.forget.forget", lambda *_, **__: work())
     outcome = dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run")
     refused(outcome, "There is not enough memory (")
     assert "run.micro_batch_size" in outcome.err
@@ -254,6 +254,6 @@ def test_an_error_of_our_own_is_not_hidden(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("dualoptim_diffusion.forgetting.forget", fail)
+    monkeypatch.setattr("dualoptim_diffusion.runs.forget.forget", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         dualoptim("forget", tiny, "--class", "three", "--out", tmp_path / "run")

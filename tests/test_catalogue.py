@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dualoptim_diffusion.errors import EXIT_DIVERGED, EXIT_FAILED
+from dualoptim_diffusion.core.errors import EXIT_DIVERGED, EXIT_FAILED
 from tests.conftest import RECIPES, Outcome, call
 from tests.test_published import published_state, save
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dualoptim_diffusion.checkpoint import FILES, clear_leftovers, load_checkpoint, save_checkpoint
-from dualoptim_diffusion.errors import EXIT_STOPPED, InputError
+from dualoptim_diffusion.core.errors import EXIT_STOPPED, InputError
+from dualoptim_diffusion.files.atomic import clear_leftovers
+from dualoptim_diffusion.files.checkpoint import FILES, load_checkpoint, save_checkpoint
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -146,7 +147,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(
 ) -> None:
     from safetensors import SafetensorError
 
-    from dualoptim_diffusion import checkpoint
+    from dualoptim_diffusion.files import checkpoint
 
     command = ["forget", tiny, "--class", "three", "run.checkpoint_every=2", "--out"]
     assert dualoptim(*command, tmp_path / "whole").code == 0

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dualoptim_diffusion import class_fisher
-from dualoptim_diffusion.class_fisher import ClassFishers, without
+from dualoptim_diffusion.unlearning import class_fisher
+from dualoptim_diffusion.unlearning.class_fisher import ClassFishers, without
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -7,17 +7,24 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
-from dualoptim_diffusion.classes import distinct_names, resolve_class, same_classes
-from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo, new_classifier, timm_network
-from dualoptim_diffusion.classifier_training import _augment, measure, train_classifier
-from dualoptim_diffusion.config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig, DataConfig
+from dualoptim_diffusion.core.classes import distinct_names, resolve_class, same_classes
+from dualoptim_diffusion.core.config import DataConfig
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.training_config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
 from dualoptim_diffusion.data.cifar10 import NAMES
 from dualoptim_diffusion.data.imagenet import class_names
-from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import match_classes
-from dualoptim_diffusion.scoring import check_judge
+from dualoptim_diffusion.judge.classifier import (
+    NONE_OF_THESE,
+    Classifier,
+    ClassifierInfo,
+    new_classifier,
+    timm_network,
+)
+from dualoptim_diffusion.judge.training import _augment, measure, train_classifier
+from dualoptim_diffusion.runs.evaluate import check_judge
+from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_trained_classifier
 
 TEN = {i: f"class {i}" for i in range(10)}
 

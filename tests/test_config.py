@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualoptim_diffusion.classes import resolve_class, resolve_classes
-from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.methods import METHODS
-from dualoptim_diffusion.recipes import load_recipe, parse_seeds, recipe_folder, recipe_sha256, resolve_keys
+from dualoptim_diffusion.core.classes import resolve_class, resolve_classes
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.recipes import load_recipe, parse_seeds, recipe_folder, recipe_sha256, resolve_keys
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.unlearning.methods import METHODS
 
 FORGET_RECIPES = sorted(p.stem for p in recipe_folder().glob("*.yaml") if "method:" in p.read_text())
 
@@ -137,7 +138,7 @@ def test_shared_steps_by_retain_lr_and_refuses_an_explicitly_different_forget_lr
 
 
 def test_a_shared_optimizer_has_one_rate_and_one_schedule_in_both_phases() -> None:
-    from dualoptim_diffusion.experiment import open_experiment
+    from dualoptim_diffusion.runs.experiment import open_experiment
 
     overrides = ["optimizers.mode=shared", "method.retain_lr=7e-4", "method.forget_lr=7e-4"]
     method = open_experiment("digits_sfron_dual", ["three"], overrides).method.settings

@@ -16,15 +16,15 @@ import yaml
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from dualoptim_diffusion.classifier import new_classifier
-from dualoptim_diffusion.classifier_training import measure
-from dualoptim_diffusion.config import ClassifierRecipe, DataConfig
-from dualoptim_diffusion.data import Batches, ImageSet, data_facts, load_dataset, split
-from dualoptim_diffusion.data import folder as folders
+from dualoptim_diffusion.core.config import DataConfig
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.training_config import ClassifierRecipe
+from dualoptim_diffusion.data import Batches, ImageSet, data_facts, folder, load_dataset, pixels, split
 from dualoptim_diffusion.data.cifar10 import NAMES
-from dualoptim_diffusion.data.folder import FolderPixels
-from dualoptim_diffusion.data.kept import kept_tensors
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.data.pixels import FolderPixels
+from dualoptim_diffusion.files.cache import kept_tensors
+from dualoptim_diffusion.judge.classifier import new_classifier
+from dualoptim_diffusion.judge.training import measure
 from tests.conftest import RECIPES, Outcome
 from tests.test_methods import ToyModel
 
@@ -84,7 +84,7 @@ def test_without_a_test_folder_a_fifth_of_each_class_is_held_out(photos: Path) -
 def test_images_are_decoded_once_and_again_when_a_file_changes(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = load_dataset(config(photos))
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "decode", None)
+        patch.setattr(pixels, "decode", None)
         again, _ = load_dataset(config(photos))
     assert torch.equal(first.images, again.images)
     assert first.sha256 == again.sha256
@@ -94,7 +94,7 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(photos: Path, mon
 
 def test_streamed_and_in_memory_sets_give_bit_identical_batches(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held, _ = load_dataset(config(photos, image_size=8))
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 0)
+    monkeypatch.setattr(pixels, "MAX_IN_MEMORY", 0)
     monkeypatch.setattr(FolderPixels, "read", lambda _: pytest.fail("read whole"))
     streamed, _ = load_dataset(config(photos, image_size=8))
     assert isinstance(streamed.images, FolderPixels)
@@ -116,7 +116,7 @@ def test_other_shapes_are_resized_on_the_shorter_side_and_cut_in_the_middle(tmp_
     write(tmp_path / "train" / "bee" / "0.png", 1, size=(8, 8))
     with pytest.raises(InputError, match=r"24 x 8 pixels; set data\.image_size"):
         load_dataset(config(tmp_path))
-    images = folders.FolderPixels(folders.list_folder(tmp_path).train, (3, 8, 8))[:]
+    images = pixels.FolderPixels(folder.list_folder(tmp_path).train, (3, 8, 8))[:]
     assert images[0].unique().tolist() == [200]
 
 
@@ -166,14 +166,14 @@ def test_no_damage_to_a_file_ends_in_anything_but_a_sentence(tmp_path: Path) -> 
             damaged[rng.integers(0, min(len(damaged), 60), 2)] = rng.integers(0, 256, 2)
             path.write_bytes(damaged.tobytes())
             with contextlib.suppress(InputError):
-                assert folders.decode(path, (3, 16, 16)).shape == (3, 16, 16)
+                assert pixels.decode(path, (3, 16, 16)).shape == (3, 16, 16)
 
 
 def test_grey_levels_of_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(levels * 257).save(tmp_path / "0.png")
-    assert np.array_equal(folders.decode(tmp_path / "0.png", (1, 16, 16))[0].numpy(), levels)
-    assert folders.decode(tmp_path / "0.png", (3, 16, 16)).shape == (3, 16, 16)
+    assert np.array_equal(pixels.decode(tmp_path / "0.png", (1, 16, 16))[0].numpy(), levels)
+    assert pixels.decode(tmp_path / "0.png", (3, 16, 16)).shape == (3, 16, 16)
 
 
 def test_classes_too_small_to_hold_any_out_leave_the_judge_unmeasured(tmp_path: Path) -> None:
@@ -192,11 +192,11 @@ def test_a_moved_folder_keeps_its_hashes_and_is_not_decoded_again(
 ) -> None:
     before = [(part.sha256, part.images) for part in load_dataset(config(photos))]
     moved = photos.rename(tmp_path_factory.mktemp("elsewhere") / "photos")
-    monkeypatch.setattr(folders, "decode", None)
+    monkeypatch.setattr(pixels, "decode", None)
     for part, (sha256, images) in zip(load_dataset(config(moved)), before, strict=True):
         assert part.sha256 == sha256
         assert torch.equal(part.images, images)
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 0)
+    monkeypatch.setattr(pixels, "MAX_IN_MEMORY", 0)
     streamed = load_dataset(config(moved))[0].sha256
     assert streamed == load_dataset(config(moved.rename(moved.with_name("again"))))[0].sha256
 
@@ -226,10 +226,10 @@ def test_a_thousand_classes_are_listed_without_opening_more_than_one_file_each(
         for k in range(3):
             (tmp_path / "train" / f"n{i:04d}" / f"{k}.jpg").touch()
     opened = []
-    monkeypatch.setattr(folders, "_look_at", lambda path: (opened.append(path), ("RGB", (16, 16)))[1])
+    monkeypatch.setattr(folder, "mode_and_size", lambda path: (opened.append(path), ("RGB", (16, 16)))[1])
     facts = data_facts(config(tmp_path))
     assert len(facts.id2label) == len(opened) == 1000
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 0)
+    monkeypatch.setattr(pixels, "MAX_IN_MEMORY", 0)
     train, held_out = load_dataset(config(tmp_path))  # the files are empty: none is decoded
     assert (len(train), len(held_out)) == (2000, 1000)
 
@@ -306,8 +306,8 @@ def test_without_a_network_cifar10_says_which_file_to_put_where(
 def test_every_recipe_passes_its_dry_run_without_opening_images(
     dualoptim: Run, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    from dualoptim_diffusion import dry_run
-    from dualoptim_diffusion.recipes import recipe_folder
+    from dualoptim_diffusion.core.recipes import recipe_folder
+    from dualoptim_diffusion.runs import dry_run
 
     monkeypatch.setattr(dry_run, "_timed", lambda *_: 0.01)  # seconds an image
     if family == "cifar10":
@@ -388,7 +388,7 @@ def imagenet_folders(root: Path) -> Path:
 
 
 def test_imagenet_goes_by_name_synonym_id_and_wnid_and_an_ambiguous_name_says_so() -> None:
-    from dualoptim_diffusion.classes import resolve_class
+    from dualoptim_diffusion.core.classes import resolve_class
 
     facts = data_facts(DataConfig(name="imagenet"))
     assert facts.missing is not None
@@ -419,7 +419,7 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for
 ) -> None:
     from diffusers import DiffusionPipeline
 
-    from dualoptim_diffusion.assets import load_model
+    from dualoptim_diffusion.models.loading import load_model
 
     asked = []
 
@@ -435,8 +435,8 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for
 
 
 def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> None:
-    from dualoptim_diffusion.dry_run import _activations
     from dualoptim_diffusion.models import ConditionalDiT, DiT
+    from dualoptim_diffusion.runs.dry_run import _activations
 
     model = ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
     one, four = _activations(model, 1), _activations(model, 4)

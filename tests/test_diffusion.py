@@ -4,15 +4,15 @@ import diffusers
 import pytest
 import torch
 
-from dualoptim_diffusion.diffusion import (
+from dualoptim_diffusion.diffusion.process import (
     add_noise,
     antithetic_timesteps,
     denoising_loss,
     guided_noise_pred,
     linear_alphas_cumprod,
 )
-from dualoptim_diffusion.randomness import draw_examples, draw_update, epoch_indices, generator
-from dualoptim_diffusion.sampling import draw, make_scheduler, padded_chunks
+from dualoptim_diffusion.diffusion.randomness import draw_examples, draw_update, epoch_indices, generator
+from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
 
 
 def test_add_noise_equals_diffusers_scheduler() -> None:

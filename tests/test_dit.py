@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL, DiTPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from dualoptim_diffusion.diffusion import guided_noise_pred, variational_bound
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.diffusion.process import guided_noise_pred, variational_bound
+from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.models import ConditionalDiT, DiT, load_pipeline
 from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.published_dit import import_published_dit
-from dualoptim_diffusion.sampling import draw, make_scheduler
 
 WIDTH, HEADS, LAYERS, CLASSES, PATCH, SIDE, CHANNELS = 16, 2, 3, 5, 2, 8, 4
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.checkpoint import pack, unpack
-from dualoptim_diffusion.dual_optim import (
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.checkpoint import pack, unpack
+from dualoptim_diffusion.optim.dual_optim import DualOptim
+from dualoptim_diffusion.optim.factory import (
     ELEMENTWISE,
-    DualOptim,
     check_optimizer_name,
     freeze_off_mask,
     make_optimizer,
     optimizer_names,
     set_momentum,
 )
-from dualoptim_diffusion.errors import InputError
 
 LR, BETA1, BETA2, EPS = 1e-2, 0.9, 0.999, 1e-8
 

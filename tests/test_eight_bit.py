@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.checkpoint import load_checkpoint, save_checkpoint
-from dualoptim_diffusion.dual_optim import check_8bit, freeze_off_mask, make_8bit_adamw, make_optimizer
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.checkpoint import load_checkpoint, save_checkpoint
+from dualoptim_diffusion.optim.factory import check_8bit, freeze_off_mask, make_8bit_adamw, make_optimizer
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -16,11 +16,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dualoptim_diffusion.checkpoint import load_checkpoint
-from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.errors import EXIT_STOPPED
-from dualoptim_diffusion.models import weights_sha256
-from dualoptim_diffusion.recipes import cache_folder
+from dualoptim_diffusion.core.errors import EXIT_STOPPED
+from dualoptim_diffusion.files.cache import cache_folder
+from dualoptim_diffusion.files.checkpoint import load_checkpoint
+from dualoptim_diffusion.files.weight_files import weights_sha256
+from dualoptim_diffusion.judge.classifier import Classifier
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

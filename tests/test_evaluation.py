@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.classifier import NONE_OF_THESE, Classifier, ClassifierInfo
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance, wilson_interval
 from dualoptim_diffusion.evaluation.accuracy import degenerate
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
+from dualoptim_diffusion.judge.classifier import NONE_OF_THESE, Classifier, ClassifierInfo
 
 NAMES = dict(enumerate(("zero", "one", "two", "three")))
 

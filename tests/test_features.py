@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dualoptim_diffusion.config import DataConfig
+from dualoptim_diffusion.core.config import DataConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet, load_dataset
-from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance
 from dualoptim_diffusion.evaluation.features import Extractor, inception_features, with_full_contrast_bgr
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics

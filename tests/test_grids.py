@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dualoptim_diffusion.grids import (
+from dualoptim_diffusion.drawing.grids import (
     choose_rows,
     draw_contact_sheet,
     draw_grid,
@@ -17,7 +17,7 @@ from dualoptim_diffusion.grids import (
     sheet_name,
     short_name,
 )
-from dualoptim_diffusion.panels import MARGIN, RED, draw_cell, font_size
+from dualoptim_diffusion.drawing.panels import MARGIN, RED, draw_cell, font_size
 from tests.conftest import Outcome
 
 DIGITS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))

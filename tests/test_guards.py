@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.errors import EXIT_DIVERGED, DivergedError, NonFiniteError
-from dualoptim_diffusion.guards import WINDOW, DriftGuard
-from dualoptim_diffusion.training import check_finite
+from dualoptim_diffusion.core.errors import EXIT_DIVERGED, DivergedError, NonFiniteError
+from dualoptim_diffusion.unlearning.driver import check_finite
+from dualoptim_diffusion.unlearning.guards import WINDOW, DriftGuard
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dualoptim_diffusion.config import DenoiserDataConfig
+from dualoptim_diffusion.core.config import DenoiserDataConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batches, ImageSet, latents, load_dataset, split
-from dualoptim_diffusion.data.drawn import open_drawn
-from dualoptim_diffusion.data.folder import decode
+from dualoptim_diffusion.data.encoding import encode_all, latent_cache, training_images
 from dualoptim_diffusion.data.latents import KeptMoments
-from dualoptim_diffusion.encoding import encode_all, latent_cache, training_images
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.data.pixels import decode
+from dualoptim_diffusion.data.replay import open_drawn
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet
 from tests.conftest import RECIPES, Outcome
 from tests.test_dit import CHANNELS, CLASSES, SIDE, original_weights, random_dit, tiny_vae

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.checkpoint import pack, unpack
-from dualoptim_diffusion.dual_optim import DualOptim
-from dualoptim_diffusion.linked_adam import PlusAdam, SharedMomentAdam, linked_pair
+from dualoptim_diffusion.files.checkpoint import pack, unpack
+from dualoptim_diffusion.optim.dual_optim import DualOptim
+from dualoptim_diffusion.optim.linked_adam import PlusAdam, SharedMomentAdam, linked_pair
 
 B1, B2, EPS = 0.9, 0.999, 1e-8
 FORGET_LR, RETAIN_LR = 3e-3, 1e-2

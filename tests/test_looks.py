@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dualoptim_diffusion.looks import RULE, rank
+from dualoptim_diffusion.runs.validation import RULE, rank
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

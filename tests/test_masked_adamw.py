@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion import places
-from dualoptim_diffusion.dual_optim import make_optimizer
-from dualoptim_diffusion.masked_adamw import MaskedAdamW
-from dualoptim_diffusion.places import support_of
+from dualoptim_diffusion.optim import mask_indices as places
+from dualoptim_diffusion.optim.factory import make_optimizer
+from dualoptim_diffusion.optim.mask_indices import support_of
+from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion.config import FisherRatioMask, MethodConfig, TopFractionMask
+from dualoptim_diffusion.core.config import FisherRatioMask, MethodConfig, TopFractionMask
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batch, Batches, ImageSet, load_dataset, split
 from dualoptim_diffusion.data.datasets import DataConfig
-from dualoptim_diffusion.diffusion import add_noise, denoising_loss, guided_noise_pred, linear_alphas_cumprod
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.methods import METHODS, find_method, phases
-from dualoptim_diffusion.models import weights_sha256
-from dualoptim_diffusion.saliency import (
+from dualoptim_diffusion.diffusion.process import add_noise, denoising_loss, guided_noise_pred, linear_alphas_cumprod
+from dualoptim_diffusion.files.weight_files import weights_sha256
+from dualoptim_diffusion.unlearning.methods import METHODS, find_method, phases
+from dualoptim_diffusion.unlearning.saliency import (
     compute_mask,
     density,
     diagonal_fisher,

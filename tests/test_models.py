@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dualoptim_diffusion import ConditionalDDPMPipeline, ConditionalUNet, load_pipeline
-from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, weights_sha256
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.weight_files import weights_sha256
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT
+from dualoptim_diffusion.models.loading import load_model
 from tests.test_dit import random_dit
 
 CIFAR_PARAMETERS = 38_632_323
@@ -155,7 +156,7 @@ def test_the_pipeline_draws_by_name_and_by_seed() -> None:
 
 
 def test_each_image_has_its_own_generator_for_every_noise() -> None:
-    from dualoptim_diffusion.sampling import draw, make_scheduler
+    from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 
     def predict(x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
         return torch.zeros_like(x_t)  # so that images depend on the drawn noises alone
@@ -177,8 +178,8 @@ def with_variance(v: float) -> Callable[..., torch.Tensor]:
 def test_a_learned_variance_runs_between_the_posterior_and_beta() -> None:
     from diffusers import DDPMScheduler
 
-    from dualoptim_diffusion.diffusion import linear_alphas_cumprod
-    from dualoptim_diffusion.sampling import draw, make_scheduler
+    from dualoptim_diffusion.diffusion.process import linear_alphas_cumprod
+    from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 
     drawing: Any = ((1, 4, 4), [0, 0], [5, 6], 5, 1.0)
     smallest = draw(with_variance(-1), make_scheduler("ddpm", learned_variance=True), *drawing)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR10
 
 from dualoptim_diffusion import load_pipeline
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10
-from dualoptim_diffusion.data.drawn import open_drawn
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.weight_files import file_sha256
+from dualoptim_diffusion.data.replay import open_drawn
+from dualoptim_diffusion.files.weight_files import file_sha256
 from tests.conftest import Outcome
 from tests.test_bad_input import refused
 from tests.test_data import write_cifar

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dualoptim_diffusion import places
-from dualoptim_diffusion.ema import EMA
-from dualoptim_diffusion.masked_adamw import MaskedAdamW
-from dualoptim_diffusion.places import Places, end_to_end, parts, smaller_form, support_of, zero_off
-from dualoptim_diffusion.unlearn import gradient_cosine
+from dualoptim_diffusion.optim import mask_indices as places
+from dualoptim_diffusion.optim.ema import EMA
+from dualoptim_diffusion.optim.mask_indices import Places, end_to_end, parts, smaller_form, support_of, zero_off
+from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
+from dualoptim_diffusion.unlearning.loop import gradient_cosine
 from tests.operators import Operators
 
 SHAPES = ((40, 30), (7,), (3, 5, 5, 5), (), (11, 2))

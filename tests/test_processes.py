@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dualoptim_diffusion.assets import make_accelerator
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.runs.obtain import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
 import processes
@@ -18,14 +18,14 @@ import processes
 def test_two_processes_are_two_without_a_gpu_too() -> None:
     if torch.cuda.is_available() and torch.cuda.device_count() < 2:
         pytest.skip("two processes need two GPUs")
-    code = "from dualoptim_diffusion.assets import make_accelerator as m; a = m('auto'); a.print(a.num_processes)"
+    code = "from dualoptim_diffusion.runs.obtain import make_accelerator as m; a = m('auto'); a.print(a.num_processes)"
     options = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
     done = subprocess.run([sys.executable, *options, sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "2", done.stderr[-3000:]
 
 
 def test_processes_that_do_not_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dualoptim_diffusion.assets.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr("dualoptim_diffusion.runs.obtain.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes were launched, but this one found 1"):
         make_accelerator("cpu")

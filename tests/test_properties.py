@@ -13,13 +13,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualoptim_diffusion.classes import distinct_names, resolve_class, resolve_classes
-from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.porting import _read
-from dualoptim_diffusion.rates import rate
-from dualoptim_diffusion.recipes import MAX_SEED, load_recipe, parse_seeds
+from dualoptim_diffusion.core.classes import distinct_names, resolve_class, resolve_classes
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.rates import rate
+from dualoptim_diffusion.core.recipes import MAX_SEED, load_recipe, parse_seeds
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.report import report
+from dualoptim_diffusion.runs.porting import _read
 from tests.conftest import RECIPES
 from tests.test_dit import HEADS, original_weights
 from tests.test_published import published_state

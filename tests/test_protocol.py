@@ -7,11 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dualoptim_diffusion.assets import obtain_extractor
-from dualoptim_diffusion.classifier import Classifier, ClassifierInfo
-from dualoptim_diffusion.config import EvaluationConfig, SamplingConfig
+from dualoptim_diffusion.core.config import EvaluationConfig, SamplingConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet, load_image_folder
-from dualoptim_diffusion.errors import InputError
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.protocol import (
     PROTOCOLS,
@@ -21,7 +19,9 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_of,
     protocol_sha256,
 )
-from dualoptim_diffusion.scoring import check_judge
+from dualoptim_diffusion.judge.classifier import Classifier, ClassifierInfo
+from dualoptim_diffusion.runs.evaluate import check_judge
+from dualoptim_diffusion.runs.obtain import obtain_extractor
 
 TEN = {i: f"class {i}" for i in range(10)}
 

@@ -17,18 +17,19 @@ from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, interpolate, linear, pad, silu
 
 from dualoptim_diffusion import ConditionalUNet, load_pipeline
-from dualoptim_diffusion.assets import load_model
-from dualoptim_diffusion.config import MethodConfig, SamplingConfig
+from dualoptim_diffusion.core.config import MethodConfig, SamplingConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.data.cifar10 import NAMES
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
-from dualoptim_diffusion.methods.sfron import SFRon
-from dualoptim_diffusion.models import ConditionalDDPM, weights_sha256
-from dualoptim_diffusion.models.folding import fold
+from dualoptim_diffusion.files.weight_files import weights_sha256
+from dualoptim_diffusion.models import ConditionalDDPM
+from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.published import import_published
-from dualoptim_diffusion.saliency import gradients
-from dualoptim_diffusion.sampling import make_scheduler
+from dualoptim_diffusion.models.stock import fold
+from dualoptim_diffusion.unlearning.methods.sfron import SFRon
+from dualoptim_diffusion.unlearning.saliency import gradients
 from tests.conftest import Outcome
 
 State = dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dualoptim_diffusion.rates import Z_95, difference_interval, rate, simultaneous_z
+from dualoptim_diffusion.core.rates import Z_95, difference_interval, rate, simultaneous_z
 
 
 @pytest.mark.parametrize(

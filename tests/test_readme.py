@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dualoptim_diffusion.recipes import recipe_folder
+from dualoptim_diffusion.core.recipes import recipe_folder
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.rates import wilson_interval
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.rates import wilson_interval
 from dualoptim_diffusion.report import report, table, write_report
 from dualoptim_diffusion.report.tables import escape
 from tests.conftest import Outcome

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dualoptim_diffusion import load_pipeline
-from dualoptim_diffusion.config import ClassifierRecipe, ForgetRecipe, PretrainRecipe
-from dualoptim_diffusion.experiment import open_experiment
-from dualoptim_diffusion.recipes import load_recipe, read_yaml, recipe_folder, recipe_sha256
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.recipes import load_recipe, read_yaml, recipe_folder, recipe_sha256
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.runs.experiment import open_experiment
 
 Run = Callable[..., Any]
 SAVED = Path(__file__).parent / "saved"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualoptim_diffusion.dual_optim import DualOptim
+from dualoptim_diffusion.optim.dual_optim import DualOptim
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "benchmarks"))
 

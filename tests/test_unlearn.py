@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from dualoptim_diffusion import DualOptim, Phase, unlearn
-from dualoptim_diffusion.ema import EMA
-from dualoptim_diffusion.errors import NonFiniteError
-from dualoptim_diffusion.places import smaller_form
-from dualoptim_diffusion.unlearn import edit_gradients
+from dualoptim_diffusion.core.errors import NonFiniteError
+from dualoptim_diffusion.optim.ema import EMA
+from dualoptim_diffusion.optim.mask_indices import smaller_form
+from dualoptim_diffusion.unlearning.loop import edit_gradients
 from tests.operators import Operators
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, along, restored, table_scale
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, along, restored, table_scale
 
 
 def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.randomness import generator
-from dualoptim_diffusion.rates import rate
 
 
 def linear_probe(scene: Scene, subject: Subject) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import torch
 from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.randomness import generator
-from dualoptim_diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.diffusion.randomness import generator
+from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 
 
 def groups(scene: Scene) -> dict[str, ImageSet]:

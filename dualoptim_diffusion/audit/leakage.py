@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, curve
 
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, curve
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, curve
 from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.sampling import denoise, make_scheduler
 
 
 def recovered(scene: Scene, subject: Subject, with_label: bool) -> dict[str, Any]:

@@ -1,16 +1,8 @@
 """The probes by name: one a file."""
 
-from dualoptim_diffusion.audit import (
-    embedding_attack,
-    features,
-    inversion,
-    leakage,
-    noisy_start,
-    relearn,
-    weights,
-)
-from dualoptim_diffusion.audit.budget import ProbeName
-from dualoptim_diffusion.audit.scene import Probe
+from dualoptim_diffusion.audit import embedding_attack, features, inversion, leakage, noisy_start, relearn, weights
+from dualoptim_diffusion.audit.context import Probe
+from dualoptim_diffusion.core.budget import ProbeName
 
 PROBES: dict[ProbeName, Probe] = {
     "leakage": leakage.PROBE,

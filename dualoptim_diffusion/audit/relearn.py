@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial, along, restored, table_scale
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, along, restored, table_scale
 from dualoptim_diffusion.data import ImageSet
 
 CLIP_NORM = 1.0  # as in pretraining

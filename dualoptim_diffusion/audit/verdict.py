@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dualoptim_diffusion.rates import difference_interval, rate, simultaneous_z
+from dualoptim_diffusion.core.rates import difference_interval, rate, simultaneous_z
+from dualoptim_diffusion.files.audit_file import largest
 
 Curve = Mapping[str, Sequence[Any]]
 Outcomes = Mapping[str, Mapping[str, Any]]  # trial -> model -> what its run returned
@@ -44,11 +45,6 @@ def excesses(attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dic
 def headline(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The point of the largest excess, and how many there were to pick from."""
     return dict(largest(found)) | {"points": len(found)} if found else None
-
-
-def largest(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Of some points the one of the largest excess, and among equal ones the surest."""
-    return max(points, key=lambda point: (point["difference"], point["interval"][0]))
 
 
 def steps_to_half(curve: Curve, original: Mapping[str, Any]) -> Any:

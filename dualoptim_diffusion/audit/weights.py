@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.scene import Probe, Scene, Subject, Trial
-from dualoptim_diffusion.models import weights_sha256
+from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.files.weight_files import weights_sha256
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import sys
 
 from dualoptim_diffusion.cli import audit, forget, images, models  # noqa: F401, these add their verbs
 from dualoptim_diffusion.cli.options import app
-from dualoptim_diffusion.errors import (
+from dualoptim_diffusion.core.errors import (
     EXIT_DIVERGED,
     EXIT_FAILED,
     EXIT_INTERRUPTED,

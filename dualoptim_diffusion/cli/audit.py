@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import Json, RunArgument, app, open_run, result
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 ProbeOption = StrEnum(
     "ProbeOption", ["leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights"]
@@ -40,10 +40,10 @@ def audit(
     """
     if control is not None and retrain:
         raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")
-    from dualoptim_diffusion import auditing
-    from dualoptim_diffusion.audit.budget import BUDGETS, AuditConfig
-    from dualoptim_diffusion.recipes import parse_recipe
+    from dualoptim_diffusion.core.budget import BUDGETS, AuditConfig
+    from dualoptim_diffusion.core.recipes import parse_recipe
     from dualoptim_diffusion.report.audits import text
+    from dualoptim_diffusion.runs import audit as auditing
 
     own = [override for override in overrides or () if override.startswith("audit.")]
     others = [override for override in overrides or () if override not in own]

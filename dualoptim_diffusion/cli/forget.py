@@ -22,7 +22,7 @@ from dualoptim_diffusion.cli.options import (
     refuse_existing,
     result,
 )
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 
 @app.command()
@@ -43,20 +43,20 @@ def forget(
 
     With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
     """
-    from dualoptim_diffusion.experiment import open_experiment
+    from dualoptim_diffusion.runs.experiment import open_experiment
 
     experiment = open_experiment(recipe, classes or (), [*(overrides or ()), *inception(inception_weights)])
     if dry_run:
         experiment.check_states(masked=mask is not None)
-        from dualoptim_diffusion.dry_run import plan
+        from dualoptim_diffusion.runs.dry_run import plan
 
         planned(plan(experiment), as_json)
         return
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
-    from dualoptim_diffusion import forgetting
-    from dualoptim_diffusion.classes import file_name
+    from dualoptim_diffusion.core.classes import file_name
     from dualoptim_diffusion.report import table
+    from dualoptim_diffusion.runs import forget as forgetting
 
     out = out or Path("runs") / file_name("-".join([experiment.recipe_path.stem, *experiment.forget_names]))
     results = forgetting.forget(
@@ -76,11 +76,11 @@ def saliency(
     as_json: Json = False,
 ) -> None:
     """Compute which weights the forget phase may change, for `forget --mask`."""
-    from dualoptim_diffusion import masking
-    from dualoptim_diffusion.assets import obtain_model
-    from dualoptim_diffusion.experiment import open_experiment
     from dualoptim_diffusion.models import model_sha256
-    from dualoptim_diffusion.saliency import density, save_mask
+    from dualoptim_diffusion.runs import mask as masking
+    from dualoptim_diffusion.runs.experiment import open_experiment
+    from dualoptim_diffusion.runs.obtain import obtain_model
+    from dualoptim_diffusion.unlearning.saliency import density, save_mask
 
     refuse_existing(out, overwrite)
     experiment = open_experiment(recipe, classes or (), overrides or ())
@@ -112,9 +112,9 @@ def evaluate(
 
     Overrides may change the sections sampling and evaluation alone: the run was made with the others.
     """
-    from dualoptim_diffusion.provenance import held
+    from dualoptim_diffusion.files.locks import held
     from dualoptim_diffusion.report import table
-    from dualoptim_diffusion.scoring import evaluate_run, open_bench
+    from dualoptim_diffusion.runs.evaluate import evaluate_run, open_bench
 
     for override in overrides or ():
         if override.partition(".")[0] not in ("sampling", "evaluation"):

@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dualoptim_diffusion.cli.options import (
-    Json,
-    Overwrite,
-    RunArgument,
-    app,
-    open_run,
-    refuse_existing,
-    result,
-)
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.cli.options import Json, Overwrite, RunArgument, app, open_run, refuse_existing, result
+from dualoptim_diffusion.core.errors import InputError
 
 
 @app.command()
@@ -37,7 +29,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw images; a run folder's recipe gives the scheduler settings that are not named here."""
-    from dualoptim_diffusion.sample_folder import sample_model
+    from dualoptim_diffusion.runs.sample import sample_model
 
     named = {
         "scheduler": scheduler,
@@ -69,9 +61,9 @@ def grid(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the before/after grid of a run anew, for other classes or more columns, or one class's contact sheet."""
-    from dualoptim_diffusion.classes import resolve_class
-    from dualoptim_diffusion.grids import choose_rows, draw_contact_sheet, draw_grid, grid_files, sheet_name
-    from dualoptim_diffusion.scoring import sample_both
+    from dualoptim_diffusion.core.classes import resolve_class
+    from dualoptim_diffusion.drawing.grids import choose_rows, draw_contact_sheet, draw_grid, grid_files, sheet_name
+    from dualoptim_diffusion.runs.evaluate import sample_both
 
     if sum(bool(given) for given in (classes, others is not None, contact_sheet)) > 1:
         raise InputError("--class, --others and --contact-sheet each choose what is shown; give one of them.")

@@ -31,17 +31,18 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Train a model from scratch; kept by recipe hash, so a second call finds it, and an interrupted one goes on."""
-    from dualoptim_diffusion.assets import load_model, make_accelerator, obtain_pretrained
-    from dualoptim_diffusion.config import PretrainRecipe
+    from dualoptim_diffusion.core.recipes import load_recipe
+    from dualoptim_diffusion.core.training_config import PretrainRecipe
     from dualoptim_diffusion.data import load_dataset
     from dualoptim_diffusion.models import model_sha256
-    from dualoptim_diffusion.recipes import load_recipe
+    from dualoptim_diffusion.models.loading import load_model
+    from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_pretrained
 
     refuse_existing(out, overwrite, "model_index.json")
     loaded = load_recipe(PretrainRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device)
     if dry_run:
-        from dualoptim_diffusion.dry_run import plan_pretraining
+        from dualoptim_diffusion.runs.dry_run import plan_pretraining
 
         planned(plan_pretraining(loaded, accelerator), as_json)
         return
@@ -58,11 +59,11 @@ def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = 
     Runs encode what they need by themselves; this is for many runs over one data set, and several processes share it.
     The latents lie in data.latents, or in the cache.
     """
-    from dualoptim_diffusion.assets import make_accelerator, obtain_model
-    from dualoptim_diffusion.config import ForgetRecipe
+    from dualoptim_diffusion.core.config import ForgetRecipe
+    from dualoptim_diffusion.core.recipes import find_recipe, load_recipe
     from dualoptim_diffusion.data import load_dataset
-    from dualoptim_diffusion.encoding import encode_all
-    from dualoptim_diffusion.recipes import find_recipe, load_recipe
+    from dualoptim_diffusion.data.encoding import encode_all
+    from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_model
 
     loaded = load_recipe(ForgetRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device)
@@ -84,16 +85,16 @@ def train_classifier(
     as_json: Json = False,
 ) -> None:
     """Train the classifier that judges samples, and measure it on held-out real images."""
-    from dualoptim_diffusion.assets import make_accelerator, obtain_trained_classifier
-    from dualoptim_diffusion.classifier import Classifier
-    from dualoptim_diffusion.config import ClassifierRecipe
-    from dualoptim_diffusion.recipes import load_recipe
+    from dualoptim_diffusion.core.recipes import load_recipe
+    from dualoptim_diffusion.core.training_config import ClassifierRecipe
+    from dualoptim_diffusion.judge.classifier import Classifier
+    from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_trained_classifier
 
     refuse_existing(out, overwrite, "classifier.json")
     loaded = load_recipe(ClassifierRecipe, recipe, overrides or ())
     accelerator = make_accelerator(loaded.run.device)
     if dry_run:
-        from dualoptim_diffusion.dry_run import plan_classifier
+        from dualoptim_diffusion.runs.dry_run import plan_classifier
 
         planned(plan_classifier(loaded, accelerator.device), as_json)
         return
@@ -127,7 +128,7 @@ def import_(
 ) -> None:
     """Turn a checkpoint of SA, SalUn, SFRon, DualOptim or DiT into a pipeline folder; nothing in it is executed."""
     refuse_existing(out, overwrite, "model_index.json")
-    from dualoptim_diffusion.porting import import_checkpoint
+    from dualoptim_diffusion.runs.porting import import_checkpoint
 
     result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)
 
@@ -144,7 +145,7 @@ def export(
 ) -> None:
     """Write a model for diffusers without this package; its outputs stay equal."""
     refuse_existing(out, overwrite, "model_index.json")
-    from dualoptim_diffusion.porting import export_model
+    from dualoptim_diffusion.runs.porting import export_model
 
     result(export_model(model, out, format_name), as_json)
 
@@ -156,14 +157,14 @@ def classes(
 ) -> None:
     """List the classes of a recipe's data or of a model."""
     if Path(source).is_dir():
-        from dualoptim_diffusion.assets import load_model
-        from dualoptim_diffusion.models.pipeline import model_folder
+        from dualoptim_diffusion.models.folders import model_folder
+        from dualoptim_diffusion.models.loading import load_model
 
         id2label = load_model(model_folder(Path(source))).id2label
     else:
-        from dualoptim_diffusion.config import ForgetRecipe
+        from dualoptim_diffusion.core.config import ForgetRecipe
+        from dualoptim_diffusion.core.recipes import load_recipe
         from dualoptim_diffusion.data import data_facts
-        from dualoptim_diffusion.recipes import load_recipe
 
         id2label = data_facts(load_recipe(ForgetRecipe, source).data).id2label
     result(id2label if as_json else "\n".join(f"{i}  {name}" for i, name in id2label.items()), as_json)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 if TYPE_CHECKING:
-    from dualoptim_diffusion.experiment import Experiment
+    from dualoptim_diffusion.runs.experiment import Experiment
 
 app = typer.Typer(
     help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that proves it.",
@@ -41,7 +41,7 @@ StopAfter = Annotated[
 
 
 def planned(plan: dict[str, Any], as_json: bool) -> None:
-    from dualoptim_diffusion.dry_run import readable
+    from dualoptim_diffusion.runs.dry_run import readable
 
     result(plan if as_json else readable(plan), as_json)
 
@@ -54,7 +54,7 @@ def inception(weights: Path | None) -> list[str]:
 
 
 def open_run(run: Path, overrides: Sequence[str] = ()) -> "Experiment":
-    from dualoptim_diffusion.experiment import open_experiment
+    from dualoptim_diffusion.runs.experiment import open_experiment
 
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
@@ -78,7 +78,7 @@ def refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None
 def copy_folder(folder: Path, out: Path | None) -> Path:
     import shutil
 
-    from dualoptim_diffusion.checkpoint import atomic_path
+    from dualoptim_diffusion.files.atomic import atomic_path
 
     if out is None:
         return folder

@@ -1,15 +1,8 @@
 """Real images, their split into forget and retain sets, and batches that depend on counters alone."""
 
-from dualoptim_diffusion.data.background import images_of_nothing
 from dualoptim_diffusion.data.batches import Batch, Batches
-from dualoptim_diffusion.data.datasets import (
-    DataFacts,
-    ImageSet,
-    data_facts,
-    load_dataset,
-    load_image_folder,
-    split,
-)
+from dualoptim_diffusion.data.datasets import DataFacts, ImageSet, data_facts, load_dataset, load_image_folder, split
+from dualoptim_diffusion.data.none_images import images_of_nothing
 
 __all__ = [
     "Batch",

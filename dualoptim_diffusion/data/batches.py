@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.datasets import ImageSet
 from dualoptim_diffusion.data.latents import KeptMoments, every_way
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.randomness import draw_examples, draw_update, seed_dropout
+from dualoptim_diffusion.diffusion.randomness import draw_examples, draw_update, seed_dropout
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.data.kept import kept_tensors
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.provenance import cache_entry
-from dualoptim_diffusion.recipes import cache_folder
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.cache import cache_entry, cache_folder, kept_tensors
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32

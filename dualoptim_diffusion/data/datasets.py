@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dualoptim_diffusion.config import DataConfig
+from dualoptim_diffusion.core.config import DataConfig
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10, folder, imagenet
-from dualoptim_diffusion.data.drawn import open_drawn
 from dualoptim_diffusion.data.folder import Listing
+from dualoptim_diffusion.data.pixels import open_pixels
+from dualoptim_diffusion.data.replay import open_drawn
 from dualoptim_diffusion.data.stored import Stored
-from dualoptim_diffusion.errors import InputError
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_MAX = 16  # scikit-learn's digits are grey levels 0..16
@@ -167,7 +168,7 @@ def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     shape = listing.shape(size)
     like = None if size else listing.train[0].path
     train, test = (
-        ImageSet(folder.open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
+        ImageSet(open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
         for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
     )
     return (train, test) if len(test) else _without_test_set(train)

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dualoptim_diffusion.checked import read_json
-from dualoptim_diffusion.checkpoint import atomic_path, clear_leftovers, visible, write_json
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.provenance import locked
+from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers, visible
+from dualoptim_diffusion.files.json_files import read_json, write_json
+from dualoptim_diffusion.files.locks import locked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat
 
-from dualoptim_diffusion.classes import same_classes
-from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.rates import rate, wilson_interval
+from dualoptim_diffusion.core.timing import timed
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
 from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -19,8 +20,7 @@ from dualoptim_diffusion.evaluation.relatives import (
     kernel_distance,
     precision_and_recall,
 )
-from dualoptim_diffusion.provenance import timed
-from dualoptim_diffusion.rates import rate, wilson_interval
+from dualoptim_diffusion.judge.classifier import Classifier
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

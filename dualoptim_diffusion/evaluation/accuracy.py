@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.classifier import Classifier
 from dualoptim_diffusion.evaluation.features import Extractor
+from dualoptim_diffusion.judge.classifier import Classifier
 
 FLAT_RANGE = 8  # grey levels of 255: an image whose brightest and darkest value differ by less shows nothing
 

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.classifier import Classifier, timm_network
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.weight_files import file_sha256, read_tensors
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.weight_files import file_sha256, read_tensors
+from dualoptim_diffusion.judge.classifier import Classifier, timm_network
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's port of the TensorFlow network behind FID
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 
 class FeatureStatistics:

@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 import torch
 
-from dualoptim_diffusion.checked import json_sha256
-from dualoptim_diffusion.classifier import Classifier
-from dualoptim_diffusion.config import SamplingConfig
+from dualoptim_diffusion.core.config import SamplingConfig
+from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.hashes import json_sha256
+from dualoptim_diffusion.core.recipes import parse_seeds
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.errors import InputError, nearest
+from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.evaluation.accuracy import FLAT_RANGE
 from dualoptim_diffusion.evaluation.features import Extractor
-from dualoptim_diffusion.randomness import generator
-from dualoptim_diffusion.recipes import parse_seeds
+from dualoptim_diffusion.judge.classifier import Classifier
 
 MAX_GENERATED = 50_000
 PROSE = ("statement", "fixed_by_us")

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dualoptim_diffusion.checkpoint import atomic_path
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
-from dualoptim_diffusion.provenance import cache_entry
+from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.cache import cache_entry
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Denoising models behind one small protocol; methods know nothing else of them."""
 
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -8,17 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.pipeline import (
-    ConditionalDDPMPipeline,
-    check_complete,
-    is_dit,
-    model_folder,
-    pipeline_folder,
-)
+from dualoptim_diffusion.models.folders import check_complete, is_dit, model_folder, pipeline_folder
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
@@ -137,13 +132,3 @@ def model_sha256(model: DenoisingModel) -> str:
     """Hash of all weights that a drawing depends on: the network's, and with an autoencoder both."""
     network, autoencoder = weights_sha256(model.network.state_dict()), autoencoder_sha256(model)
     return network if autoencoder is None else sha256(f"{network} {autoencoder}".encode()).hexdigest()
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and bytes: equal weights, equal hash."""
-    content = sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return content.hexdigest()

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 DECODED_AT_ONCE = 16  # latents; an image of 256 pixels takes several hundred MB of activations
 

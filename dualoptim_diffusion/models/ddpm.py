@@ -9,7 +9,8 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from dualoptim_diffusion.models.denoiser import Denoiser
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline, check_complete
+from dualoptim_diffusion.models.folders import check_complete
+from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ClassHalf, ConditionalUNet
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from dualoptim_diffusion.diffusion import (
+from dualoptim_diffusion.diffusion.process import (
     NUM_TRAIN_TIMESTEPS,
     add_noise,
     denoising_loss,
@@ -16,7 +17,6 @@ from dualoptim_diffusion.diffusion import (
     linear_alphas_cumprod,
 )
 from dualoptim_diffusion.models.images import decode_images, encode_images
-from dualoptim_diffusion.models.micro_batches import MicroBatched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -172,3 +172,22 @@ class Denoiser:
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 -> uint8 images."""
         return decode_images(x_0)
+
+
+class MicroBatched(nn.Module):
+    """Passes a batch through a network in parts of `size` images; equal to one pass but for rounding.
+
+    Activations are kept for one part at a time: the backward pass takes each part through the network again. So any
+    loss of the whole batch has its exact gradient, also those that weigh samples by one another (SFRon's).
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **options: Any) -> tuple[Tensor]:
+        if len(x_t) <= self.size or not torch.is_grad_enabled():
+            whole: tuple[Tensor] = self.network(x_t, timesteps, class_labels, **options)
+            return whole
+        parts = zip(*(part.split(self.size) for part in (x_t, timesteps, class_labels)), strict=True)
+        return (torch.cat([checkpoint(self.network, *part, use_reentrant=False, **options)[0] for part in parts]),)

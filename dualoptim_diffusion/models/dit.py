@@ -9,14 +9,14 @@ import torch
 from diffusers import AutoencoderKL, DiTPipeline
 from torch import Tensor, nn
 
-from dualoptim_diffusion.diffusion import variational_bound
+from dualoptim_diffusion.diffusion.process import variational_bound
+from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.autoencoder import downsampling, from_latents, latents_of, posterior_moments
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.pipeline import check_complete
+from dualoptim_diffusion.models.folders import check_complete
 from dualoptim_diffusion.models.stock import check_process
-from dualoptim_diffusion.sampling import make_scheduler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,7 +16,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
 
 TIME_CHANNELS = 256
 EMBEDDER = "embedder."

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 
+from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.images import decode_images
 from dualoptim_diffusion.models.pipeline import ClassPipeline
-from dualoptim_diffusion.sampling import make_scheduler
 
 
 class ConditionalDiTPipeline(ClassPipeline):

@@ -1,24 +1,18 @@
 """Diffusers pipelines of named classes, one seed an image, with guidance; the conditional DDPM's."""
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from dualoptim_diffusion.checked import read_json
-from dualoptim_diffusion.classes import resolve_class
-from dualoptim_diffusion.diffusion import guided_noise_pred
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.classes import resolve_class
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.diffusion.process import guided_noise_pred
+from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.models.images import decode_images, to_pil
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
-from dualoptim_diffusion.sampling import draw, make_scheduler
-
-LIBRARIES = ("diffusers", "dualoptim_diffusion")
 
 
 class ClassPipeline(DiffusionPipeline):
@@ -149,76 +143,3 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     def shape(self) -> tuple[int, ...]:
         return x_0_shape(self.unet)
-
-
-@contextmanager
-def pipeline_folder(folder: Path) -> Iterator[None]:
-    """Whatever reads a pipeline folder in this block, says in one sentence why it cannot.
-
-    Raises:
-        InputError: if it is none, or damaged, or has parts of libraries that are not known.
-    """
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"There is no pipeline folder {str(folder)!r} (it would hold model_index.json).")
-    try:
-        check_parts(folder)
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, TypeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}); restore it, or name another."
-        ) from None
-
-
-def check_parts(source: Path) -> None:
-    """Checks that a pipeline folder names no parts but those of known libraries, for a module runs when it is imported.
-
-    Raises:
-        ValueError: naming the part.
-    """
-    for part, kind in _index(source).items():
-        if part == "forgotten" or not isinstance(kind, list) or not kind or kind[0] is None:
-            continue
-        if str(kind[0]).split(".")[0] not in LIBRARIES:
-            raise ValueError(f"its part {part!r} is of {kind[0]!r}, expected {' or '.join(LIBRARIES)}")
-
-
-def check_complete(network: nn.Module) -> None:
-    """Checks that a loaded network has all its weights; diffusers leaves those that a file lacks without values.
-
-    Raises:
-        ValueError: naming some of them.
-    """
-    if lacking := [name for name, p in network.named_parameters() if p.is_meta]:
-        raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}")
-
-
-def model_folder(source: Path) -> Path:
-    """The pipeline folder of a run folder, or the folder itself."""
-    return source / "model" if (source / "model").is_dir() else source
-
-
-def is_hub_id(source: str | Path) -> bool:
-    """Whether it is the id of a model on the hub, such as facebook/DiT-XL-2-256 or that @revision, and no folder."""
-    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", str(source)) is not None
-
-
-def forgotten_names(source: Path) -> list[str]:
-    """Classes that the model in a run or pipeline folder was made to forget, as its model_index.json says."""
-    names = _index(source).get("forgotten")
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def is_dit(source: Path) -> bool:
-    """Whether the pipeline in a run or pipeline folder is one of a transformer."""
-    return "transformer" in _index(source)
-
-
-def _index(source: Path) -> dict[str, Any]:
-    try:
-        index = read_json(model_folder(source) / "model_index.json")
-    except (OSError, ValueError):  # no pipeline folder: whoever loads it says so
-        return {}
-    return index if isinstance(index, dict) else {}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.unet import ConditionalUNet
-from dualoptim_diffusion.weight_files import PublishedWeights, read_published
 
 WEIGHTS = ("raw", "ema")
 LISTED = 3  # names in a sentence

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks, sizes
-from dualoptim_diffusion.weight_files import PublishedWeights, read_published
 
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
 POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dualoptim_diffusion.checked import read_json
-from dualoptim_diffusion.checkpoint import atomic_path
-from dualoptim_diffusion.errors import InputError
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.report import tables
 from dualoptim_diffusion.report.comparison import Run, make_table, open_run, open_runs
 from dualoptim_diffusion.report.model_card import write_model_card

@@ -5,10 +5,10 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from dualoptim_diffusion.audit.verdict import largest
-from dualoptim_diffusion.checked import json_sha256, read_checked
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.report.audit_file import Content
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.hashes import json_sha256
+from dualoptim_diffusion.files.audit_file import Content, largest
+from dualoptim_diffusion.files.json_files import read_checked
 from dualoptim_diffusion.report.measures import Measure
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import BLUE, INK, RED, panels, to_svg, width_of

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dualoptim_diffusion.checked import read_checked, read_json
-from dualoptim_diffusion.errors import InputError
-from dualoptim_diffusion.recipes import read_yaml
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.recipes import read_yaml
+from dualoptim_diffusion.files.json_files import read_checked, read_json
+from dualoptim_diffusion.files.results_file import Content
 from dualoptim_diffusion.report.audits import Audit, excess, read_audit
 from dualoptim_diffusion.report.measures import Measure, measures
 from dualoptim_diffusion.report.notes import table_notes
-from dualoptim_diffusion.report.results_file import Content
 from dualoptim_diffusion.report.tables import Row, Table
 
 EXCESS = (

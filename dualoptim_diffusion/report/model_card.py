@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from dualoptim_diffusion.checked import read_json
-from dualoptim_diffusion.checkpoint import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.report.comparison import Run, make_table, open_run
 from dualoptim_diffusion.report.notes import headline, quoted
 from dualoptim_diffusion.report.tables import escape, markdown

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualoptim_diffusion.grids import grid_files
-from dualoptim_diffusion.metrics import read_metrics
+from dualoptim_diffusion.files.metrics import read_metrics
+from dualoptim_diffusion.files.run_folder import grid_files
 from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
 from dualoptim_diffusion.report.curves import draw_curves
@@ -26,7 +26,7 @@ def render_page(table: Table, runs: Sequence[Run]) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("dualoptim_diffusion"), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=PackageLoader("dualoptim_diffusion.report"), autoescape=True, trim_blocks=True)
     single = runs[0] if len(runs) == 1 else None
     title = f"Forgetting {listed(single.forgotten)}" if single else f"{len(runs)} runs compared"
     return environment.get_template("report.html").render(

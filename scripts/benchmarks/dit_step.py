@@ -81,15 +81,16 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     """The accelerator, the model, and a function that takes so many steps."""
     from diffusers import AutoencoderKL
 
-    from dualoptim_diffusion.assets import make_accelerator
-    from dualoptim_diffusion.config import MethodConfig
+    from dualoptim_diffusion.core.config import MethodConfig
     from dualoptim_diffusion.data import Batches, ImageSet
-    from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
-    from dualoptim_diffusion.masked_adamw import MaskedAdamW
-    from dualoptim_diffusion.methods import find_method, phases
     from dualoptim_diffusion.models import ConditionalDiT, DiT
-    from dualoptim_diffusion.places import support_of
-    from dualoptim_diffusion.unlearn import unlearn
+    from dualoptim_diffusion.optim.dual_optim import DualOptim
+    from dualoptim_diffusion.optim.factory import make_optimizer
+    from dualoptim_diffusion.optim.mask_indices import support_of
+    from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
+    from dualoptim_diffusion.runs.obtain import make_accelerator
+    from dualoptim_diffusion.unlearning.loop import unlearn
+    from dualoptim_diffusion.unlearning.methods import find_method, phases
 
     accelerator = make_accelerator("auto")
     device = accelerator.device
@@ -155,7 +156,7 @@ def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
 
 def draw_rate(arguments: tuple[str, str]) -> dict[str, Any]:
     """Images a second of guided DDIM sampling, latents alone."""
-    from dualoptim_diffusion.sampling import draw, make_scheduler
+    from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 
     size, precision = arguments
     accelerator, model, _ = build(size, Row(precision=precision))

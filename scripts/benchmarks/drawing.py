@@ -62,7 +62,7 @@ def drawer(
     steps: int = STEPS,
 ) -> Callable[[], Tensor]:
     """A function that draws one batch of x_0."""
-    from dualoptim_diffusion.sampling import draw, make_scheduler
+    from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 
     device = next(model.network.parameters()).device
     model.network.eval()
@@ -80,8 +80,8 @@ def drawer(
 
 def unet_model(way: Way) -> Any:
     """The CIFAR-10 U-Net, ready to predict in this way."""
-    from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+    from dualoptim_diffusion.runs.obtain import make_accelerator
 
     accelerator = make_accelerator("auto")
     torch.manual_seed(0)
@@ -116,9 +116,9 @@ def dit_rows(size: str, batch_size: int) -> list[dict[str, Any]]:
     """Images a second of diffusers' pipeline and of ours, decoding included."""
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
-    from dualoptim_diffusion.assets import make_accelerator
+    from dualoptim_diffusion.diffusion.sampling import make_scheduler
     from dualoptim_diffusion.models import ConditionalDiT, DiT
-    from dualoptim_diffusion.sampling import make_scheduler
+    from dualoptim_diffusion.runs.obtain import make_accelerator
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layers, heads, width = SIZES[size]

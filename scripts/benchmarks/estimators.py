@@ -29,9 +29,9 @@ def flat(mask: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def measure(recipe: str) -> dict[str, Any]:
     """Density, agreement and seconds of the masks of all classes."""
-    from dualoptim_diffusion.assets import obtain_model
-    from dualoptim_diffusion.experiment import open_experiment
-    from dualoptim_diffusion.masking import saliency
+    from dualoptim_diffusion.runs.experiment import open_experiment
+    from dualoptim_diffusion.runs.mask import saliency
+    from dualoptim_diffusion.runs.obtain import obtain_model
 
     opened = open_experiment(recipe, ["0"])
     model = obtain_model(opened.recipe.model, opened.recipe_path, opened.accelerator, opened.facts.id2label)

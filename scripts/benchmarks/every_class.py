@@ -13,9 +13,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dualoptim_diffusion.config import ForgetRecipe
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.recipes import find_recipe, load_recipe
 from dualoptim_diffusion.data import data_facts
-from dualoptim_diffusion.recipes import find_recipe, load_recipe
 
 HEADER = (
     "| forgotten | original FA | FA (95% interval) | original RA | RA | FD[classifier] | FD ratio | degenerate "

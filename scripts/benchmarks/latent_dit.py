@@ -68,9 +68,9 @@ def named_folders(data: Path, work: Path, chosen: tuple[str, ...] | None) -> Pat
 
 def train_autoencoder(photos: Path, settings: dict[str, Any], size: int, folder: Path, device: str) -> None:
     """An AutoencoderKL of four latent channels, four pixels a latent side; its latents are scaled to deviation 1."""
-    from dualoptim_diffusion.config import DataConfig
+    from dualoptim_diffusion.core.config import DataConfig
     from dualoptim_diffusion.data import load_dataset
-    from dualoptim_diffusion.randomness import epoch_indices
+    from dualoptim_diffusion.diffusion.randomness import epoch_indices
 
     dataset, held_out = load_dataset(DataConfig(name="image_folder", path=str(photos), image_size=size))
     levels = len(settings["block_out_channels"])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dualoptim_diffusion import MaskedAdamW
-from dualoptim_diffusion.dual_optim import freeze_off_mask, make_8bit_adamw
-from dualoptim_diffusion.places import support_of, zero_off
+from dualoptim_diffusion.optim.factory import freeze_off_mask, make_8bit_adamw
+from dualoptim_diffusion.optim.mask_indices import support_of, zero_off
 
 DENSITIES = (0.1, 0.5)
 REPEATS = 15

@@ -32,14 +32,15 @@ UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
 
 def train(dtype: torch.dtype) -> tuple[Any, Any]:
     """This process's part of the 20 steps; the accelerator and the model after them."""
-    from dualoptim_diffusion.assets import make_accelerator
-    from dualoptim_diffusion.config import MethodConfig
+    from dualoptim_diffusion.core.config import MethodConfig
     from dualoptim_diffusion.data import Batches, ImageSet
-    from dualoptim_diffusion.dual_optim import DualOptim, make_optimizer
-    from dualoptim_diffusion.methods import find_method, phases
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
-    from dualoptim_diffusion.places import support_of
-    from dualoptim_diffusion.unlearn import unlearn
+    from dualoptim_diffusion.optim.dual_optim import DualOptim
+    from dualoptim_diffusion.optim.factory import make_optimizer
+    from dualoptim_diffusion.optim.mask_indices import support_of
+    from dualoptim_diffusion.runs.obtain import make_accelerator
+    from dualoptim_diffusion.unlearning.loop import unlearn
+    from dualoptim_diffusion.unlearning.methods import find_method, phases
 
     accelerator = make_accelerator("auto")
     torch.manual_seed(0)
@@ -79,8 +80,8 @@ def train(dtype: torch.dtype) -> tuple[Any, Any]:
 
 def work(folder: Path) -> None:
     """What every process runs."""
-    from dualoptim_diffusion.config import SamplingConfig
-    from dualoptim_diffusion.samples import draw_samples
+    from dualoptim_diffusion.core.config import SamplingConfig
+    from dualoptim_diffusion.drawing.samples import draw_samples
 
     torch.set_num_threads(1)
     for dtype in (torch.float64, torch.float32):

@@ -82,9 +82,9 @@ WAYS_ON_CPU = (
 
 def setting(small: bool, batch_size: int) -> tuple[Any, Any, list[Any], dict[str, Tensor]]:
     """Accelerator, model, the two sources of batches and a bool mask."""
-    from dualoptim_diffusion.assets import make_accelerator
     from dualoptim_diffusion.data import Batches, ImageSet
     from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+    from dualoptim_diffusion.runs.obtain import make_accelerator
 
     accelerator = make_accelerator("auto")
     torch.manual_seed(0)
@@ -149,12 +149,13 @@ def our_loop(
     way: Way, accelerator: Any, model: Any, sources: list[Any], mask: dict[str, Tensor]
 ) -> Callable[[int], None]:
     """The step as `dualoptim forget` takes it."""
-    from dualoptim_diffusion.config import MethodConfig
-    from dualoptim_diffusion.dual_optim import DualOptim, freeze_off_mask, make_8bit_adamw, make_optimizer
-    from dualoptim_diffusion.masked_adamw import MaskedAdamW
-    from dualoptim_diffusion.methods import find_method, phases
-    from dualoptim_diffusion.places import smaller_form, support_of
-    from dualoptim_diffusion.unlearn import unlearn
+    from dualoptim_diffusion.core.config import MethodConfig
+    from dualoptim_diffusion.optim.dual_optim import DualOptim
+    from dualoptim_diffusion.optim.factory import freeze_off_mask, make_8bit_adamw, make_optimizer
+    from dualoptim_diffusion.optim.mask_indices import smaller_form, support_of
+    from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
+    from dualoptim_diffusion.unlearning.loop import unlearn
+    from dualoptim_diffusion.unlearning.methods import find_method, phases
 
     network = model.network
     model.prepare(accelerator, way.precision, way.channels_last, way.compiled)

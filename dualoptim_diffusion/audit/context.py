@@ -1,0 +1,199 @@
+"""What all probes of an audit work with: judge, data, settings; and the models they work on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from dualoptim_diffusion.core.budget import Budget
+from dualoptim_diffusion.core.config import SamplingConfig
+from dualoptim_diffusion.data import Batches, ImageSet
+from dualoptim_diffusion.diffusion.randomness import generator
+from dualoptim_diffusion.drawing.samples import Draws
+from dualoptim_diffusion.judge.classifier import Classifier
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.unlearning.saliency import Mask
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The same for every model of an audit.
+
+    Attributes:
+        forget_classes: ids of the forgotten labels.
+        judged_as: the classifier's ids of the forgotten classes.
+        labels: ids of all labels that are drawn.
+        forget_set, retain_set: as a model trains on them, which for one of latents are latents.
+        train, held_out: real images of all classes, as pixels.
+        settings: how images are drawn.
+        original: the model before forgetting.
+        mask: what the forget phase was allowed to change, if there is one.
+    """
+
+    classifier: Classifier
+    forget_classes: tuple[int, ...]
+    judged_as: tuple[int, ...]
+    labels: dict[int, str]
+    forget_set: ImageSet
+    retain_set: ImageSet
+    train: ImageSet
+    held_out: ImageSet
+    settings: SamplingConfig
+    budget: Budget
+    original: DenoisingModel
+    mask: Mask | None
+    accelerator: Accelerator
+    horizontal_flip: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def other_labels(self) -> list[int]:
+        """Retained labels that are tried: all, or as many as the budget allows, evenly."""
+        labels = [label for label in self.labels if label not in self.forget_classes]
+        count = min(len(labels), self.budget.labels)
+        return [labels[i * len(labels) // count] for i in range(count)]
+
+    def hits(self, images: Tensor) -> int:
+        """How many uint8 images [N, C, H, W] the classifier calls a forgotten class."""
+        _, logits = self.classifier(images)
+        return int(torch.isin(logits.argmax(1), torch.tensor(self.judged_as)).sum())
+
+    def count(self, model: DenoisingModel, labels: Sequence[int], **settings: Any) -> tuple[int, int]:
+        """(hits, n) of images drawn with these labels, by the run's settings but for those given."""
+        n = self.budget.images
+        changed = self.settings.model_copy(update={"batch_size": min(n, self.settings.batch_size)} | settings)
+        draws = Draws(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
+        return sum(self.hits(draws[label]) for label in labels), n * len(labels)
+
+    def some_of_the_class(self, k: int) -> ImageSet:
+        """k images of each forgotten class, or all where there are fewer, as a model trains on them."""
+        chosen = []
+        for label in self.forget_classes:
+            own = (self.forget_set.class_labels == label).nonzero()[:, 0]
+            order = torch.randperm(len(own), generator=generator(self.budget.seed, "audit", label))
+            chosen.append(own[order[:k]])
+        return self.forget_set.at(torch.cat(chosen))
+
+    def real(self, images: ImageSet, forgotten: bool) -> ImageSet:
+        """Real images of forgotten or of retained classes, at most as many as the budget allows, mixed evenly."""
+        gone = torch.isin(images.class_labels, torch.tensor(self.forget_classes))
+        drawn = torch.isin(images.class_labels, torch.tensor(list(self.labels)))
+        found = ((gone if forgotten else ~gone) & drawn).nonzero()[:, 0]
+        order = torch.randperm(len(found), generator=generator(self.budget.seed, "audit", "real"))
+        return images.at(found[order[: self.budget.real_images]])
+
+    def parts(self, model: DenoisingModel, images: ImageSet) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Real images a batch at a time: number of the first, x_0 [B, C, H, W], labels [B]."""
+        for first in range(0, len(images), self.settings.batch_size):
+            part = images.at(torch.arange(first, min(first + self.settings.batch_size, len(images))))
+            yield first, model.encode(part.images[:].to(self.device)), part.class_labels.to(self.device)
+
+    def batches(self, model: DenoisingModel, images: ImageSet, phase: str, num_updates: int) -> Batches:
+        """Batches of an attack, ready for so many updates."""
+        batches = Batches(
+            images,
+            model,
+            seed=self.budget.seed,
+            phase=phase,
+            batch_size=self.budget.batch_size,
+            horizontal_flip=self.horizontal_flip,
+            device=self.device,
+        )
+        batches.prepare(num_updates)
+        return batches
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under audit.
+
+    Attributes:
+        role: original, unlearned, control (retrained without the class) or random (fresh weights).
+        sha256: of its weights.
+    """
+
+    role: str
+    model: DenoisingModel
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One piece of a probe's work on one model.
+
+    Attributes:
+        name: unique within the probe.
+        run: leaves the model as it was. An attack returns {"at": [...], "hits": [...], "n": [...]}, hits and images at
+            each point of its axis; anything else returns figures of its own, as plain data.
+        axis: what an attack runs over; None where nothing is attacked.
+        made_from: what the outcome depends on besides model, scene and budget.
+    """
+
+    name: str
+    run: Callable[[Scene, Subject], dict[str, Any]]
+    axis: str | None = None
+    made_from: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way to ask whether a class is gone.
+
+    Attributes:
+        question: in one sentence.
+        source: the literature.
+        trials: what there is to do in a scene.
+        with_random: whether a network with random weights is asked too.
+    """
+
+    question: str
+    source: str
+    trials: Callable[[Scene], list[Trial]]
+    with_random: bool = False
+
+
+def curve(points: Sequence[tuple[Any, tuple[int, int]]]) -> dict[str, Any]:
+    """(where, (hits, n)) of an attack, as plain data."""
+    return {
+        "at": [where for where, _ in points],
+        "hits": [hits for _, (hits, _) in points],
+        "n": [n for _, (_, n) in points],
+    }
+
+
+def along(scene: Scene, model: DenoisingModel, steps: Sequence[int], advance: Callable[[int], None]) -> dict[str, Any]:
+    """FA after so many steps of an attack, the first 0; `advance` makes the one of that number."""
+    points = []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            points.append((step, scene.count(model, scene.forget_classes)))
+        if step < steps[-1]:
+            advance(step)
+    return curve(points)
+
+
+@contextmanager
+def restored(network: nn.Module) -> Iterator[None]:
+    """Whatever the block trains, the network ends as it began, bit for bit."""
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    training, trainable = network.training, [p.requires_grad for p in network.parameters()]
+    try:
+        yield
+    finally:
+        network.load_state_dict(weights)
+        network.zero_grad(set_to_none=True)
+        network.train(training)
+        for parameter, flag in zip(network.parameters(), trainable, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def table_scale(tables: Sequence[nn.Parameter]) -> float:
+    """Root mean square of the class tables: the unit of steps on them."""
+    return torch.stack([table.detach().square().mean() for table in tables]).mean().sqrt().item()

@@ -1,0 +1,1 @@
+"""Plain Python that everything else stands on: errors, names, recipes, rates. No torch here."""

@@ -1,0 +1,248 @@
+"""Recipe files: one YAML = one whole experiment. Found by path or packaged name, overridden, checked, hashed.
+
+An unknown key is an error that names the nearest one; `section.key=value` overrides a value. No torch here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.hashes import json_sha256
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+
+Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+MAX_SEED = 2**63 - 1
+MAX_SEEDS = 1_000_000  # of one class
+
+# Which keys change nothing about results and so stay out of the hash.
+UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent.parent
+    return next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), package / "configs")
+
+
+def find_recipe(name: str, beside: Path | None = None) -> Path:
+    """The file of a recipe given by path, by a name relative to another recipe, or by a packaged name.
+
+    Raises:
+        InputError: if there is none; the nearest packaged names are listed.
+    """
+    packaged = recipe_folder()
+    stem = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    candidates = [beside.parent / stem, packaged / stem, Path(name)] if beside else [Path(name), packaged / stem]
+    for candidate in candidates:
+        if candidate.is_file() and not (beside and candidate.resolve() == beside.resolve()):
+            return candidate
+    known = [path.stem for path in packaged.glob("*.yaml")]
+    raise InputError(f"There is no recipe {name!r}: {nearest(Path(stem).stem, known)}")
+
+
+def load_recipe(kind: type[Recipe], name: str, overrides: Sequence[str] = (), beside: Path | None = None) -> Recipe:
+    """Reads, overrides and checks a recipe.
+
+    Args:
+        kind: the sections expected.
+        name: a path, or the name of a packaged recipe.
+        overrides: `section.key=value` each.
+        beside: another recipe's file, whose folder is searched too.
+
+    Raises:
+        InputError: one sentence with the key, its value and what was expected.
+    """
+    path = find_recipe(name, beside)
+    return parse_recipe(kind, _read(path), overrides, f"Recipe {path}")
+
+
+def parse_recipe(kind: type[Parsed], values: dict[str, Any], overrides: Sequence[str], title: str) -> Parsed:
+    """Sections as plain data, overridden and checked; `title` begins the sentence about what is wrong.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{title}: {_sentence(kind, error)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of sections as plain data.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"Recipe {path} is not YAML: {error}.") from None
+    if not isinstance(values, dict) or not all(isinstance(section, dict | str) for section in values.values()):
+        raise InputError(f"Recipe {path} must hold sections such as 'method:' with keys below them.")
+    return values
+
+
+def _parse(text: str) -> Any:
+    """Plain data of a YAML text.
+
+    Raises:
+        ValueError: in one line, if it is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # such as of dates
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    if (base := values.pop("base", None)) is None:
+        return values
+    below = read_yaml(find_recipe(str(base), path))
+    if "base" in below:
+        raise InputError(f"Recipe {path} has base {base!r}, which has a base itself; one level is allowed.")
+    return _merge(below, values)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return below | dict(above) | {key: _merge(below[key], above[key]) for key in both}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    keys, equals, text = override.partition("=")
+    *sections, key = keys.split(".")
+    if not equals or not sections or not key:
+        raise InputError(f"Override {override!r} is not of the form section.key=value, such as method.forget_lr=1e-4.")
+    place = values
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    try:
+        place[key] = _parse(text)
+    except ValueError:
+        raise InputError(f"The value {text!r} of {keys} cannot be read; quote it.") from None
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path, siblings = _locate(kind, first["loc"])
+    key, value = ".".join(path), first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {key}; {nearest(path[-1], siblings)}"
+    if first["type"] == "missing":
+        return f"the key {key} is missing."
+    if first["type"] == "model_type":
+        return f"{key} is {value!r}, expected keys below it."
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
+    return f"{key} is {value!r}, expected {expected}." if key else f"{expected}."
+
+
+def _locate(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """Where in a recipe an error is, and the keys known beside it; kinds of sections are named in `loc`, not there."""
+    path: list[str] = []
+    siblings: list[str] = []
+    known, kinds_follow = [kind], False
+    for part in map(str, loc):
+        if kinds_follow:
+            fields = [(section, field) for section in known for field in section.model_fields.values()]
+            known, kinds_follow = [section for section, field in fields if get_args(field.annotation) == (part,)], False
+            continue
+        path.append(part)
+        siblings = sorted({key for section in known for key in section.model_fields})
+        found = [section.model_fields[part].annotation for section in known if part in section.model_fields]
+        known = [section for annotation in found for section in _sections(annotation)]
+        kinds_follow = len(known) > 1
+    return path, siblings
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) -> tuple[dict[str, Any], list[str]]:
+    """The recipe as plain data without the keys that nobody reads, and the names of those that had been set.
+
+    Args:
+        reads: keys of `method`, and dotted keys of other sections, that the chosen method reads.
+        alternates: whether it steps forget and retain in turn rather than both at once.
+
+    Raises:
+        InputError: if `optimizers.mode=shared` meets a forget rate or schedule that differs from the retain one.
+    """
+    method, shared = recipe.method, recipe.optimizers.mode == "shared"
+    forget_only = {"forget_lr", "forget_schedule", "optimizers.forget", "optimizers.forget_state"}
+    if alternates and shared:
+        for forget, retain in (("forget_lr", "retain_lr"), ("forget_schedule", "retain_schedule")):
+            ours, common = getattr(method, forget), getattr(method, retain)
+            if forget in method.model_fields_set and ours != common:
+                raise InputError(
+                    f"optimizers.mode=shared steps both phases by method.{retain}={common}, but method.{forget} is "
+                    f"{ours}; remove it or set it to the same."
+                )
+    if alternates:
+        reads = reads - {"retain_weight"} - (forget_only if shared else set())
+    elif "update" in reads:  # one joint step with one optimizer
+        weight = {"forget_weight", "forget_weight_schedule"}
+        reads = reads - forget_only - weight - {"forget_steps", "retain_steps", "optimizers.mode"}
+    if (
+        recipe.optimizers.retain_state == "8bit" and "optimizers.retain" in reads
+    ):  # of all weights, so it needs no method that masks the retain phase
+        reads = reads | {"optimizers.retain_state"}
+    values = recipe.model_dump(mode="json")
+    dropped = []
+    for section, fields in (("method", method), ("optimizers", recipe.optimizers)):
+        for key in list(values[section]):
+            if key != "name" and (key if section == "method" else f"{section}.{key}") not in reads:
+                del values[section][key]
+                dropped += [f"{section}.{key}"] if key in fields.model_fields_set else []
+    return values, dropped
+
+
+def recipe_sha256(values: Mapping[str, Any]) -> str:
+    """Hash of a resolved recipe, without what cannot change results."""
+    hashed = {
+        section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
+        for section, keys in values.items()
+    }
+    return json_sha256(hashed)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-4,7' -> [0, 1, 2, 3, 4, 7].
+
+    Raises:
+        InputError: if it is not a list of numbers and ranges, runs backwards, names a seed twice or too many.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or part.strip().endswith("-"):
+            raise InputError(f"Seeds {text!r} are not of the form 0-499 or 0-9,20.")
+        if max(len(first), len(last)) > len(str(MAX_SEED)) or int(last or first) > MAX_SEED:
+            raise InputError(f"Seeds {text!r} go beyond the largest seed, {MAX_SEED}.")
+        if last and int(last) < int(first):
+            raise InputError(f"Seeds {text!r} run backwards in {part.strip()!r}; write the smaller first.")
+        numbers = range(int(first), int(last or first) + 1)
+        if numbers.stop - numbers.start + len(seeds) > MAX_SEEDS:
+            raise InputError(f"Seeds {text!r} are too many; name at most {MAX_SEEDS}.")
+        seeds += numbers
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"Seeds {text!r} name a seed twice.")
+    return seeds

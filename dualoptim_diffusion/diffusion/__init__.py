@@ -1,0 +1,1 @@
+"""The diffusion process, its randomness and its samplers, as pure functions."""

@@ -1,0 +1,96 @@
+"""Seeds -> images: one generator an image, fixed padded chunks, any of diffusers' schedulers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+
+SchedulerName = Literal["ddpm", "ddim", "dpmsolver++"]
+GuidedPredictor = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # x_t, timesteps, class_labels, guidance_scale
+
+
+def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
+    """A diffusers scheduler for the linear 1000-step schedule, with every setting that changes images named.
+
+    Args:
+        learned_variance: the model predicts it beside the noise; DDPM then uses it (Nichol and Dhariwal, 2021, eq. 15),
+            the others have no use for it.
+    """
+    import diffusers
+
+    process = {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "beta_schedule": "linear",
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
+    }
+    if name == "ddpm" and learned_variance:  # from 999 to 0, as published figures of DiT were drawn
+        process["timestep_spacing"] = "linspace"
+        return diffusers.DDPMScheduler(**process, variance_type="learned_range", clip_sample=False)
+    if name == "ddpm":
+        return diffusers.DDPMScheduler(**process, variance_type="fixed_small", clip_sample=False)
+    if name == "ddim":
+        return diffusers.DDIMScheduler(**process, clip_sample=False, set_alpha_to_one=True)
+    return diffusers.DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++", solver_order=2)
+
+
+@torch.no_grad()
+def draw(
+    predict: GuidedPredictor,
+    scheduler: Any,
+    shape: tuple[int, ...],
+    class_labels: Sequence[int],
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    guidance_scale: float,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """x_0 [B, *shape], image i from `seeds[i]` and `class_labels[i]` alone: its first and every later noise.
+
+    `predict` returns the noise [B, *shape], with a learned variance twice the channels.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: equal on every device
+    scheduler.set_timesteps(num_inference_steps)
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    x_t = noise.to(device) * scheduler.init_noise_sigma
+    return denoise(predict, scheduler, x_t, class_labels, scheduler.timesteps, guidance_scale, generators)
+
+
+@torch.no_grad()
+def denoise(
+    predict: GuidedPredictor,
+    scheduler: Any,
+    x_t: Tensor,
+    class_labels: Sequence[int],
+    timesteps: Tensor,
+    guidance_scale: float,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones.
+
+    They are on the CPU, where schedulers look them up and compare them: on a GPU every step would wait for that, as it
+    does for the noise that DDPM adds, which comes from the CPU's generators.
+    """
+    uses_variance = scheduler.config.get("variance_type") == "learned_range"
+    labels = torch.tensor(class_labels, device=x_t.device)
+    for timestep in timesteps:
+        everywhere = torch.full((len(labels),), timestep.item(), dtype=timestep.dtype, device=x_t.device)
+        noise_pred = predict(x_t, everywhere, labels, guidance_scale)
+        if not uses_variance:
+            noise_pred = noise_pred[:, : x_t.shape[1]]
+        step = scheduler.step(noise_pred, timestep, x_t, generator=generators)
+        last = uses_variance and timestep == scheduler.timesteps[-1]  # diffusers would add noise even to the result
+        x_t = step.pred_original_sample if last else step.prev_sample
+    return x_t
+
+
+def padded_chunks(seeds: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(seeds to keep, the same filled up to `size` by repeating the last): every chunk is drawn at one batch size."""
+    for first in range(0, len(seeds), size):
+        kept = list(seeds[first : first + size])
+        yield kept, kept + kept[-1:] * (size - len(kept))

@@ -1,0 +1,61 @@
+"""One writer a folder: locks between commands, agreed on by all processes of one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock, Timeout
+
+from dualoptim_diffusion.core.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def any_process(flag: bool, accelerator: "Accelerator") -> bool:
+    """Whether any process says so; all of them ask."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum"))
+
+
+@contextmanager
+def held(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other runs from writing to a folder while this one does; a killed run leaves it free.
+
+    Raises:
+        InputError: on every process, if another run holds it or nothing can lie beside it.
+    """
+    folder = folder.resolve()
+    if not folder.name:
+        raise InputError(f"{folder} is the root of all folders; choose another.")
+    lock, taken = FileLock(path := folder.with_name(f".{folder.name}.lock"), timeout=0), False
+    if accelerator.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # says why, where it cannot be made
+        try:
+            lock.acquire()
+        except Timeout:
+            taken = True
+    if any_process(taken, accelerator):
+        raise InputError(f"Another run is writing to {folder}; wait until it has ended, or name another folder.")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other runs from making the same cache entry at the same time; they wait and then find it."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
+    if accelerator.is_main_process:
+        lock.acquire()
+    try:
+        accelerator.wait_for_everyone()
+        yield
+    finally:
+        lock.release()

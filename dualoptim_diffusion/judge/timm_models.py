@@ -1,0 +1,51 @@
+"""timm's networks by name, with fresh weights, published ones, or those in a file; a head is never lost silently."""
+
+from pathlib import Path
+from typing import Any
+
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.weight_files import read_tensors
+
+
+def timm_model(name: str, pretrained: bool = False, **options: Any) -> Any:
+    """A network by timm's name, such as `resnet18` or `resnet34.tv_in1k` (torchvision's weights).
+
+    Raises:
+        InputError: if there is none of that name, or its published weights cannot be had.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}; `timm.list_models()` names them all.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # no network, no such weights: the hub raises many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"The network {name} cannot be made ({reason}); give its weights as a file.") from None
+
+
+def load_weights(network: Any, path: Path, head_may_differ: bool) -> bool:
+    """Loads every tensor of a file; returns whether the head came with it.
+
+    Args:
+        head_may_differ: a head of another size stays fresh, because training follows.
+
+    Raises:
+        InputError: if tensors are missing, left over or of other shapes.
+    """
+    given = read_tensors(path)
+    expected = network.state_dict()
+    names = expected.keys() | given.keys()
+    wrong = {n for n in names if n not in given or n not in expected or given[n].shape != expected[n].shape}
+    head_prefix = f"{network.pretrained_cfg['classifier']}."
+    heads = {name for name in wrong if name.startswith(head_prefix)}
+    if wrong - heads:
+        example = min(wrong - heads)
+        raise InputError(f"{path} does not fit the network: {len(wrong)} tensors differ, such as {example!r}.")
+    if heads and not head_may_differ:
+        raise InputError(
+            f"The head in {path} is not for these classes, and a fresh one would judge by chance; train it on the data "
+            "(training.num_steps) or give a checkpoint of a classifier for these classes."
+        )
+    network.load_state_dict({name: value for name, value in given.items() if name not in heads}, strict=not heads)
+    return not heads

@@ -1,0 +1,1 @@
+"""What each command does, from a recipe to the files of a run folder."""

@@ -1,0 +1,160 @@
+"""What an experiment needs before it starts: accelerator, base model, classifier; made once and kept by recipe hash."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType
+
+from dualoptim_diffusion.core.config import EvaluationConfig, ModelConfig
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.recipes import load_recipe, recipe_sha256
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.data import ImageSet, data_facts, load_dataset
+from dualoptim_diffusion.evaluation.features import (
+    Extractor,
+    classifier_features,
+    inception_features,
+    timm_features,
+    with_full_contrast_bgr,
+)
+from dualoptim_diffusion.evaluation.protocol import Protocol
+from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.locks import locked
+from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
+from dualoptim_diffusion.judge.training import train_classifier
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.models.loading import load_model, save_model
+from dualoptim_diffusion.unlearning.pretraining import pretrain
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def make_accelerator(device: str) -> Accelerator:
+    """The accelerator of this process: auto takes cuda, then mps, then the CPU.
+
+    Raises:
+        InputError: for a device that is not there, or a launch configuration that breaks two optimizers.
+    """
+    if device not in DEVICES:
+        raise InputError(f"run.device is {device!r}, expected one of {', '.join(DEVICES)}.")
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        raise InputError("fp16 unscales the shared gradients once for each optimizer; launch with bf16 instead.")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device, True):
+        raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
+    # accelerate lets processes meet on a CPU only where it is told to use one
+    on_cpu = device == "cpu" or (device == "auto" and not any(available.values()))
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # each model knows its own: a base may have another
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
+        raise InputError(
+            f"{launched} processes were launched, but this one found {accelerator.num_processes}; launch them with "
+            "`accelerate launch -m` or `python -m torch.distributed.run -m`, on as many GPUs or with run.device=cpu."
+        )
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise InputError(
+            f"{accelerator.distributed_type.value} keeps one optimizer state where DualOptim needs two; "
+            "launch with plain multi-GPU (DDP) instead."
+        )
+    return accelerator
+
+
+def obtain_model(
+    config: ModelConfig, recipe_path: Path, accelerator: Accelerator, id2label: Mapping[int, str] | None = None
+) -> DenoisingModel:
+    """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time.
+
+    Args:
+        id2label: names for the classes of a stock folder, as `load_model` takes them.
+    """
+    if config.path is not None:
+        return load_model(Path(config.path), accelerator.device, config.null_class, id2label)
+    if config.null_class is not None:
+        raise InputError(f"model.null_class is {config.null_class}, which only a folder in model.path has use for.")
+    assert config.pretrain is not None  # the recipe has checked it
+    recipe = load_recipe(PretrainRecipe, config.pretrain, beside=recipe_path)
+    train_set, _ = load_dataset(recipe.data)
+    return load_model(obtain_pretrained(recipe, train_set, accelerator), accelerator.device)
+
+
+def obtain_pretrained(
+    recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
+) -> Path:
+    """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
+    inputs = _pretraining_inputs(recipe, dataset)
+    folder = cache_entry("models", *inputs.values())
+    with locked(folder, accelerator):
+        if not (folder / "model" / "model_index.json").is_file():
+            model = pretrain(recipe, dataset, accelerator, folder, inputs, stop_after)
+            save_model(model, folder / "model", accelerator)
+            if accelerator.is_main_process:
+                shutil.rmtree(folder / "checkpoints")
+    return folder / "model"
+
+
+def find_pretrained(recipe: PretrainRecipe, dataset: ImageSet) -> Path | None:
+    """That folder, if the model has been made."""
+    folder = cache_entry("models", *_pretraining_inputs(recipe, dataset).values()) / "model"
+    return folder if (folder / "model_index.json").is_file() else None
+
+
+def _pretraining_inputs(recipe: PretrainRecipe, dataset: ImageSet) -> dict[str, str]:
+    """What a pretrained model depends on."""
+    return {"recipe": recipe_sha256(recipe.model_dump(mode="json")), "data set": dataset.sha256}
+
+
+def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) -> Classifier:
+    """The judging classifier: a folder written by `train-classifier`, or trained by the recipe and kept."""
+    folder = Path(source)
+    if not folder.is_dir():
+        recipe = load_recipe(ClassifierRecipe, source, beside=recipe_path)
+        folder = obtain_trained_classifier(recipe, accelerator)
+    classifier = Classifier.load(folder)
+    classifier.network.to(accelerator.device)
+    return classifier
+
+
+def obtain_extractor(
+    config: EvaluationConfig, protocol: Protocol, classifier: Classifier, device: torch.device | str
+) -> Extractor:
+    """Where the features for distances come from.
+
+    Raises:
+        InputError: if weights are missing, or the protocol measures on others.
+    """
+    if protocol.inception_only and config.features != "inception":
+        raise InputError(
+            f"The protocol {protocol.name} measures FID, but evaluation.features is {config.features!r}; set "
+            "evaluation.features=inception or choose another protocol."
+        )
+    if config.features == "inception":
+        extractor = inception_features(config.features_weights, device)
+    elif config.features == "classifier":
+        extractor = classifier_features(classifier)
+    else:
+        extractor = timm_features(config.features, config.features_weights, device)
+    return with_full_contrast_bgr(extractor) if protocol.edit == "stretched, BGR" else extractor
+
+
+def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator) -> Path:
+    """Folder of the classifier that the recipe makes.
+
+    One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
+    """
+    config_sha256 = recipe_sha256(recipe.model_dump(mode="json"))
+    facts = data_facts(recipe.data)
+    if facts.missing and recipe.training.num_steps == 0:
+        folder = cache_entry("classifiers", config_sha256, "unmeasured")
+        make = partial(new_classifier, recipe.classifier, facts.id2label, facts.shape[0], num_steps=0)
+    else:
+        train_set, held_out = load_dataset(recipe.data)
+        folder = cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
+        make = partial(train_classifier, recipe, train_set, held_out, accelerator.device)
+    with locked(folder, accelerator):
+        if accelerator.is_main_process and not folder.is_dir():
+            make().save(folder)
+        accelerator.wait_for_everyone()
+    return folder

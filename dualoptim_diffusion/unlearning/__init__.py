@@ -1,0 +1,1 @@
+"""The loop, the methods, the masks, and the driver that saves and resumes."""

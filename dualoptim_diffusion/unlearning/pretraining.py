@@ -1,0 +1,92 @@
+"""Pretraining a denoiser: the loop with a retain phase alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.training_config import DiTConfig, PretrainRecipe
+from dualoptim_diffusion.data import Batches, ImageSet
+from dualoptim_diffusion.data.encoding import training_images
+from dualoptim_diffusion.diffusion.randomness import derive_seed
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
+from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
+from dualoptim_diffusion.optim.dual_optim import DualOptim
+from dualoptim_diffusion.optim.ema import EMA
+from dualoptim_diffusion.optim.factory import make_optimizer
+from dualoptim_diffusion.unlearning.driver import run_phases
+from dualoptim_diffusion.unlearning.loop import Phase
+
+
+def new_model(recipe: PretrainRecipe, id2label: dict[int, str], shape: tuple[int, ...]) -> DenoisingModel:
+    """The recipe's model with fresh weights, for images of the shape [C, H, W].
+
+    Raises:
+        InputError: if the architecture does not fit the images.
+    """
+    torch.manual_seed(derive_seed(recipe.run.seed, "init"))
+    channels, size = shape[:2]
+    architecture = recipe.model.model_dump(exclude={"family", "learned_variance", "vae"})
+    try:
+        if isinstance(recipe.model, DiTConfig):
+            vae = None if recipe.model.vae is None else load_autoencoder(recipe.model.vae)
+            if vae is not None:
+                channels, size = latent_shape(vae, channels, size)
+            out = channels * (2 if recipe.model.learned_variance else 1)
+            network = DiT(size, channels, out, len(id2label), **architecture).initialise()
+            return ConditionalDiT(network, id2label, vae=vae)
+        unet = ConditionalUNet(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
+        return ConditionalDDPM(unet, id2label)
+    except ValueError as error:
+        remedy = " data.image_size resizes the images." if "sample_size" in str(error) else ""
+        raise InputError(f"The network does not fit the data: {error}{remedy}") from None
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    dataset: ImageSet,
+    accelerator: Accelerator,
+    folder: Path,
+    identity: Mapping[str, str],
+    stop_after: int | None = None,
+) -> DenoisingModel:
+    """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
+    settings, seed = recipe.training, recipe.run.seed
+    model = new_model(recipe, dataset.id2label, tuple(dataset.images.shape[1:]))
+    network = model.network
+    if recipe.run.micro_batch_size is not None:
+        model.limit_batches(recipe.run.micro_batch_size)
+    model.prepare(accelerator, recipe.run.precision, recipe.run.channels_last, recipe.run.compile)
+    network.train()
+    batches = Batches(
+        training_images(dataset, recipe.data, model, accelerator),
+        model,
+        seed=seed,
+        phase="pretrain",
+        batch_size=recipe.data.batch_size,
+        horizontal_flip=recipe.data.horizontal_flip,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+    batches.prepare(settings.num_steps)
+
+    def loss(update: int) -> Tensor:
+        batch = batches(update)
+        return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
+
+    optimizer = make_optimizer(settings.optimizer, network.parameters(), settings.lr)
+    ema = None if settings.ema_decay is None else EMA(network, settings.ema_decay, warmup=True)
+    phase = Phase("retain", loss, lr_schedule=settings.schedule, clip_norm=settings.clip_norm)
+    run_phases(
+        network, DualOptim(optimizer, optimizer), [phase], settings.num_steps,
+        folder=folder, identity=identity, title="pretraining", accelerator=accelerator, ema=ema, stop_after=stop_after,
+        save_every=recipe.run.checkpoint_every,
+    )  # fmt: skip
+    if ema is not None:
+        network.load_state_dict(ema.state_dict())
+    return model
