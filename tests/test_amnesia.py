@@ -6,7 +6,7 @@ import torch
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.unlearning.methods import phases
-from dualoptim_diffusion.unlearning.methods.selective_amnesia import AT_ONCE, replay_fisher
+from dualoptim_diffusion.unlearning.methods.selective_amnesia import MICRO_BATCH, replay_fisher
 from tests.test_methods import ToyModel, batch, make
 
 
@@ -25,7 +25,7 @@ def test_the_fisher_squares_the_explicitly_summed_gradients(num_timesteps: int |
         source = generator("replay-fisher", i)
         timesteps = torch.randperm(1000, generator=source)[:count]
         total = torch.zeros(5, dtype=torch.float64)
-        for part in timesteps.split(AT_ONCE):
+        for part in timesteps.split(MICRO_BATCH):
             noise = torch.randn(len(part), 1, 2, 2, generator=source).double()
             for t, eps in zip(part, noise, strict=True):  # one timestep at a time
                 x_0 = images.images[i : i + 1].double()
@@ -74,7 +74,7 @@ def test_it_steps_once_for_both_with_the_penalty_and_no_mask() -> None:
     (phase,) = phases(method, ToyModel(), lambda _: batch([1]), lambda _: batch([0]), None)
     assert phase.name == "retain"
     assert phase.add_gradient is not None
-    assert not method.alternates(method.settings)
+    assert not method.alternates
 
 
 def test_the_fisher_is_kept_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:

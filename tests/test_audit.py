@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import Scene, Subject, restored, table_scale
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, restored, table_scale
 from dualoptim_diffusion.audit.embedding_attack import attack
 from dualoptim_diffusion.audit.inversion import reconstruction
 from dualoptim_diffusion.audit.noisy_start import recovered
@@ -27,10 +27,11 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import load_dataset, split
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DiT, model_sha256
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.stock import fold
-from dualoptim_diffusion.report.audits import read_audit, section, sentence
+from dualoptim_diffusion.report.audits import section, sentence
 from dualoptim_diffusion.runs import audit as auditing
 from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_classifier
 from tests.conftest import Outcome
@@ -61,13 +62,13 @@ def budget() -> Budget:
 
 
 @pytest.fixture(scope="module")
-def scene(finished: Path, budget: Budget) -> Scene:
+def scene(finished: Path, budget: Budget) -> AuditContext:
     accelerator = make_accelerator("cpu")
     model = load_model(finished / "model")
     train, held_out = load_dataset(DataConfig(name="digits"))
     forget_set, retain_set = split(train, [THREE])
     classifier = obtain_classifier("classifier.yaml", finished / "recipe.yaml", accelerator)
-    return Scene(
+    return AuditContext(
         classifier=classifier,
         forget_classes=(THREE,),
         judged_as=(THREE,),
@@ -86,14 +87,14 @@ def scene(finished: Path, budget: Budget) -> Scene:
 
 
 @pytest.fixture
-def subject(finished: Path) -> Subject:
+def subject(finished: Path) -> AuditedModel:
     model = load_model(finished / "model")
-    return Subject("unlearned", model, model_sha256(model))
+    return AuditedModel("unlearned", model, model_sha256(model))
 
 
 @pytest.mark.parametrize("name", PROBE_NAMES)
 def test_a_probe_says_the_same_twice_and_leaves_the_model_bit_for_bit(
-    name: Any, scene: Scene, subject: Subject
+    name: Any, scene: AuditContext, subject: AuditedModel
 ) -> None:
     network = subject.model.network
     for trial in PROBES[name].trials(scene):
@@ -123,20 +124,20 @@ def a_unet_without_a_null_class() -> ConditionalDDPM:
 
 
 @pytest.mark.parametrize("make", [a_dit, a_unet_without_a_null_class])
-def test_every_probe_runs_on_every_kind_of_model(make: Callable[[], Any], scene: Scene) -> None:
+def test_every_probe_runs_on_every_kind_of_model(make: Callable[[], Any], scene: AuditContext) -> None:
     model = make()
     other = replace(scene, original=make(), mask=None)
     sha256 = model_sha256(model)
     for probe in PROBES.values():
         trials = probe.trials(other)
         for trial in trials:
-            assert trial.run(other, Subject("unlearned", model, sha256))
+            assert trial.run(other, AuditedModel("unlearned", model, sha256))
         names = {trial.name for trial in trials}
         assert ("null label" in names) == (model.null_class is not None and "forgotten label" in names)
     assert model_sha256(model) == sha256
 
 
-def test_what_trains_inside_restored_leaves_no_trace(subject: Subject) -> None:
+def test_what_trains_inside_restored_leaves_no_trace(subject: AuditedModel) -> None:
     network = subject.model.network
     network.eval()
 
@@ -161,7 +162,7 @@ class Watched:
     def __init__(self) -> None:
         self.seen: list[dict[str, Tensor]] = []
 
-    def __call__(self, _scene: Scene, model: Any, labels: Any, **_: Any) -> tuple[int, int]:
+    def __call__(self, _scene: AuditContext, model: Any, labels: Any, **_: Any) -> tuple[int, int]:
         self.seen.append({name: value.clone() for name, value in model.network.state_dict().items()})
         return 0, 1
 
@@ -169,7 +170,7 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     seen = Watched()
-    monkeypatch.setattr(Scene, "count", lambda *inputs, **more: seen(*inputs, **more))
+    monkeypatch.setattr(AuditContext, "count", lambda *inputs, **more: seen(*inputs, **more))
     return seen
 
 
@@ -177,7 +178,7 @@ TABLE = "unet.class_embedding.table.weight"
 
 
 def test_the_embedding_attack_changes_the_forgotten_row_and_nothing_else(
-    scene: Scene, subject: Subject, watched: Watched
+    scene: AuditContext, subject: AuditedModel, watched: Watched
 ) -> None:
     attack(scene, subject, mixture=False)
     before, after = watched.seen[0], watched.seen[-1]
@@ -187,7 +188,7 @@ def test_the_embedding_attack_changes_the_forgotten_row_and_nothing_else(
 
 
 def test_a_mixture_starts_in_the_middle_of_the_retained_rows_and_stays_between_them(
-    scene: Scene, subject: Subject, watched: Watched
+    scene: AuditContext, subject: AuditedModel, watched: Watched
 ) -> None:
     attack(scene, subject, mixture=True)
     kept = [label for label in range(10) if label != THREE]
@@ -200,7 +201,9 @@ def test_a_mixture_starts_in_the_middle_of_the_retained_rows_and_stays_between_t
     assert (weights > -1e-4).all()
 
 
-def test_the_embedding_attack_descends_the_loss_of_the_class(scene: Scene, subject: Subject, watched: Watched) -> None:
+def test_the_embedding_attack_descends_the_loss_of_the_class(
+    scene: AuditContext, subject: AuditedModel, watched: Watched
+) -> None:
     longer = replace(scene, budget=scene.budget.model_copy(update={"embedding_steps": (0, 40), "batch_size": 32}))
     attack(longer, subject, mixture=False)
     images = longer.some_of_the_class(10)
@@ -216,7 +219,7 @@ def test_the_embedding_attack_descends_the_loss_of_the_class(scene: Scene, subje
 
 
 def test_relearning_on_retained_data_never_sees_the_class(
-    scene: Scene, subject: Subject, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    scene: AuditContext, subject: AuditedModel, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Tensor] = []
     plain = subject.model.loss
@@ -229,7 +232,9 @@ def test_relearning_on_retained_data_never_sees_the_class(
     assert set(torch.cat(trained).tolist()) <= {THREE, subject.model.null_class}
 
 
-def test_relearning_moves_class_tables_at_a_rate_of_their_own(scene: Scene, subject: Subject, watched: Watched) -> None:
+def test_relearning_moves_class_tables_at_a_rate_of_their_own(
+    scene: AuditContext, subject: AuditedModel, watched: Watched
+) -> None:
     once = replace(scene, budget=scene.budget.model_copy(update={"relearn_steps": (0, 1)}))
     relearn(once, subject, 2)
     before, after = watched.seen
@@ -239,7 +244,7 @@ def test_relearning_moves_class_tables_at_a_rate_of_their_own(scene: Scene, subj
     assert max(moved.values()) == pytest.approx(scene.budget.relearn_lr, rel=1e-2)
 
 
-def test_every_model_is_attacked_with_the_same_images(scene: Scene) -> None:
+def test_every_model_is_attacked_with_the_same_images(scene: AuditContext) -> None:
     one, ten = scene.some_of_the_class(1), scene.some_of_the_class(10)
     assert torch.equal(one.images, ten.images[:1])
     assert len(scene.some_of_the_class(10**6)) == len(scene.forget_set)
@@ -284,20 +289,20 @@ def test_from_any_noise_level_a_model_that_knows_the_image_comes_back_to_it(t: i
     assert torch.allclose(denoise(model.predict, scheduler, x_t, [0], timesteps, 1.0, []), x_0, atol=1e-4)
 
 
-def test_noisy_start_counts_every_held_out_image_once(scene: Scene, subject: Subject) -> None:
+def test_noisy_start_counts_every_held_out_image_once(scene: AuditContext, subject: AuditedModel) -> None:
     many = replace(scene, budget=scene.budget.model_copy(update={"real_images": 1000}))
     assert recovered(many, subject, with_label=True)["n"] == [int((scene.held_out.class_labels == THREE).sum())]
 
 
-def test_ddim_there_and_back_is_exact_where_the_noise_does_not_depend_on_the_image(scene: Scene) -> None:
-    outcome = reconstruction(scene, Subject("original", Oracle(None), ""))  # type: ignore[arg-type]
+def test_ddim_there_and_back_is_exact_where_the_noise_does_not_depend_on_the_image(scene: AuditContext) -> None:
+    outcome = reconstruction(scene, AuditedModel("original", Oracle(None), ""))  # type: ignore[arg-type]
     assert outcome["groups"].keys() == {
         "forgotten, training", "forgotten, held out", "retained, training", "retained, held out"
     }  # fmt: skip
     assert all(group["error"] < 1e-8 for group in outcome["groups"].values())
 
 
-def test_weights_off_the_mask_are_counted_exactly(scene: Scene, subject: Subject) -> None:
+def test_weights_off_the_mask_are_counted_exactly(scene: AuditContext, subject: AuditedModel) -> None:
     name = "unet.conv_in.weight"
     masked = replace(scene, mask={n: torch.zeros_like(part) for n, part in (scene.mask or {}).items()})
     assert distances(masked, subject)["off_mask"]["changed"] == 0
@@ -389,7 +394,7 @@ def test_an_audit_from_the_command_line(dualoptim: Command, audited: Path, monke
         raise AssertionError("was done before")
 
     before = (audited / "audit.json").read_bytes()
-    monkeypatch.setattr(Scene, "count", nothing_to_do)
+    monkeypatch.setattr(AuditContext, "count", nothing_to_do)
     assert dualoptim("audit", audited, *SMALL).code == 0  # and the control is found again
     assert (audited / "audit.json").read_bytes() == before
     one = dualoptim("audit", audited, *SMALL, "--probe", "relearn")
@@ -400,7 +405,7 @@ def test_an_audit_from_the_command_line(dualoptim: Command, audited: Path, monke
 def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:
     page = (audited / "report.html").read_text()
     assert "Audit: is it really gone?" in page
-    content = read_audit(audited)
+    content = RunFolder(audited).read_audit()
     assert content is not None
     assert all(probe["figure"].startswith("<svg") for probe in section(content)["probes"])
     assert "Simply asked, “three” draws" in sentence(content)
@@ -420,7 +425,7 @@ def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:
     assert "audit.json is damaged" in refused.err
     (audited / "audit.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
-        read_audit(audited)
+        RunFolder(audited).read_audit()
     (audited / "audit.json").unlink()
     assert dualoptim("report", audited).code == 0
 
@@ -430,7 +435,7 @@ def test_an_interrupted_audit_goes_on_where_it_was(
 ) -> None:
     other = [*SMALL, "audit.seed=5", "--probe", "relearn"]
     counted: list[int] = []
-    plain = Scene.count
+    plain = AuditContext.count
 
     def stop_at(limit: int) -> None:
         def count(*inputs: Any, **more: Any) -> Any:
@@ -440,7 +445,7 @@ def test_an_interrupted_audit_goes_on_where_it_was(
             return plain(*inputs, **more)
 
         counted.clear()
-        monkeypatch.setattr(Scene, "count", count)
+        monkeypatch.setattr(AuditContext, "count", count)
 
     stop_at(10**6)
     assert dualoptim("audit", audited, *other).code == 0

@@ -312,8 +312,10 @@ case("a compact state without a mask is refused", f"{FORGET} optimizers.forget_s
      "compact", "set method.mask")
 case("a compact state of what is no Adam is refused",
      f"{FORGET} optimizers.forget=sgd optimizers.forget_state=compact", "compact", "adam or adamw")
-case("keeping the best of no looks is refused", f"{FORGET} evaluation.keep=best", "keep: best", "evaluation.every")
-case("looks along a retraining are refused", f"{FORGET} method.name=retrain evaluation.every=2", "evaluation.every",
+case("keeping the best without quick evaluations is refused",
+     f"{FORGET} evaluation.keep=best", "keep: best", "evaluation.every")
+case("quick evaluations along a retraining are refused",
+     f"{FORGET} method.name=retrain evaluation.every=2", "evaluation.every",
      "leave it out")
 case("retraining a model given as a folder is refused", f"{FORGET} method.name=retrain model.path=$model", "Retraining",
      "give model.pretrain")

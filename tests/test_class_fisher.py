@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_of_many_classes_only_those_asked_for_are_kept_and_another_costs_its_own
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ClassFishers(tmp_path / "whole", CLASSES, Source()).forget_and_retain([1])
-    monkeypatch.setattr(class_fisher, "KEEP_ALL", 3)
+    monkeypatch.setattr(class_fisher, "CACHE_ALL", 3)
     source = Source()
     fishers = ClassFishers(tmp_path / "many", CLASSES, source)
     fishers.forget_and_retain([0])
@@ -84,7 +86,8 @@ def test_every_process_looks_before_one_writes_and_again_when_all_have_written(t
     barrier, sources = Barrier(2, timeout=60), (Source(), Source())
 
     def process(i: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        fishers = ClassFishers(tmp_path, CLASSES, sources[i], writes=i == 0, wait=lambda: barrier.wait() and None)
+        accelerator: Any = SimpleNamespace(is_main_process=i == 0, wait_for_everyone=barrier.wait)
+        fishers = ClassFishers(tmp_path, CLASSES, sources[i], accelerator)
         return fishers.forget_and_retain([5])  # the last class: the one that is read just after it was written
 
     with ThreadPoolExecutor(2) as pool:

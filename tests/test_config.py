@@ -18,7 +18,7 @@ FORGET_RECIPES = sorted(p.stem for p in recipe_folder().glob("*.yaml") if "metho
 def resolved(*overrides: str, recipe: str = "digits_sfron_dual") -> tuple[dict, list[str]]:
     loaded = load_recipe(ForgetRecipe, recipe, overrides)
     method = METHODS[loaded.method.name]
-    return resolve_keys(loaded, method.reads, method.alternates(loaded.method))
+    return resolve_keys(loaded, method.reads, method.alternates_under(loaded.method))
 
 
 @pytest.mark.parametrize("name", FORGET_RECIPES)
@@ -77,7 +77,7 @@ def test_a_wrong_value_is_one_sentence_with_key_value_and_expectation(override: 
 
 
 def test_pairs_of_linked_adams_take_no_other_optimizer() -> None:
-    with pytest.raises(InputError, match="expected adam for both phases, of which mode dual_plus is made"):
+    with pytest.raises(InputError, match="expected adam for both phases: mode dual_plus is a pair of Adams"):
         load_recipe(ForgetRecipe, "digits_sfron_dual", ["optimizers.mode=dual_plus", "optimizers.retain=sgd"])
 
 

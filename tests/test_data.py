@@ -22,7 +22,7 @@ from dualoptim_diffusion.core.training_config import ClassifierRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, data_facts, folder, load_dataset, pixels, split
 from dualoptim_diffusion.data.cifar10 import NAMES
 from dualoptim_diffusion.data.pixels import FolderPixels
-from dualoptim_diffusion.files.cache import kept_tensors
+from dualoptim_diffusion.files.cache import get_or_make_locked
 from dualoptim_diffusion.judge.classifier import new_classifier
 from dualoptim_diffusion.judge.training import measure
 from tests.conftest import RECIPES, Outcome
@@ -210,11 +210,11 @@ def test_processes_that_need_the_same_images_decode_them_once(tmp_path: Path, mo
         return {"images": torch.arange(3)}
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: kept_tensors(tmp_path / "x.safetensors", make)["images"], range(4)))
+        results = list(pool.map(lambda _: get_or_make_locked(tmp_path / "x.safetensors", make)["images"], range(4)))
     assert len(made) == 1
     assert all(torch.equal(result, torch.arange(3)) for result in results)
     (tmp_path / "x.safetensors").write_bytes(b"damaged")
-    assert torch.equal(kept_tensors(tmp_path / "x.safetensors", make)["images"], torch.arange(3))
+    assert torch.equal(get_or_make_locked(tmp_path / "x.safetensors", make)["images"], torch.arange(3))
     assert len(made) == 2
 
 

@@ -20,9 +20,9 @@ from dualoptim_diffusion.core.config import DenoiserDataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batches, ImageSet, latents, load_dataset, split
 from dualoptim_diffusion.data.encoding import encode_all, latent_cache, training_images
-from dualoptim_diffusion.data.latents import KeptMoments
+from dualoptim_diffusion.data.latents import CachedMoments
 from dualoptim_diffusion.data.pixels import decode
-from dualoptim_diffusion.data.replay import open_drawn
+from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet
 from tests.conftest import RECIPES, Outcome
 from tests.test_dit import CHANNELS, CLASSES, SIDE, original_weights, random_dit, tiny_vae
@@ -79,7 +79,7 @@ def test_a_run_on_kept_latents_sees_what_encoding_each_step_gives(photos: Path) 
 def test_only_what_a_run_draws_is_encoded_and_nothing_twice(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latents, "AT_ONCE", 1)
+    monkeypatch.setattr(latents, "ENCODER_BATCH", 1)
     model, accelerator = latent_model(), Accelerator(cpu=True)
     encoded: list[int] = []
     plain = model.moments
@@ -103,7 +103,7 @@ def test_moments_are_those_of_the_image_and_of_its_mirror_image(photos: Path, tm
     kept = config(photos, str(tmp_path / "kept"))
     assert encode_all(dataset, kept, model, accelerator)["moments"] == 2 * len(dataset)
     images = training_images(dataset, kept, model, accelerator).at(torch.tensor([7, 3])).images
-    assert isinstance(images, KeptMoments)
+    assert isinstance(images, CachedMoments)
     pixels = dataset.images[torch.tensor([7, 3])]
     for flip, expected in ((False, pixels), (True, pixels.flip(-1))):
         found = images.moments(torch.tensor([0, 1]), torch.tensor([flip, flip]))
@@ -118,7 +118,7 @@ def test_an_interrupted_encoding_goes_on_and_ends_with_the_same_bytes(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latents, "PER_SHARD", 7)
-    monkeypatch.setattr(latents, "AT_ONCE", 3)
+    monkeypatch.setattr(latents, "ENCODER_BATCH", 3)
     model, accelerator = latent_model(), Accelerator(cpu=True)
     dataset, plain = load_dataset(config(photos))[0], model.moments
     encode_all(dataset, config(photos, str(tmp_path / "whole")), model, accelerator)
@@ -379,7 +379,7 @@ def test_a_seed_drawn_twice_counts_once(tmp_path: Path, dualoptim: Run) -> None:
     for seeds in ("0-1", "0-3"):
         command = ["--latents", "--seeds", seeds, "--steps", "2", "--class", "name 2", "--class", "name 3"]
         assert dualoptim("sample", tmp_path / "model", *command, "--out", tmp_path / "drawn").code == 0
-    drawn = open_drawn(tmp_path / "drawn")
+    drawn = open_replay(tmp_path / "drawn")
     assert drawn.labels.tolist() == [2] * 4 + [3] * 4
     images = drawn.rows("images")[:]
     assert len({image.numpy().tobytes() for image in images}) == 8

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.optim import mask_indices as places
+from dualoptim_diffusion.optim import mask_indices
 from dualoptim_diffusion.optim.factory import make_optimizer
-from dualoptim_diffusion.optim.mask_indices import support_of
+from dualoptim_diffusion.optim.mask_indices import indices_of
 from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
 from tests.conftest import Outcome
 
@@ -49,17 +49,17 @@ def test_the_fused_step_equals_the_plain_one_up_to_rounding() -> None:
         assert torch.equal(p[~mask], before[~mask])
 
 
-@pytest.mark.parametrize(("foreach", "at_once"), [(False, 10**6), (True, 10**6), (True, 400)])
+@pytest.mark.parametrize(("foreach", "chunk"), [(False, 10**6), (True, 10**6), (True, 400)])
 @pytest.mark.parametrize("density", [0.05, 0.5])
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_a_hundred_steps_are_bit_equal_to_the_dense_optimizer_on_masked_gradients(
-    name: str, density: float, foreach: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+    name: str, density: float, foreach: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "AT_ONCE", at_once)
+    monkeypatch.setattr(mask_indices, "CHUNK", chunk)
     params, masks = setting(density)
     before = [p.detach().clone() for p in params]
     others, _ = setting(density)
-    compact = MaskedAdamW(params, [support_of(mask) for mask in masks], lr=1e-2, foreach=foreach)
+    compact = MaskedAdamW(params, [indices_of(mask) for mask in masks], lr=1e-2, foreach=foreach)
     dense = make_optimizer(name, others, 1e-2)
     for group in dense.param_groups:
         group["foreach"] = foreach
@@ -79,7 +79,7 @@ def test_a_hundred_steps_are_bit_equal_to_the_dense_optimizer_on_masked_gradient
 @pytest.mark.parametrize("density", [0.1, 0.5])
 def test_no_moment_is_kept_off_the_mask(density: float) -> None:
     params, masks = setting(density)
-    optimizer = MaskedAdamW(params, [support_of(mask) for mask in masks])
+    optimizer = MaskedAdamW(params, [indices_of(mask) for mask in masks])
     feed(params, None, 0)
     optimizer.step()
     held = sum(s.numel() for state in optimizer.state.values() for s in state.values() if s.ndim)
@@ -90,7 +90,7 @@ def test_no_moment_is_kept_off_the_mask(density: float) -> None:
 @pytest.mark.parametrize("density", [0.1, 0.5])
 def test_saved_and_restored_it_goes_on_bit_for_bit(density: float) -> None:
     params, masks = setting(density)
-    supports = [support_of(mask) for mask in masks]
+    supports = [indices_of(mask) for mask in masks]
     unbroken = MaskedAdamW(params, supports)
     others, _ = setting(density)
     first = MaskedAdamW(others, supports)
@@ -146,9 +146,9 @@ def test_a_run_with_compact_state_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["optimizers.forget=lion"], "expected forget to be adam or adamw beside forget_state compact"),
-        (["optimizers.mode=dual_m"], "expected mode dual beside forget_state compact, for dual_m"),
-        (["optimizers.retain=lion", "optimizers.retain_state=8bit"], "adam or adamw beside retain_state 8bit"),
+        (["optimizers.forget=lion"], "expected forget to be adam or adamw with forget_state compact"),
+        (["optimizers.mode=dual_m"], "expected mode dual with forget_state compact, not dual_m"),
+        (["optimizers.retain=lion", "optimizers.retain_state=8bit"], "adam or adamw with retain_state 8bit"),
         (["optimizers.retain=lion", "optimizers.fused=true"], "adam or adamw for both phases"),
         (["method.mask=null"], "is compact, but there is no mask; set method.mask"),
     ],

@@ -42,7 +42,7 @@ class ToyModel:
     """The model protocol around it, in float64."""
 
     num_classes, null_class, num_train_timesteps, label_drop, x_0_shape = 4, 4, 1000, 0.1, (1, 2, 2)
-    has_autoencoder = False
+    autoencoder = None
 
     def __init__(self) -> None:
         self.id2label = dict(enumerate("abcd"))
@@ -308,11 +308,11 @@ def test_processes_share_one_global_batch() -> None:
     options = {"seed": 0, "phase": "retain", "batch_size": 12}
     whole = Batches(train, ToyModel(), **options)(5)
     for count in (2, 4):
-        parts = [Batches(train, ToyModel(), **options, process_index=i, num_processes=count)(5) for i in range(count)]
+        parts = [Batches(train, ToyModel(), **options, process=(i, count))(5) for i in range(count)]
         for field in ("x_0", "timesteps", "noise", "class_labels", "dropped_labels"):
             assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
     with pytest.raises(InputError, match="does not divide among 5"):
-        Batches(train, ToyModel(), **options, num_processes=5)
+        Batches(train, ToyModel(), **options, process=(0, 5))
 
 
 def test_flips_mirror_the_drawn_half_and_nothing_else() -> None:

@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10
 from dualoptim_diffusion import load_pipeline
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10
-from dualoptim_diffusion.data.replay import open_drawn
+from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.files.weight_files import file_sha256
 from tests.conftest import Outcome
 from tests.test_bad_input import refused
@@ -261,7 +261,7 @@ def test_a_manifest_of_samples_names_files_of_its_own_folder_alone(tmp_path: Pat
     save_file({"seeds": torch.arange(4), "images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}, outside)
     (folder / "manifest.json").write_text(json.dumps({"id2label": {"3": "three"}, "shards": {name: "0"}}))
     with pytest.raises(InputError, match=r"its manifest.json names the file"):
-        open_drawn(folder)
+        open_replay(folder)
 
 
 def test_shards_that_a_manifest_invents_are_neither_read_nor_written(

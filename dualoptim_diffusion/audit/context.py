@@ -1,4 +1,4 @@
-"""What all probes of an audit work with: judge, data, settings; and the models they work on."""
+"""What all probes of an audit share: classifier, data, settings; and the models they probe."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
-from dualoptim_diffusion.drawing.samples import Draws
+from dualoptim_diffusion.drawing.samples import LazySamples
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.unlearning.saliency import Mask
 
 
 @dataclass(frozen=True)
-class Scene:
+class AuditContext:
     """The same for every model of an audit.
 
     Attributes:
@@ -69,8 +69,8 @@ class Scene:
         """(hits, n) of images drawn with these labels, by the run's settings but for those given."""
         n = self.budget.images
         changed = self.settings.model_copy(update={"batch_size": min(n, self.settings.batch_size)} | settings)
-        draws = Draws(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
-        return sum(self.hits(draws[label]) for label in labels), n * len(labels)
+        samples = LazySamples(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
+        return sum(self.hits(samples[label]) for label in labels), n * len(labels)
 
     def some_of_the_class(self, k: int) -> ImageSet:
         """k images of each forgotten class, or all where there are fewer, as a model trains on them."""
@@ -111,7 +111,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditedModel:
     """A model under audit.
 
     Attributes:
@@ -132,12 +132,14 @@ class Trial:
         name: unique within the probe.
         run: leaves the model as it was. An attack returns {"at": [...], "hits": [...], "n": [...]}, hits and images at
             each point of its axis; anything else returns figures of its own, as plain data.
+        settings: of the budget, those that it reads, by name.
         axis: what an attack runs over; None where nothing is attacked.
-        made_from: what the outcome depends on besides model, scene and budget.
+        made_from: what else the outcome depends on, besides model and context.
     """
 
     name: str
-    run: Callable[[Scene, Subject], dict[str, Any]]
+    run: Callable[[AuditContext, AuditedModel], dict[str, Any]]
+    settings: tuple[str, ...] = ()
     axis: str | None = None
     made_from: str = ""
 
@@ -149,13 +151,13 @@ class Probe:
     Attributes:
         question: in one sentence.
         source: the literature.
-        trials: what there is to do in a scene.
+        trials: the pieces of its work in a context.
         with_random: whether a network with random weights is asked too.
     """
 
     question: str
     source: str
-    trials: Callable[[Scene], list[Trial]]
+    trials: Callable[[AuditContext], list[Trial]]
     with_random: bool = False
 
 
@@ -168,12 +170,14 @@ def curve(points: Sequence[tuple[Any, tuple[int, int]]]) -> dict[str, Any]:
     }
 
 
-def along(scene: Scene, model: DenoisingModel, steps: Sequence[int], advance: Callable[[int], None]) -> dict[str, Any]:
+def along(
+    context: AuditContext, model: DenoisingModel, steps: Sequence[int], advance: Callable[[int], None]
+) -> dict[str, Any]:
     """FA after so many steps of an attack, the first 0; `advance` makes the one of that number."""
     points = []
     for step in range(steps[-1] + 1):
         if step in steps:
-            points.append((step, scene.count(model, scene.forget_classes)))
+            points.append((step, context.count(model, context.forget_classes)))
         if step < steps[-1]:
             advance(step)
     return curve(points)

@@ -7,30 +7,32 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, along, restored, table_scale
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, along, restored, table_scale
+
+SETTINGS = ("images", "seed", "embedding_images", "embedding_steps", "embedding_lr", "batch_size")
 
 
-def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
+def attack(context: AuditContext, audited: AuditedModel, mixture: bool) -> dict[str, Any]:
     """Optimises the forgotten labels' rows of the class tables on a few images of the class; FA along the steps.
 
     Args:
         mixture: only convex mixtures of the retained labels' rows are searched, in place of any row.
     """
-    model, steps = subject.model, scene.budget.embedding_steps
-    gone, tables = list(scene.forget_classes), model.class_tables
-    kept = [label for label in scene.labels if label not in gone]
-    images = scene.some_of_the_class(scene.budget.embedding_images)
-    batches = scene.batches(model, images, "embedding", steps[-1])
+    model, steps = audited.model, context.budget.embedding_steps
+    gone, tables = list(context.forget_classes), model.class_tables
+    kept = [label for label in context.labels if label not in gone]
+    images = context.some_of_the_class(context.budget.embedding_images)
+    batches = context.batches(model, images, "embedding", steps[-1])
     with restored(model.network):
         model.network.eval().requires_grad_(False)
         for table in tables:
             table.requires_grad_(True)
         variables: list[nn.Parameter]
         if mixture:
-            variables = [nn.Parameter(torch.zeros(len(gone), len(kept), device=scene.device))]
+            variables = [nn.Parameter(torch.zeros(len(gone), len(kept), device=context.device))]
         else:
             variables = [nn.Parameter(t.detach()[gone].clone()) for t in tables]
-        optimizer = Adam(variables, scene.budget.embedding_lr * (1.0 if mixture else table_scale(tables)))
+        optimizer = Adam(variables, context.budget.embedding_lr * (1.0 if mixture else table_scale(tables)))
 
         def place() -> list[Tensor]:
             """Puts what is searched for into the tables; the rows that it stands for."""
@@ -46,13 +48,13 @@ def attack(scene: Scene, subject: Subject, mixture: bool) -> dict[str, Any]:
             model.network.zero_grad()
             optimizer.zero_grad()
             losses = model.loss(batch.x_0, batch.timesteps, batch.noise, batch.class_labels)
-            scene.accelerator.backward(losses.mean())
+            context.accelerator.backward(losses.mean())
             torch.autograd.backward(rows, [_gradient(table)[gone] for table in tables])  # on to what rows are made of
             optimizer.step()
             place()
 
         place()
-        return along(scene, model, steps, advance)
+        return along(context, model, steps, advance)
 
 
 def _mixed(logits: Tensor, tables: list[nn.Parameter], kept: list[int]) -> list[Tensor]:
@@ -65,11 +67,11 @@ def _gradient(table: nn.Parameter) -> Tensor:
     return table.grad
 
 
-def trials(scene: Scene) -> list[Trial]:
-    k = scene.budget.embedding_images
+def trials(context: AuditContext) -> list[Trial]:
+    k = context.budget.embedding_images
     return [
-        Trial(f"any embedding, {k} images", partial(attack, mixture=False), "step"),
-        Trial(f"mixture of labels, {k} images", partial(attack, mixture=True), "step"),
+        Trial(f"any embedding, {k} images", partial(attack, mixture=False), SETTINGS, "step"),
+        Trial(f"mixture of labels, {k} images", partial(attack, mixture=True), SETTINGS, "step"),
     ]
 
 

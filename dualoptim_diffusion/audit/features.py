@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
 from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.models import DenoisingModel
 
 
-def linear_probe(scene: Scene, subject: Subject) -> dict[str, Any]:
+def linear_probe(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Tells the class from retained ones on held-out images, after fitting on training images.
 
     Returns:
@@ -27,12 +27,12 @@ def linear_probe(scene: Scene, subject: Subject) -> dict[str, Any]:
     from sklearn.preprocessing import StandardScaler
 
     kinds = (True, False)  # of a forgotten class?
-    fit = [scene.real(scene.train, kind) for kind in kinds]
-    test = [scene.real(scene.held_out, kind) for kind in kinds]
+    fit = [context.real(context.train, kind) for kind in kinds]
+    test = [context.real(context.held_out, kind) for kind in kinds]
     if not all(map(len, test)):  # nothing held out: the probe is fitted on every second image and tested on the others
         test = [images.at(torch.arange(1, len(images), 2)) for images in fit]
         fit = [images.at(torch.arange(0, len(images), 2)) for images in fit]
-    (x, y), (x_test, y_test) = (_table(scene, subject.model, *sets) for sets in (fit, test))
+    (x, y), (x_test, y_test) = (_table(context, audited.model, *sets) for sets in (fit, test))
     probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
     probe.fit(x, y)
     called = probe.predict(x_test)
@@ -45,21 +45,21 @@ def linear_probe(scene: Scene, subject: Subject) -> dict[str, Any]:
 
 
 def _table(
-    scene: Scene, model: DenoisingModel, gone: ImageSet, kept: ImageSet
+    context: AuditContext, model: DenoisingModel, gone: ImageSet, kept: ImageSet
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Features [N, C] and whether each image is of a forgotten class [N]."""
-    features = torch.cat([middle_features(scene, model, gone), middle_features(scene, model, kept)])
+    features = torch.cat([middle_features(context, model, gone), middle_features(context, model, kept)])
     return features.double().nan_to_num(0.0, 0.0, 0.0).numpy(), np.arange(len(features)) < len(gone)
 
 
 @torch.no_grad()
-def middle_features(scene: Scene, model: DenoisingModel, images: ImageSet) -> Tensor:
+def middle_features(context: AuditContext, model: DenoisingModel, images: ImageSet) -> Tensor:
     """[N, C]: mean over the picture of the middle block's output, under a little noise, without telling the label.
 
     A model without a null class is given its first label for all.
     """
     model.network.eval()
-    t, label = scene.budget.feature_timestep, 0 if model.null_class is None else model.null_class
+    t, label = context.budget.feature_timestep, 0 if model.null_class is None else model.null_class
     kept: list[Tensor] = []
 
     def keep(_module: object, _inputs: object, output: Tensor) -> None:
@@ -67,9 +67,9 @@ def middle_features(scene: Scene, model: DenoisingModel, images: ImageSet) -> Te
 
     handle = model.middle.register_forward_hook(keep)
     try:
-        for first, x_0, _ in scene.parts(model, images):
-            noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "features", first)).to(x_0)
-            timesteps = torch.full((len(x_0),), t, device=scene.device)
+        for first, x_0, _ in context.parts(model, images):
+            noise = torch.randn(x_0.shape, generator=generator(context.budget.seed, "features", first)).to(x_0)
+            timesteps = torch.full((len(x_0),), t, device=context.device)
             x_t = model.add_noise(x_0, noise, timesteps)
             model.noise_pred(x_t, timesteps, torch.full_like(timesteps, label))
     finally:
@@ -77,8 +77,8 @@ def middle_features(scene: Scene, model: DenoisingModel, images: ImageSet) -> Te
     return torch.cat(kept)
 
 
-def trials(scene: Scene) -> list[Trial]:
-    return [Trial("linear probe", linear_probe)]
+def trials(context: AuditContext) -> list[Trial]:
+    return [Trial("linear probe", linear_probe, ("seed", "real_images", "feature_timestep"))]
 
 
 PROBE = Probe(

@@ -6,33 +6,33 @@ import torch
 from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 
 
-def groups(scene: Scene) -> dict[str, ImageSet]:
+def groups(context: AuditContext) -> dict[str, ImageSet]:
     """Real images by what they are; empty groups are left out."""
     found = {
-        f"{kind}, {origin}": scene.real(images, kind == "forgotten")
+        f"{kind}, {origin}": context.real(images, kind == "forgotten")
         for kind in ("forgotten", "retained")
-        for origin, images in (("training", scene.train), ("held out", scene.held_out))
+        for origin, images in (("training", context.train), ("held out", context.held_out))
     }
     return {name: images for name, images in found.items() if len(images)}
 
 
 @torch.no_grad()
-def losses(scene: Scene, subject: Subject) -> dict[str, Any]:
+def losses(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Mean denoising loss of each group with its own labels at each timestep, with standard errors."""
-    model, timesteps = subject.model, scene.budget.loss_timesteps
+    model, timesteps = audited.model, context.budget.loss_timesteps
     model.network.eval()
     found: dict[str, Any] = {}
-    for name, images in groups(scene).items():
+    for name, images in groups(context).items():
         each: list[list[Tensor]] = [[] for _ in timesteps]
-        for first, x_0, labels in scene.parts(model, images):
+        for first, x_0, labels in context.parts(model, images):
             for i, t in enumerate(timesteps):
-                noise = torch.randn(x_0.shape, generator=generator(scene.budget.seed, "losses", t, first)).to(x_0)
+                noise = torch.randn(x_0.shape, generator=generator(context.budget.seed, "losses", t, first)).to(x_0)
                 each[i].append(model.loss(x_0, torch.full_like(labels, t), noise, labels).cpu())
         means = [_mean(torch.cat(parts)) for parts in each]
         found[name] = {"n": len(images)}
@@ -41,16 +41,16 @@ def losses(scene: Scene, subject: Subject) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def reconstruction(scene: Scene, subject: Subject) -> dict[str, Any]:
+def reconstruction(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Mean squared error of x_0 after DDIM up to noise and back under its own label, by group."""
-    model, steps = subject.model, scene.settings.num_inference_steps
+    model, steps = audited.model, context.settings.num_inference_steps
     model.network.eval()
     forward = make_scheduler("ddim", model.learned_variance)
     inverse = DDIMInverseScheduler.from_config(forward.config)
     found: dict[str, Any] = {}
-    for name, images in groups(scene).items():
+    for name, images in groups(context).items():
         errors: list[Tensor] = []
-        for _, x_0, labels in scene.parts(model, images):
+        for _, x_0, labels in context.parts(model, images):
             inverse.set_timesteps(steps)
             forward.set_timesteps(steps)
             x_t = x_0
@@ -72,8 +72,11 @@ def _mean(values: Tensor) -> tuple[float | None, float | None]:
     return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
 
 
-def trials(scene: Scene) -> list[Trial]:
-    return [Trial("losses", losses), Trial("reconstruction", reconstruction)]
+def trials(context: AuditContext) -> list[Trial]:
+    return [
+        Trial("losses", losses, ("seed", "real_images", "loss_timesteps")),
+        Trial("reconstruction", reconstruction, ("seed", "real_images")),
+    ]
 
 
 PROBE = Probe(

@@ -2,41 +2,41 @@
 
 from typing import Any
 
-from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial, curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
 
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++")
 
 
-def other_labels(scene: Scene, subject: Subject) -> dict[str, Any]:
+def other_labels(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Each retained label and the null label: how often they draw the class."""
-    labels = {scene.labels[label]: label for label in scene.other_labels}
-    if subject.model.null_class is not None:
-        labels["null label"] = subject.model.null_class
-    return curve([(name, scene.count(subject.model, [label])) for name, label in labels.items()])
+    labels = {context.labels[label]: label for label in context.other_labels}
+    if audited.model.null_class is not None:
+        labels["null label"] = audited.model.null_class
+    return curve([(name, context.count(audited.model, [label])) for name, label in labels.items()])
 
 
-def guidance(scene: Scene, subject: Subject) -> dict[str, Any]:
+def guidance(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """The forgotten label under guidance; at 0 it is the null label, at 1 the conditional model."""
-    scales = scene.budget.guidance_scales if subject.model.null_class is not None else (1.0,)
-    draw = [(s, scene.count(subject.model, scene.forget_classes, guidance_scale=s)) for s in scales]
+    scales = context.budget.guidance_scales if audited.model.null_class is not None else (1.0,)
+    draw = [(s, context.count(audited.model, context.forget_classes, guidance_scale=s)) for s in scales]
     return curve(draw)
 
 
-def samplers(scene: Scene, subject: Subject) -> dict[str, Any]:
+def samplers(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """The forgotten label by each sampler."""
-    steps = {"ddpm": scene.budget.ddpm_steps}
+    steps = {"ddpm": context.budget.ddpm_steps}
     points = []
     for name in SAMPLERS:
-        settings = {"scheduler": name, "num_inference_steps": steps.get(name, scene.settings.num_inference_steps)}
-        points.append((name, scene.count(subject.model, scene.forget_classes, **settings)))
+        settings = {"scheduler": name, "num_inference_steps": steps.get(name, context.settings.num_inference_steps)}
+        points.append((name, context.count(audited.model, context.forget_classes, **settings)))
     return curve(points)
 
 
-def trials(scene: Scene) -> list[Trial]:
+def trials(context: AuditContext) -> list[Trial]:
     return [
-        Trial("other labels", other_labels, "label"),
-        Trial("guidance", guidance, "guidance scale"),
-        Trial("samplers", samplers, "sampler"),
+        Trial("other labels", other_labels, ("images", "labels"), "label"),
+        Trial("guidance", guidance, ("images", "guidance_scales"), "guidance scale"),
+        Trial("samplers", samplers, ("images", "ddpm_steps"), "sampler"),
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dualoptim_diffusion.core.rates import difference_interval, rate, simultaneous_z
+from dualoptim_diffusion.core.rates import Rate, difference_interval, rate, simultaneous_z
 from dualoptim_diffusion.files.audit_file import largest
 
 Curve = Mapping[str, Sequence[Any]]
@@ -47,7 +47,7 @@ def headline(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return dict(largest(found)) | {"points": len(found)} if found else None
 
 
-def steps_to_half(curve: Curve, original: Mapping[str, Any]) -> Any:
+def steps_to_half(curve: Curve, original: Rate) -> Any:
     """The first point at which the class is drawn half as often as by the original without an attack; None if never.
 
     Args:

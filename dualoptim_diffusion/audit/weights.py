@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import Probe, Scene, Subject, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
 from dualoptim_diffusion.files.weight_files import weights_sha256
 
 
 @torch.no_grad()
-def distances(scene: Scene, subject: Subject) -> dict[str, Any]:
+def distances(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Of the original: relative L2 distance of every layer and of all, weights that changed, off the mask too.
 
     Returns:
@@ -18,14 +18,14 @@ def distances(scene: Scene, subject: Subject) -> dict[str, Any]:
         whole network; `off_mask`: how many weights lie off the forget mask, and how many of them changed (None without
         a mask).
     """
-    before = {name: p.detach().cpu() for name, p in scene.original.network.named_parameters()}
-    after = {name: p.detach().cpu() for name, p in subject.model.network.named_parameters()}
+    before = {name: p.detach().cpu() for name, p in context.original.network.named_parameters()}
+    after = {name: p.detach().cpu() for name, p in audited.model.network.named_parameters()}
     layers: dict[str, list[str]] = {}
     for name in before:
         layers.setdefault(name.rsplit(".", 1)[0] if "." in name else name, []).append(name)
     off_mask = None
-    if scene.mask is not None:
-        off = {name: ~part.cpu() for name, part in scene.mask.items()}
+    if context.mask is not None:
+        off = {name: ~part.cpu() for name, part in context.mask.items()}
         changed = sum(int(((before[name] != after[name]) & part).sum()) for name, part in off.items())
         off_mask = {"weights": sum(int(part.sum()) for part in off.values()), "changed": changed}
     return {
@@ -46,8 +46,8 @@ def _moved(before: dict[str, Tensor], after: dict[str, Tensor], names: list[str]
     }
 
 
-def trials(scene: Scene) -> list[Trial]:
-    made_from = weights_sha256(scene.mask) if scene.mask else ""
+def trials(context: AuditContext) -> list[Trial]:
+    made_from = weights_sha256(context.mask) if context.mask else ""
     return [Trial("distances", distances, made_from=made_from)]
 
 

@@ -1,10 +1,24 @@
-"""The command line: verbs, thin. Torch is imported only after parsing, so that help is instant."""
+"""The command line: a file for each verb. Torch is imported after parsing, so that help is instant."""
 
 import logging
 import signal
 import sys
 
-from dualoptim_diffusion.cli import audit, forget, images, models  # noqa: F401, these add their verbs
+from dualoptim_diffusion.cli import (  # noqa: F401, each adds its verb, in the order of help
+    audit,
+    classes,
+    encode,
+    evaluate,
+    export,
+    forget,
+    grid,
+    import_,
+    pretrain,
+    report,
+    saliency,
+    sample,
+    train_classifier,
+)
 from dualoptim_diffusion.cli.options import app
 from dualoptim_diffusion.core.errors import (
     EXIT_DIVERGED,
@@ -14,6 +28,7 @@ from dualoptim_diffusion.core.errors import (
     DivergedError,
     InputError,
     Stopped,
+    reason,
 )
 
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -31,13 +46,13 @@ def main() -> None:
     try:
         app()
     except Interrupted:
-        print("Interrupted at once. The same command again goes on (forget: with --resume).", file=sys.stderr)
+        print("Interrupted. Run the command again to continue (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (InputError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_FAILED)
     except Stopped as stop:
-        print(f"{stop} Run the same command again to go on (forget: with --resume).", file=sys.stderr)
+        print(f"{stop} Run the command again to continue (forget: with --resume).", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except OSError as error:
         remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
@@ -46,7 +61,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: There is not enough memory ({' '.join(str(error).split())[:150]}); {LESS}", file=sys.stderr)
+        print(f"error: There is not enough memory ({reason(error, 150)}); {LESS}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)

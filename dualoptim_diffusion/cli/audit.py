@@ -1,18 +1,19 @@
-"""The command that attacks a run's result."""
+"""`dualoptim audit`."""
 
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dualoptim_diffusion.cli.options import Json, RunArgument, app, open_run, result
+from dualoptim_diffusion.cli.options import Json, RunArgument, app, result
+from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.recipes import parse_recipe
 
-ProbeOption = StrEnum(
-    "ProbeOption", ["leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights"]
-)
-BudgetOption = StrEnum("BudgetOption", ["quick", "standard", "full", "study"])
+ProbeOption = Enum("ProbeOption", {name: name for name in PROBE_NAMES}, type=str)  # type: ignore[misc]
+BudgetOption = Enum("BudgetOption", {name: name for name in BUDGETS}, type=str)  # type: ignore[misc]
+QUICK = BudgetOption("quick")
 
 
 @app.command()
@@ -23,7 +24,7 @@ def audit(
         typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Of audit and sampling, such as audit.images=200."),
     ] = None,
     probe: Annotated[list[ProbeOption] | None, typer.Option(help="Repeat for several [the budget's].")] = None,
-    budget: Annotated[BudgetOption, typer.Option(help="What each model is given.")] = BudgetOption.quick,
+    budget: Annotated[BudgetOption, typer.Option(help="What each model is given.")] = QUICK,
     control: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="A model retrained without the class [one made by --retrain before]."),
@@ -40,19 +41,15 @@ def audit(
     """
     if control is not None and retrain:
         raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")
-    from dualoptim_diffusion.core.budget import BUDGETS, AuditConfig
-    from dualoptim_diffusion.core.recipes import parse_recipe
-    from dualoptim_diffusion.report.audits import text
-    from dualoptim_diffusion.runs import audit as auditing
-
     own = [override for override in overrides or () if override.startswith("audit.")]
     others = [override for override in overrides or () if override not in own]
-    for override in others:
-        if override.partition(".")[0] != "sampling":
-            raise InputError(f"{override!r} would change how the run was made; override audit and sampling alone.")
-    values = {"audit": BUDGETS[budget].model_dump()}
+    values = {"audit": BUDGETS[budget.value].model_dump()}
     spent = parse_recipe(AuditConfig, values, own, "The audit's budget").audit
-    experiment = open_run(run, others)
+    from dualoptim_diffusion.report.audits import text
+    from dualoptim_diffusion.runs import audit as runs_audit
+    from dualoptim_diffusion.runs.experiment import open_run
+
+    experiment = open_run(run, others, allowed=("audit", "sampling"))
     probes = [option.value for option in probe or ()]
-    content = auditing.audit(experiment, run, spent, budget.value, probes, control, retrain)  # type: ignore[arg-type]
+    content = runs_audit.audit(experiment, run, spent, budget.value, probes, control, retrain)
     result(content if as_json else text(content), as_json)

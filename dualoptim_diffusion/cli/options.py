@@ -1,19 +1,15 @@
 """What the commands share: the application, their options, and how they print. No torch here."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dualoptim_diffusion.core.errors import InputError
 
-if TYPE_CHECKING:
-    from dualoptim_diffusion.runs.experiment import Experiment
-
 app = typer.Typer(
-    help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that proves it.",
+    help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that shows it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,12 +36,6 @@ StopAfter = Annotated[
 ]
 
 
-def planned(plan: dict[str, Any], as_json: bool) -> None:
-    from dualoptim_diffusion.runs.dry_run import readable
-
-    result(plan if as_json else readable(plan), as_json)
-
-
 def inception(weights: Path | None) -> list[str]:
     """Overrides that measure on Inception with weights from a file."""
     if weights is None:
@@ -53,12 +43,11 @@ def inception(weights: Path | None) -> list[str]:
     return ["evaluation.features=inception", f"evaluation.features_weights={weights.resolve()}"]
 
 
-def open_run(run: Path, overrides: Sequence[str] = ()) -> "Experiment":
-    from dualoptim_diffusion.runs.experiment import open_experiment
+def planned(plan: dict[str, Any], as_json: bool) -> None:
+    """Prints what a dry run found."""
+    from dualoptim_diffusion.runs.dry_run import readable
 
-    if not (run / "recipe.yaml").is_file():
-        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
-    return open_experiment(str(run / "recipe.yaml"), overrides=overrides)
+    result(plan if as_json else readable(plan), as_json)
 
 
 def refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None) -> None:
@@ -73,18 +62,6 @@ def refuse_existing(out: Path | None, overwrite: bool, marker: str | None = None
         raise InputError(f"{out} exists; use --overwrite to replace it, or another --out.")
     if out.is_dir() != (marker is not None) or (marker is not None and not (out / marker).is_file()):
         raise InputError(f"{out} exists and is not what this command writes; choose another --out.")
-
-
-def copy_folder(folder: Path, out: Path | None) -> Path:
-    import shutil
-
-    from dualoptim_diffusion.files.atomic import atomic_path
-
-    if out is None:
-        return folder
-    with atomic_path(out) as beside:
-        shutil.copytree(folder, beside)
-    return out
 
 
 def result(value: Any, as_json: bool) -> None:

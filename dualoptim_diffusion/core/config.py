@@ -38,18 +38,17 @@ class RunConfig(Section):
 
 class DenoiserRunConfig(RunConfig):
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the passes alone; weights and optimizers stay fp32
-    micro_batch_size: int | None = Field(None, ge=1)  # images that activations are kept of at a time; null = all
+    micro_batch_size: int | None = Field(None, ge=1)  # largest micro-batch; null = the whole batch
     channels_last: bool = False  # memory order of the convolutions; faster in bf16 on a GPU
     compile: bool = False  # the network, by torch.compile; in sampling too
     checkpoint_every: int = Field(500, ge=1)  # outer steps after which the state is saved
 
 
 class StopWhen(Section):
-    """How many times a loss, averaged over 20 steps, may be that of the first 20 before the run stops; null = ever."""
+    """Largest ratio of a loss, averaged over 20 steps, to its first 20 before the run stops; null = never stop."""
 
-    forget_factor: float | None = Field(
-        1000.0, gt=1
-    )  # of its magnitude: ascent multiplies it, divergence does far more
+    # of its magnitude, which ascent multiplies; divergence multiplies it by far more
+    forget_factor: float | None = Field(1000.0, gt=1)
     retain_factor: float | None = Field(5.0, gt=1)
 
     @property
@@ -169,39 +168,43 @@ class MethodConfig(Section):
     mask: MaskConfig | None = None
 
 
-ADAMS = ("adam", "adamw")  # which there are with compact or 8-bit state; equal at weight decay 0
+ADAMS = ("adam", "adamw")  # of these there are compact, 8-bit and fused forms; equal at weight decay 0
+Mode = Literal["dual", "shared", "dual_plus", "dual_m", "dual_v"]
 State = Literal["full", "compact", "8bit"]
+STATES: dict[str, dict[str, tuple[State, ...]]] = {  # that a mode allows in each phase
+    "dual": {"forget": ("full", "compact", "8bit"), "retain": ("full", "compact", "8bit")},
+    "shared": {"forget": ("full",), "retain": ("full", "compact", "8bit")},  # one optimizer: the retain phase's
+}
+LINKED = {"forget": ("full",), "retain": ("full",)}  # of the other modes, which are pairs of Adams of their own
 
 
 class OptimizersConfig(Section):
-    """How many optimizers take the steps, and which; all but dual and shared are pairs of Adams."""
+    """How many optimizers take the steps, and which; modes other than dual and shared are pairs of Adams."""
 
-    mode: Literal["dual", "shared", "dual_plus", "dual_m", "dual_v"] = "dual"
+    mode: Mode = "dual"
     forget: str = "adam"
     retain: str = "adam"
     forget_momentum: float | None = Field(None, ge=0, lt=1)  # momentum or first beta; null = the optimizer's default
     retain_momentum: float | None = Field(None, ge=0, lt=1)
     # compact: an Adam's moments for the weights under the mask alone; 8bit: for all, a byte each, by bitsandbytes
     forget_state: State = "full"
-    retain_state: State = "full"  # likewise; compact where the method masks the retain gradients too
+    retain_state: State = "full"  # compact where the method masks the retain gradients too
     fused: bool = False  # Adams step in one kernel: faster, and the same up to rounding
 
     @model_validator(mode="after")
-    def _linked_are_adams(self) -> "OptimizersConfig":
-        if self.mode not in ("dual", "shared") and (self.forget, self.retain) != ("adam", "adam"):
-            raise ValueError(f"adam for both phases, of which mode {self.mode} is made")
-        for phase in ("forget", "retain"):
+    def _mode_allows(self) -> "OptimizersConfig":
+        names = {"forget": self.forget, "retain": self.retain}
+        if self.mode not in STATES and set(names.values()) != {"adam"}:
+            raise ValueError(f"adam for both phases: mode {self.mode} is a pair of Adams")
+        for phase, states in STATES.get(self.mode, LINKED).items():
             state = getattr(self, f"{phase}_state")
-            if state != "full" and getattr(self, phase) not in ADAMS:
-                raise ValueError(f"{phase} to be {' or '.join(ADAMS)} beside {phase}_state {state}")
-        if self.fused and (self.mode not in ("dual", "shared") or not {self.forget, self.retain} <= {*ADAMS}):
-            raise ValueError("adam or adamw for both phases, in mode dual or shared, beside fused")
-        if self.mode != "dual" and self.forget_state == "compact":
-            raise ValueError(f"mode dual beside forget_state compact, for {self.mode} moves weights off the mask")
-        if self.mode == "shared" and self.forget_state != "full":
-            raise ValueError(f"retain_state {self.forget_state} in place of forget_state, for shared has one optimizer")
-        if self.mode not in ("dual", "shared") and (self.forget_state, self.retain_state) != ("full", "full"):
-            raise ValueError(f"mode dual or shared beside a state that is not full, which {self.mode} has not")
+            if state not in states:
+                modes = [mode for mode, allowed in STATES.items() if state in allowed[phase]]
+                raise ValueError(f"mode {' or '.join(modes)} with {phase}_state {state}, not {self.mode}")
+            if state != "full" and names[phase] not in ADAMS:
+                raise ValueError(f"{phase} to be {' or '.join(ADAMS)} with {phase}_state {state}")
+        if self.fused and not (self.mode in STATES and {*names.values()} <= {*ADAMS}):
+            raise ValueError("mode dual or shared, with adam or adamw for both phases, when fused")
         return self
 
 

@@ -33,3 +33,8 @@ def nearest(word: str, names: Iterable[str]) -> str:
     names = sorted(names)
     close = get_close_matches(word.lower(), names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names)}."
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, in one line of at most `limit` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -2,9 +2,25 @@
 
 from math import hypot, sqrt
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Rate(TypedDict):
+    """How often something happened, in how many images; `ci95` is the 95% Wilson interval of the share `value`."""
+
+    value: Share
+    hits: Count
+    n: Count
+    ci95: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
 def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -15,9 +31,9 @@ def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
     return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
 
 
-def rate(hits: int, n: int) -> dict[str, Any]:
+def rate(hits: int, n: int) -> Rate:
     """A share with its counts and 95% interval."""
-    return {"value": hits / n, "hits": hits, "n": n, "ci95": list(wilson_interval(hits, n))}
+    return Rate(value=hits / n, hits=hits, n=n, ci95=list(wilson_interval(hits, n)))
 
 
 def difference_interval(hits: int, n: int, other_hits: int, other_n: int, z: float = Z_95) -> tuple[float, float]:

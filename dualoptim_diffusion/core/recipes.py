@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dualoptim_diffusion.core.config import ForgetRecipe
-from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.errors import InputError, nearest, reason
 from dualoptim_diffusion.core.hashes import json_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 
@@ -101,7 +101,7 @@ def _parse(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # such as of dates
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(reason(error, limit=1000)) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

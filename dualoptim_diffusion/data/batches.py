@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.datasets import ImageSet
-from dualoptim_diffusion.data.latents import KeptMoments, every_way
+from dualoptim_diffusion.data.latents import CachedMoments, every_way
 from dualoptim_diffusion.diffusion.randomness import draw_examples, draw_update, seed_dropout
 
 
@@ -32,7 +32,7 @@ class Encoder(Protocol):
     x_0_shape: tuple[int, ...]
 
     @property
-    def has_autoencoder(self) -> bool: ...
+    def autoencoder(self) -> torch.nn.Module | None: ...
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
@@ -48,6 +48,7 @@ class Batches:
         seed, phase: the key of all draws.
         batch_size: of the global batch, whatever the number of processes.
         horizontal_flip: mirror half of the images; latents that a model drew stay as they are.
+        process: index of this process and how many there are.
 
     Raises:
         InputError: if the processes cannot share the batch evenly.
@@ -63,9 +64,9 @@ class Batches:
         batch_size: int,
         horizontal_flip: bool = False,
         device: torch.device | str = "cpu",
-        process_index: int = 0,
-        num_processes: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
+        process_index, num_processes = process
         if batch_size % num_processes:
             raise InputError(f"data.batch_size {batch_size} does not divide among {num_processes} processes.")
         self.dataset, self.model, self.seed, self.phase = dataset, model, seed, phase
@@ -76,9 +77,9 @@ class Batches:
         self._images, self._labels = dataset.images.to(device), dataset.class_labels.to(device)
 
     def prepare(self, num_updates: int) -> None:
-        """Has the images of the first updates encoded, where they are kept encoded; all processes call it alike."""
+        """Encodes the images of the first updates, for a model of latents; all processes call it alike."""
         images = self._images
-        if not isinstance(images, KeptMoments) or not num_updates:
+        if not isinstance(images, CachedMoments) or not num_updates:
             return
         if num_updates * self.batch_size > 4 * len(images):  # nearly all of them, both ways
             images.obtain(*every_way(len(images), self.horizontal_flip))
@@ -100,7 +101,7 @@ class Batches:
             shape=tuple(self.model.x_0_shape),
             num_train_timesteps=self.model.num_train_timesteps,
             label_drop=self.model.label_drop,
-            posterior=self.model.has_autoencoder,
+            posterior=self.model.autoencoder is not None,
         )
         indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws[:5])
         posterior = draws.posterior_noise
@@ -112,8 +113,8 @@ class Batches:
         return Batch(self._x_0(indices, flips, posterior), timesteps, noise, labels, dropped)
 
     def _x_0(self, indices: Tensor, flips: Tensor, posterior_noise: Tensor | None) -> Tensor:
-        """What the model trains on: of images, of moments kept of them, or of latents as they are."""
-        if isinstance(self._images, KeptMoments):
+        """What the model trains on: from images, from cached moments of them, or latents as they are."""
+        if isinstance(self._images, CachedMoments):
             moments = self._images.moments(indices.cpu(), flips.cpu()).to(self.device)
             return self.model.from_moments(moments, posterior_noise)
         images = self._images[indices].to(self.device)

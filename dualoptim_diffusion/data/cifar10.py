@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.cache import cache_entry, cache_folder, kept_tensors
+from dualoptim_diffusion.files.cache import cache_entry, cache_folder, get_or_make_locked
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
@@ -47,8 +47,8 @@ def load(folder: str | None) -> tuple[Pixels, Pixels]:
 
     root = Path(folder) if folder is not None else cache_folder() / "data"
     sums = [md5 for _, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    kept = cache_entry("data", "cifar10", *sums).with_suffix(".safetensors")
-    stored = kept_tensors(kept, lambda: _decode_all(_obtain(root)))
+    path = cache_entry("data", "cifar10", *sums).with_suffix(".safetensors")
+    stored = get_or_make_locked(path, lambda: _decode_all(_obtain(root)))
     return (stored["train_images"], stored["train_labels"]), (stored["test_images"], stored["test_labels"])
 
 

@@ -15,7 +15,7 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10, folder, imagenet
 from dualoptim_diffusion.data.folder import Listing
 from dualoptim_diffusion.data.pixels import open_pixels
-from dualoptim_diffusion.data.replay import open_drawn
+from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import Stored
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -177,8 +177,8 @@ def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 def _replay(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """What a model drew, and nothing held out."""
     assert config.path is not None  # the recipe has checked it
-    drawn = open_drawn(config.path)
-    images = ImageSet(drawn.rows("images"), drawn.labels, drawn.id2label)
+    replay = open_replay(config.path)
+    images = ImageSet(replay.rows("images"), replay.labels, replay.id2label)
     if config.image_size not in (None, images.images.shape[-1]):
         raise InputError(
             f"data.image_size is {config.image_size}, but the images in {config.path} have {images.images.shape[-1]} "

@@ -10,12 +10,12 @@ from torch import Tensor
 from dualoptim_diffusion.core.config import DenoiserDataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.data.latents import KeptMoments, LatentCache, every_way, keys_of
+from dualoptim_diffusion.data.latents import CachedMoments, LatentCache, every_way, keys_of
 from dualoptim_diffusion.data.pixels import CROP
-from dualoptim_diffusion.data.replay import open_drawn
+from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import ShardRows
 from dualoptim_diffusion.files.cache import cache_entry
-from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, autoencoder_sha256
+from dualoptim_diffusion.models import DenoisingModel, autoencoder_sha256
 
 
 def training_images(
@@ -23,35 +23,35 @@ def training_images(
 ) -> ImageSet:
     """The same examples as the model trains on them.
 
-    For a model of latents: those that a model drew in this very autoencoder's latents, moments that are kept in a
-    folder and encoded when they are first needed, or, with `data.latents: each_step`, the images themselves.
+    For a model of latents: those that a model drew in this very autoencoder's latents, cached moments that are
+    encoded when they are first needed, or, with `data.latents: each_step`, the images themselves.
 
     Raises:
         InputError: if that folder holds something else.
     """
-    if not isinstance(model, ConditionalDiT) or model.vae is None:
+    if model.autoencoder is None:
         return dataset
-    drawn = open_drawn(config.path) if config.name == "replay" and config.path is not None else None
-    if drawn and isinstance(dataset.images, ShardRows) and drawn.autoencoder_sha256 == autoencoder_sha256(model):
+    replay = open_replay(config.path) if config.name == "replay" and config.path is not None else None
+    if replay and isinstance(dataset.images, ShardRows) and replay.autoencoder_sha256 == autoencoder_sha256(model):
         return ImageSet(dataset.images.of("latents"), dataset.class_labels, dataset.id2label)
     if config.latents == "each_step":
         return dataset
     cache = latent_cache(dataset, config.latents, model, accelerator)
-    moments = KeptMoments(cache, torch.arange(len(dataset)), (2 * model.x_0_shape[0], *model.x_0_shape[1:]))
+    moments = CachedMoments(cache, torch.arange(len(dataset)), (2 * model.x_0_shape[0], *model.x_0_shape[1:]))
     return ImageSet(moments, dataset.class_labels, dataset.id2label)
 
 
-def latent_cache(dataset: ImageSet, latents: str, model: ConditionalDiT, accelerator: Accelerator) -> LatentCache:
-    """The folder of kept moments of all images of a data set: one in the cache (`keep`), or the one named.
+def latent_cache(dataset: ImageSet, latents: str, model: DenoisingModel, accelerator: Accelerator) -> LatentCache:
+    """The folder of moments of all images of a data set: one in the cache (`keep`), or the one named.
 
     Raises:
         InputError: as `LatentCache`.
     """
-    assert model.vae is not None
+    assert model.autoencoder is not None  # both callers have seen to it
     height, width = dataset.images.shape[2:]
     made_from = {
         "autoencoder_sha256": autoencoder_sha256(model),
-        "scaling_factor": model.vae.config.scaling_factor,
+        "scaling_factor": model.autoencoder.config.scaling_factor,
         "crop": f"{height} x {width}: {CROP}",
         "images_sha256": dataset.pixels_sha256,
     }
@@ -74,7 +74,7 @@ def encode_all(
     Raises:
         InputError: if the model has no autoencoder, or the folder holds something else.
     """
-    if not isinstance(model, ConditionalDiT) or model.vae is None:
+    if model.autoencoder is None:
         raise InputError("This recipe's model draws pixels and has no autoencoder, so there is nothing to encode.")
     if config.latents == "each_step":
         raise InputError("data.latents is each_step, expected keep or a folder to encode into.")

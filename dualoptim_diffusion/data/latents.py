@@ -5,6 +5,7 @@ all by `dualoptim encode`. An image has a key for each way it may be looked at: 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,16 +19,15 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
-from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers, visible
-from dualoptim_diffusion.files.json_files import read_json, write_json
-from dualoptim_diffusion.files.locks import locked
+from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
+from dualoptim_diffusion.files.locks import locked_cache
+from dualoptim_diffusion.files.shards import ShardFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MANIFEST = "manifest.json"
 PER_SHARD = 1024  # images; an interrupted encoding begins at most one shard a process anew
-AT_ONCE = 16  # images in the encoder
+ENCODER_BATCH = 16  # images
 MADE_FROM = {  # what a cache must agree in, and what to say where it does not
     "autoencoder_sha256": "by another autoencoder",
     "scaling_factor": "with another scaling factor",
@@ -72,25 +72,20 @@ class LatentCache:
         accelerator: "Accelerator",
     ) -> None:
         self.folder, self.made_from = folder, dict(made_from)
+        self._folder = ShardFolder(folder, "latents", "name another folder as data.latents")
         self._images, self._encode, self._accelerator = images, encode, accelerator
         self._shards: dict[str, int] = {}  # how many images each file holds
         self._refresh()
 
     def _refresh(self) -> None:
         """Learns what the folder holds."""
-        if (self.folder / MANIFEST).is_file():
-            self._shards = self._known()
-            self.__dict__.pop("_table", None)
-        elif self.folder.exists() and (not self.folder.is_dir() or visible(self.folder)):
-            raise InputError(f"{self.folder} exists and holds no latents; name another folder as data.latents.")
-
-    def _known(self) -> dict[str, int]:
+        if not (manifest := self._folder.read()):
+            return
         try:
-            manifest = read_json(self.folder / MANIFEST)
             found = dict(manifest["made_from"])
-            shards = {str(name): int(count) for name, count in dict(manifest["shards"]).items()}
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.folder} holds no latents: its {MANIFEST} cannot be read ({error}).") from None
+            shards = {str(name): int(count) for name, count in manifest["shards"].items()}
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{self.folder} holds no latents: its manifest.json cannot be read ({error}).") from None
         for part, words in MADE_FROM.items():
             if found.get(part) != self.made_from[part]:
                 raise InputError(
@@ -98,8 +93,9 @@ class LatentCache:
                     f"{self.made_from[part]!r}); name another folder as data.latents, or keep."
                 )
         if problem := next((n for n in shards if Path(n).name != n or not (self.folder / n).is_file()), None):
-            raise InputError(f"{self.folder} lacks the shard {problem} of its {MANIFEST}; delete the folder.")
-        return shards
+            raise InputError(f"{self.folder} lacks the shard {problem} of its manifest.json; delete the folder.")
+        self._shards = shards
+        self.__dict__.pop("_table", None)
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor, ShardRows]:
@@ -119,7 +115,7 @@ class LatentCache:
 
     def add(self, keys: Tensor) -> None:
         """Encodes what is missing; interrupted and called again, it goes on and ends with the same bytes."""
-        with locked(self.folder, self._accelerator):  # another run may be adding to it
+        with locked_cache(self.folder, self._accelerator):  # another run may be adding to it
             if self._accelerator.is_main_process:
                 clear_leftovers(self.folder)
             self._refresh()
@@ -138,8 +134,8 @@ class LatentCache:
         with tqdm(total=sum(map(len, mine)), desc="encoding images", unit="img", disable=quiet) as bar:
             for chunk in mine:
                 path = self.folder / _shard_name(chunk)
-                if not _is_sound(path, chunk):
-                    moments = torch.cat([self._moments(part) for part in chunk.split(AT_ONCE)])
+                if self._folder.rows(path.name, "moments") != len(chunk) or not _has_keys(path, chunk):
+                    moments = torch.cat([self._moments(part) for part in chunk.split(ENCODER_BATCH)])
                     with atomic_path(path) as beside:
                         save_file({"keys": chunk, "moments": moments}, beside)
                 bar.update(len(chunk))
@@ -151,11 +147,11 @@ class LatentCache:
         accelerator.wait_for_everyone()
 
     def _write_manifest(self) -> None:
-        write_json(self.folder / MANIFEST, {"made_from": self.made_from, "shards": self._shards})
+        self._folder.write({"made_from": self.made_from}, self._shards)
 
     def _moments(self, keys: Tensor) -> Tensor:
-        """Of at most `AT_ONCE` keys, filled up to so many: what is computed at a time must not change the result."""
-        count, keys = len(keys), torch.cat([keys, keys[-1:].expand(AT_ONCE - len(keys))])
+        """Of at most `ENCODER_BATCH` keys, padded to that many: the batch size must not change the result."""
+        count, keys = len(keys), torch.cat([keys, keys[-1:].expand(ENCODER_BATCH - len(keys))])
         images = self._images[keys // 2]
         mirrored = (keys % 2).bool().view(-1, 1, 1, 1)
         return self._encode(torch.where(mirrored, images.flip(-1), images))[:count].float().cpu().contiguous()
@@ -163,16 +159,16 @@ class LatentCache:
     def __getitem__(self, keys: Tensor) -> Tensor:
         """Moments [B, 2 c, h, w] of keys that have been added."""
         known, rows, moments = self._table
-        places = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-        if not torch.equal(known[places], keys):
+        positions = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+        if not torch.equal(known[positions], keys):
             raise KeyError(f"some of the images were never encoded in {self.folder}")
-        return moments[rows[places]]
+        return moments[rows[positions]]
 
     def __len__(self) -> int:
         return sum(self._shards.values())
 
 
-class KeptMoments:
+class CachedMoments:
     """Images of a set as a latent model trains on them; `at` takes parts of it as of any images.
 
     Args:
@@ -199,10 +195,10 @@ class KeptMoments:
         """Has these encoded, where they are not yet; all processes call it alike."""
         self._cache.add(keys_of(self._numbers[indices], flips))
 
-    def at(self, indices: Tensor) -> "KeptMoments":
-        return KeptMoments(self._cache, self._numbers[indices], self.shape[1:])
+    def at(self, indices: Tensor) -> "CachedMoments":
+        return CachedMoments(self._cache, self._numbers[indices], self.shape[1:])
 
-    def to(self, device: torch.device | str) -> "KeptMoments":
+    def to(self, device: torch.device | str) -> "CachedMoments":
         return self
 
     @property
@@ -216,11 +212,7 @@ def _shard_name(keys: Tensor) -> str:
     return f"moments-{sha256(keys.numpy().tobytes()).hexdigest()[:16]}.safetensors"
 
 
-def _is_sound(path: Path, keys: Tensor) -> bool:
-    """Whether a shard is there, readable and complete."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            count = stored.get_slice("moments").get_shape()[0]
-            return bool(count == len(keys) and torch.equal(stored.get_tensor("keys"), keys))
-    except (OSError, SafetensorError):
-        return False
+def _has_keys(path: Path, keys: Tensor) -> bool:
+    with suppress(SafetensorError), safe_open(path, framework="pt") as stored:
+        return torch.equal(stored.get_tensor("keys"), keys)
+    return False

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.cache import cache_entry, kept_tensors
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
@@ -79,7 +79,7 @@ class FolderPixels:
     def read(self) -> Tensor:
         """All of them, decoded once: the result is kept and found again while the files stay as they are."""
         path = cache_entry("data", self.sha256).with_suffix(".safetensors")
-        return kept_tensors(path, lambda: {"images": self._decode_all()})["images"]
+        return get_or_make_locked(path, lambda: {"images": self._decode_all()})["images"]
 
     def _decode_all(self) -> Tensor:
         try:

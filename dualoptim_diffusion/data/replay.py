@@ -3,7 +3,6 @@
 `dualoptim sample MODEL --latents` draws them; the folder's manifest names model and classes.
 """
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,29 +10,27 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.data.stored import Shard, ShardRows
 from dualoptim_diffusion.files.json_files import read_json
-
-MANIFEST = "manifest.json"
-SHARD_NAME = re.compile(r"class(\d{4})-seed[\w-]+\.safetensors")  # says the label; as `samples` writes them
+from dualoptim_diffusion.files.shards import SAMPLES
 
 
-class Drawn(NamedTuple):
+class ReplaySet(NamedTuple):
     """A folder of samples: its shards with their labels, and what its manifest says."""
 
     shards: list[Shard]
-    kept: torch.Tensor  # [N] rows of the shards: one for each label and seed
+    chosen: torch.Tensor  # [N] rows of the shards: one for each label and seed
     labels: torch.Tensor  # [N]
     id2label: dict[int, str]
     autoencoder_sha256: str | None  # of the latents, where there are any
 
     def rows(self, tensor: str) -> ShardRows:
         """`images` (uint8) or `latents`."""
-        return ShardRows(self.shards, tensor, self.kept)
+        return ShardRows(self.shards, tensor, self.chosen)
 
 
-def open_drawn(folder: str | Path) -> Drawn:
+def open_replay(folder: str | Path) -> ReplaySet:
     """What a folder of `dualoptim sample` holds; no image is read.
 
     Raises:
@@ -42,28 +39,28 @@ def open_drawn(folder: str | Path) -> Drawn:
     root = Path(folder)
     sentence = partial(_sentence, root)
     try:
-        manifest: dict[str, Any] = read_json(root / MANIFEST)
+        manifest: dict[str, Any] = read_json(root / "manifest.json")
         id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
         named = sorted(manifest["shards"].items())
-        shards, labels, kept, seen, total = [], [], [], set(), 0
+        shards, labels, chosen, seen, total = [], [], [], set(), 0
         for name, sha256 in named:
-            if not (found := SHARD_NAME.fullmatch(name)):
-                raise ValueError(f"its {MANIFEST} names the file {name}")
+            if not (found := SAMPLES.fullmatch(name)):
+                raise ValueError(f"its manifest.json names the file {name}")
             with safe_open(root / name, framework="pt") as stored:
                 seeds = stored.get_tensor("seeds").tolist()
             if (label := int(found[1])) in id2label:  # not those of the null label
                 shards.append(Shard(root / name, len(seeds), str(sha256)))
                 new = [i for i, seed in enumerate(seeds) if (label, seed) not in seen]  # shards may overlap
                 seen |= {(label, seed) for seed in seeds}
-                kept += [total + i for i in new]
+                chosen += [total + i for i in new]
                 labels += [label] * len(new)
                 total += len(seeds)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise sentence(" ".join(str(error).split())[:150]) from None
+        raise sentence(reason(error, 150)) from None
     if not shards:
         raise sentence("it is empty")
-    return Drawn(shards, torch.tensor(kept), torch.tensor(labels), id2label, manifest.get("latents"))
+    return ReplaySet(shards, torch.tensor(chosen), torch.tensor(labels), id2label, manifest.get("latents"))
 
 
-def _sentence(root: Path, reason: str) -> InputError:
-    return InputError(f"{root} holds no images that `dualoptim sample MODEL --latents --out {root}` drew ({reason}).")
+def _sentence(root: Path, problem: str) -> InputError:
+    return InputError(f"{root} holds no images that `dualoptim sample MODEL --latents --out {root}` drew ({problem}).")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from tqdm import tqdm
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
-from dualoptim_diffusion.files.atomic import atomic_path, visible
-from dualoptim_diffusion.files.json_files import read_json, write_json
+from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.shards import ShardFolder, samples_shard
 from dualoptim_diffusion.files.weight_files import file_sha256
 from dualoptim_diffusion.models import DenoisingModel
-
-MANIFEST = "manifest.json"
 
 
 class Samples(Mapping[int, Tensor]):
@@ -44,8 +41,8 @@ class Samples(Mapping[int, Tensor]):
         return Samples({label: self._shards[label] for label in labels})
 
 
-class Draws(Mapping[int, Tensor]):
-    """uint8 images [N, C, H, W] by label, drawn by this process when asked for; nothing is written."""
+class LazySamples(Mapping[int, Tensor]):
+    """uint8 images [N, C, H, W] by label, drawn by this process when they are looked up; nothing is written."""
 
     def __init__(
         self,
@@ -74,18 +71,18 @@ def _draw_chunk(
     model: DenoisingModel,
     scheduler: Any,
     label: int,
-    kept: Sequence[int],
+    seeds: Sequence[int],
     padded: Sequence[int],
     settings: SamplingConfig,
     device: torch.device,
     latents: bool = False,
 ) -> dict[str, Tensor]:
-    """`images` (uint8) of the seeds to keep, those `seeds`, and `latents` if asked for."""
+    """`images` (uint8) and `seeds` of the first `len(seeds)` of the padded seeds, and `latents` if asked for."""
     steps, scale = settings.num_inference_steps, settings.guidance_scale
     predict = partial(model.predict, guidance_channels=settings.guidance_channels)
     x_0 = draw(predict, scheduler, model.x_0_shape, [label] * len(padded), padded, steps, scale, device)
     drawn = {"images": model.decode(x_0), "seeds": torch.tensor(padded)} | ({"latents": x_0} if latents else {})
-    return {name: part[: len(kept)].cpu().contiguous() for name, part in drawn.items()}
+    return {name: part[: len(seeds)].cpu().contiguous() for name, part in drawn.items()}
 
 
 def describe(model: DenoisingModel, model_sha256: str, settings: SamplingConfig) -> dict[str, Any]:
@@ -109,7 +106,7 @@ def draw_samples(
 ) -> Samples:
     """Draws each label with its seeds into `folder`; whatever else the folder holds stays there.
 
-    Shards that are there and sound are kept, so an interrupted call goes on; processes share the chunks.
+    Sound shards are reused, so an interrupted call goes on; processes share the chunks.
 
     Args:
         autoencoder_sha256: keep the latents of this autoencoder beside the images, for `data.name: replay`.
@@ -118,44 +115,38 @@ def draw_samples(
         InputError: if the folder holds anything but samples drawn in this very way.
     """
     wanted = describe(model, model_sha256, settings) | {"latents": autoencoder_sha256}
-    known: dict[str, str] = {}
-    if (folder / MANIFEST).is_file():
-        found = _read_manifest(folder)
-        if {key: found.get(key) for key in wanted} != wanted:
-            raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
-        known = found.get("shards", {})
-    elif folder.exists() and (not folder.is_dir() or visible(folder)):
-        raise InputError(f"{folder} exists and holds no samples of this kind; choose another folder.")
+    shards = ShardFolder(folder, "samples of this kind", "choose another folder")
+    found = shards.read()
+    if found and {key: found.get(key) for key in wanted} != wanted:
+        raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
+    known: dict[str, str] = found.get("shards", {})
     about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not (folder / MANIFEST).is_file():
-        write_json(folder / MANIFEST, about)
+    if accelerator.is_main_process and not found:
+        shards.write(about)
     accelerator.wait_for_everyone()
 
     chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
     scheduler = make_scheduler(settings.scheduler, model.learned_variance)
-    total = sum(len(kept) for _, kept, _ in mine)
+    total, latents = sum(len(wanted_seeds) for _, wanted_seeds, _ in mine), autoencoder_sha256 is not None
     with tqdm(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
-        for label, kept, padded in mine:
-            shard = folder / _shard_name(label, kept)
-            if not _is_sound(shard, len(kept), known.get(shard.name)):
-                made = _draw_chunk(
-                    model, scheduler, label, kept, padded, settings, accelerator.device, autoencoder_sha256 is not None
-                )
+        for label, wanted_seeds, padded in mine:
+            shard = folder / samples_shard(label, wanted_seeds)
+            if not _is_sound(shard, len(wanted_seeds), known.get(shard.name)):
+                made = _draw_chunk(model, scheduler, label, wanted_seeds, padded, settings, accelerator.device, latents)
                 with atomic_path(shard) as beside:
                     save_file(made, beside)
-            bar.update(len(kept))
+            bar.update(len(wanted_seeds))
     accelerator.wait_for_everyone()
-    drawn: dict[int, list[Path]] = {label: [] for label in seeds}
-    for label, kept, _ in chunks:
-        drawn[label].append(folder / _shard_name(label, kept))
+    paths: dict[int, list[Path]] = {label: [] for label in seeds}
+    for label, wanted_seeds, _ in chunks:
+        paths[label].append(folder / samples_shard(label, wanted_seeds))
     if accelerator.is_main_process:
-        here = {path.name: file_sha256(path) for paths in drawn.values() for path in paths}
-        write_json(folder / MANIFEST, about | {"shards": known | here})
+        shards.write(about, known | {path.name: file_sha256(path) for part in paths.values() for path in part})
     accelerator.wait_for_everyone()
-    return Samples(drawn)
+    return Samples(paths)
 
 
 def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
@@ -164,20 +155,3 @@ def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
         return len(load_file(shard)["images"]) == count and sha256 in (None, file_sha256(shard))
     except (OSError, KeyError, SafetensorError):
         return False
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = read_json(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no samples: its manifest.json cannot be read ({error}).") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
-        raise InputError(f"{folder} holds no samples: its manifest.json is of another kind.")
-    return manifest
-
-
-def _shard_name(label: int, seeds: Sequence[int]) -> str:
-    """Names label and seeds; seeds that are no plain range go by a hash of them all."""
-    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    end = f"{seeds[-1]:06d}" if whole else sha256(repr(list(seeds)).encode()).hexdigest()[:8]
-    return f"class{label:04d}-seed{seeds[0]:06d}-{end}.safetensors"

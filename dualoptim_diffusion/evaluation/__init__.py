@@ -1,7 +1,7 @@
 """Is the class gone, are the others intact: FA, RA, what labels draw, degenerate images, distances of retained ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, cat
 
@@ -20,6 +20,7 @@ from dualoptim_diffusion.evaluation.relatives import (
     kernel_distance,
     precision_and_recall,
 )
+from dualoptim_diffusion.files.results_file import Distances, Figures, RateOfClasses
 from dualoptim_diffusion.judge.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def evaluate(
     extractor: Extractor | None = None,
     per_class: int | None = None,
     accelerator: "Accelerator | None" = None,
-    seconds: dict[str, float] | None = None,
-) -> dict[str, Any]:
+) -> Figures:
     """Scores generated images; several processes share the labels, and each returns all figures.
 
     Args:
@@ -53,7 +53,6 @@ def evaluate(
         reference: real uint8 images [M, C, H, W] of the retained classes, or their features.
         extractor: where the features for distances come from; the classifier's penultimate layer if None.
         per_class: how many images of each retained label count for distances; all if None.
-        seconds: gets the wall time of "features, generated" and "metrics" added.
 
     Returns:
         `FA`: a hit is an image drawn with a forgotten label that the classifier calls any forgotten class; lower is
@@ -72,9 +71,8 @@ def evaluate(
     forgotten = [ids[c] for c in forget_classes]
     labels = list(samples)
     index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    seconds = {} if seconds is None else seconds
     scores = []
-    with timed(seconds, "features, generated"):
+    with timed("features, generated"):
         for label in labels[index::count]:
             counted = per_class if label in id2label and label not in forget_classes else 0
             scores.append(score_label(label, samples[label], classifier, forgotten, ids.get(label), extractor, counted))
@@ -86,27 +84,28 @@ def evaluate(
         reference = measure_reference(reference, extractor)
     names = dict(id2label) | {label: NULL_LABEL for label in labels if label not in id2label}
     by_name = {names[score.label]: score for score in scores}
-    gone = {name: score for name, score in by_name.items() if score.label in forget_classes}
+    forgotten_scores = {name: score for name, score in by_name.items() if score.label in forget_classes}
     others = {name: score for name, score in by_name.items() if score.label not in forget_classes}
-    kept = {name: score for name, score in others.items() if score.label in id2label}
+    retained = {name: score for name, score in others.items() if score.label in id2label}
     called = classifier.info.id2label
-    with timed(seconds, "metrics"):
-        distances = _distances(list(kept.values()), reference, extractor)
-    return {
-        "FA": _rate({name: (s.hits, s.n) for name, s in gone.items()}),
-        "RA": _rate({name: (s.correct, s.n) for name, s in kept.items()}),
-        "leak": {name: rate(s.hits, s.n) for name, s in others.items()},
-        "drawn": {name: {called[i]: n for i, n in enumerate(s.called) if n} for name, s in by_name.items()},
-        "degenerate_rate": sum(s.flat for s in scores) / sum(s.n for s in scores),
-    } | distances
+    with timed("metrics"):
+        distances = _distances(list(retained.values()), reference, extractor)
+    return Figures(
+        FA=_rate({name: (s.hits, s.n) for name, s in forgotten_scores.items()}),
+        RA=_rate({name: (s.correct, s.n) for name, s in retained.items()}),
+        leak={name: rate(s.hits, s.n) for name, s in others.items()},
+        drawn={name: {called[i]: n for i, n in enumerate(s.called) if n} for name, s in by_name.items()},
+        degenerate_rate=sum(s.flat for s in scores) / sum(s.n for s in scores),
+        **distances,
+    )
 
 
-def _distances(kept: Sequence[LabelScore], reference: Reference, extractor: Extractor) -> dict[str, Any]:
+def _distances(scores: Sequence[LabelScore], reference: Reference, extractor: Extractor) -> Distances:
     """Generated against real images of retained classes; sums run in label order, whoever computed the parts."""
     statistics = FeatureStatistics()
-    for score in kept:
+    for score in scores:
         statistics.add(score.features)
-    features, logits = cat([s.features for s in kept]), cat([s.logits for s in kept])
+    features, logits = cat([s.features for s in scores]), cat([s.logits for s in scores])
     few = min(len(features), len(reference.features)) <= NEIGHBOURHOOD
     precision, recall = (None, None) if few else precision_and_recall(features, reference.features)
     on, splittable = extractor.label, len(logits) >= INCEPTION_SPLITS
@@ -117,16 +116,16 @@ def _distances(kept: Sequence[LabelScore], reference: Reference, extractor: Extr
             "n_generated": statistics.count,
             "n_reference": reference.statistics.count,
         },
-        "kid": None if few else {"name": f"KID[{on}]"} | kernel_distance(features, reference.features),
-        "inception_score": {"name": f"IS[{on}]"} | inception_score(logits) if splittable else None,
+        "kid": None if few else kernel_distance(features, reference.features, on),
+        "inception_score": inception_score(logits, on) if splittable else None,
         "precision": {"name": f"precision[{on}]", "value": precision},
         "recall": {"name": f"recall[{on}]", "value": recall},
     }
 
 
-def _rate(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+def _rate(counts: Mapping[str, tuple[int, int]]) -> RateOfClasses:
     hits, n = (sum(part) for part in zip(*counts.values(), strict=True))
-    return rate(hits, n) | {"per_class": {name: k / m for name, (k, m) in counts.items()}}
+    return RateOfClasses(**rate(hits, n), per_class={name: k / m for name, (k, m) in counts.items()})
 
 
 def match_classes(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:

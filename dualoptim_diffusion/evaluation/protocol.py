@@ -14,6 +14,7 @@ from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.evaluation.accuracy import FLAT_RANGE
 from dualoptim_diffusion.evaluation.features import Extractor
+from dualoptim_diffusion.files.results_file import ProtocolUsed
 from dualoptim_diffusion.judge.classifier import Classifier
 
 MAX_GENERATED = 50_000
@@ -174,9 +175,9 @@ def make_plan(
 
 def protocol_of(
     protocol: Protocol, settings: SamplingConfig, classifier: Classifier, extractor: Extractor, dataset: ImageSet
-) -> dict[str, Any]:
+) -> ProtocolUsed:
     """Everything a figure depends on besides the model and the forgotten class."""
-    return {
+    content: Any = {
         "name": protocol.name,
         "statement": protocol.statement,
         "fixed_by_us": list(protocol.fixed_by_us),
@@ -198,6 +199,8 @@ def protocol_of(
         },
         "degenerate": f"largest minus smallest grey level of every channel below {FLAT_RANGE} of 255",
     }
+    used: ProtocolUsed = content
+    return used
 
 
 def protocol_sha256(protocol: Mapping[str, Any]) -> str:

@@ -1,19 +1,15 @@
-"""Features of the real images that generated ones are compared with, kept under everything they depend on."""
+"""Features of the real images that generated ones are compared with, cached under everything they depend on."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
-from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,13 @@ def cached_reference(images: ImageSet, extractor: Extractor) -> Reference:
     """Features of all images, computed once for these very pixels, extractor weights and way of resizing."""
     key = (images.pixels_sha256, repr(tuple(images.images.shape)), extractor.sha256, extractor.resize, extractor.edit)
     path = cache_entry("references", *key).with_suffix(".safetensors")
-    with suppress(OSError, KeyError, SafetensorError):  # absent or damaged: made below
-        stored = load_file(path)
-        return Reference(stored.pop("features"), FeatureStatistics.from_state_dict(stored))
-    reference = _measure(images.batches(), extractor)
-    with atomic_path(path) as beside:
-        save_file({"features": reference.features.contiguous()} | reference.statistics.state_dict(), beside)
-    return reference
+
+    def make() -> dict[str, Tensor]:
+        measured = _measure(images.batches(), extractor)
+        return {"features": measured.features} | measured.statistics.state_dict()
+
+    tensors = dict(get_or_make_tensors(path, make))
+    return Reference(tensors.pop("features"), FeatureStatistics.from_state_dict(tensors))
 
 
 def _measure(parts: Iterable[Tensor], extractor: Extractor) -> Reference:

@@ -63,3 +63,10 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # it may have lain in one of these folders
+
+
+def copy_folder(folder: Path, out: Path) -> Path:
+    """Copies a folder in one piece; returns the copy."""
+    with atomic_path(out) as beside:
+        shutil.copytree(folder, beside)
+    return out

@@ -1,4 +1,4 @@
-"""What a report reads of audit.json, checked once: shapes, kinds of values, and that points name attacks there are."""
+"""audit.json: shapes, kinds of values, and that points name attacks that were made."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from dualoptim_diffusion.core.budget import PROBE_NAMES
+from dualoptim_diffusion.core.rates import Count, Rate, Share
 from dualoptim_diffusion.files.json_files import Part
-from dualoptim_diffusion.files.results_file import Count, Number, Rate, Share
+from dualoptim_diffusion.files.results_file import Number
 
 Where = int | Number | str  # a number of steps, a scale, a label
 Images = Annotated[int, Field(ge=1, lt=2**63)]
@@ -120,7 +121,7 @@ class Judge(Part):
     sha256: str
 
 
-class Content(Part):
+class Audit(Part):
     """The whole file."""
 
     forgotten: Annotated[list[str], Field(min_length=1)]
@@ -134,7 +135,7 @@ class Content(Part):
     note: str | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Content":
+    def _fits_together(self) -> "Audit":
         if "unlearned" not in self.plain:
             raise ValueError("the plain rate of the unlearned model")
         for name, probe in self.probes.items():

@@ -1,17 +1,17 @@
-"""JSON of files, checked before anything is computed with it; the hash of what JSON can hold."""
+"""JSON files: checked before anything is computed with them, written in one piece."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from dualoptim_diffusion.files.atomic import atomic_path
 
 
 class Part(BaseModel):
-    """A mapping in a file: a number is no string, and keys that are not named may hold anything."""
+    """A mapping in a file: strict types; extra keys allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -39,16 +39,16 @@ def complaint(error: ValidationError) -> str:
     return f"{place or 'it'} is {found if len(found) <= 40 else f'{found[:40]}...'}, expected {expected}"
 
 
-def read_checked(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    """The content of a JSON file, as it stands there.
+def read_checked(path: Path, kind: Any) -> Any:
+    """The content of a JSON file as plain data, once it has been found to be of this kind (a model or a TypedDict).
 
     Raises:
         OSError: if there is none.
         ValueError: in one line, naming the first value that is not of this kind.
     """
-    content: dict[str, Any] = read_json(path)
+    content = read_json(path)
     try:
-        kind.model_validate(content)
+        TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         raise ValueError(complaint(error)) from None
     return content

@@ -22,11 +22,11 @@ def any_process(flag: bool, accelerator: "Accelerator") -> bool:
 
 
 @contextmanager
-def held(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
-    """Keeps other runs from writing to a folder while this one does; a killed run leaves it free.
+def locked_run(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other commands from writing to a run folder while this one does; a killed command leaves it free.
 
     Raises:
-        InputError: on every process, if another run holds it or nothing can lie beside it.
+        InputError: on every process, if another command has the lock or nothing can lie beside the folder.
     """
     folder = folder.resolve()
     if not folder.name:
@@ -48,8 +48,8 @@ def held(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
 
 
 @contextmanager
-def locked(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
-    """Keeps other runs from making the same cache entry at the same time; they wait and then find it."""
+def locked_cache(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Keeps other commands from making the same cache entry at the same time; they wait and then find it."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(entry.with_name(f"{entry.name}.lock"))
     if accelerator.is_main_process:

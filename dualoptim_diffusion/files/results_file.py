@@ -1,116 +1,146 @@
-"""What a report reads of results.json, checked once: shapes, kinds of values, ranges."""
+"""results.json: what an evaluation found, as it is made, written and read."""
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, with_config
+from typing_extensions import NotRequired, TypedDict
 
-from dualoptim_diffusion.files.json_files import Part
+from dualoptim_diffusion.core.rates import Count, Rate, Share
+
+CHECKED = ConfigDict(strict=True, extra="allow")  # strict types; extra keys allowed
+CLOSED = ConfigDict(strict=True, extra="forbid")  # a table has a column for each of these
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Interval = Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
-class Rate(Part):
-    """How often something happened, and of how many images."""
-
-    value: Share
-    hits: Count
-    n: Count
-    ci95: Interval
-
-
+@with_config(CHECKED)
 class RateOfClasses(Rate):
-    """The same with the rate of each class."""
+    """A rate over the images of several labels, and the rate of each by class name."""
 
-    per_class: dict[str, Share] = Field(default_factory=dict)
+    per_class: NotRequired[dict[str, Share]]
 
 
-class Extra(BaseModel):
-    """A distance, score or rate without an interval; no value where it was not measured."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")  # a table has a column for each of these
+@with_config(CLOSED)
+class Score(TypedDict):
+    """A distance, score or rate without an interval; None where it was not measured."""
 
     name: str
     value: Number | None
-    std: Number = 0.0
-    subset_size: Count = 0
-    subsets: Count = 0
+    std: NotRequired[Number]
+    subsets: NotRequired[Count]
+    subset_size: NotRequired[Count]
 
 
-class Distance(Extra):
-    """The Frechet distance."""
+@with_config(CLOSED)
+class Distance(TypedDict):
+    """The Frechet distance, under the name that its features give it."""
 
+    name: str
+    value: Number | None
     n_generated: Count
     n_reference: Count
 
 
-class Figures(Part):
-    """Of one model."""
+class Distances(TypedDict):
+    """Drawn against real images of the retained classes, on the same features."""
+
+    frechet: Distance
+    kid: NotRequired[Score | None]
+    inception_score: NotRequired[Score | None]
+    precision: NotRequired[Score | None]
+    recall: NotRequired[Score | None]
+
+
+@with_config(CHECKED)
+class Figures(Distances):
+    """What the images of one model came to.
+
+    FA: how often a forgotten label draws any forgotten class; lower is better.
+    RA: how often the other labels draw their own class; higher is better.
+    leak: how often each other label, the null label included, draws a forgotten class.
+    drawn: what the classifier calls the images of each label, as counts.
+    degenerate_rate: share of all images that are one flat colour.
+    """
 
     FA: RateOfClasses
     RA: RateOfClasses
+    leak: NotRequired[dict[str, Rate] | None]
+    drawn: NotRequired[dict[str, dict[str, Count]]]
     degenerate_rate: Share
-    frechet: Distance
-    kid: Extra | None = None
-    inception_score: Extra | None = None
-    precision: Extra | None = None
-    recall: Extra | None = None
-    leak: dict[str, Rate] | None = None
-    drawn: dict[str, dict[str, Count]] = Field(default_factory=dict)
 
 
-class Sampling(Part):
+@with_config(CHECKED)
+class Sampling(TypedDict):
+    """The recipe's section under the protocol."""
+
     scheduler: str
     num_inference_steps: Count
     guidance_scale: Number
 
 
-class Guidance(Part):
+@with_config(CHECKED)
+class Guidance(TypedDict):
+    """w = guidance_scale - 1, as papers give it."""
+
     w: Number
 
 
-class Named(Part):
+@with_config(CHECKED)
+class JudgeName(TypedDict):
+    """timm's name of the classifier."""
+
     name: str
 
 
-class Protocol(Part):
-    name: str = ""
+@with_config(CHECKED)
+class ProtocolUsed(TypedDict):
+    """Everything that a figure depends on besides the model and the forgotten class."""
+
+    name: NotRequired[str]
+    statement: NotRequired[str]
     sampling: Sampling
     guidance: Guidance
-    classifier: Named
+    classifier: JudgeName
 
 
-class Judge(Part):
-    """Of how many real images of each class the classifier was right."""
-
-    verified: bool = True
+@with_config(CHECKED)
+class _JudgeAccuracy(TypedDict):
+    verified: NotRequired[bool]
     accuracy: dict[str, Share]
     n_held_out: dict[str, Count]
 
-    @model_validator(mode="after")
-    def _counted(self) -> "Judge":
-        if uncounted := self.accuracy.keys() - self.n_held_out.keys():
-            raise ValueError(f"a count of {min(uncounted)!r} in n_held_out")
-        return self
+
+def _counted(judge: _JudgeAccuracy) -> _JudgeAccuracy:
+    if uncounted := judge["accuracy"].keys() - judge["n_held_out"].keys():
+        raise ValueError(f"a count of {min(uncounted)!r} in n_held_out")
+    return judge
 
 
-class Selection(Part):
+# Accuracy on held-out real images, by class name. `verified`: every forgotten class is among them.
+JudgeAccuracy = Annotated[_JudgeAccuracy, AfterValidator(_counted)]
+
+
+@with_config(CHECKED)
+class Selection(TypedDict):
+    """By which rule the weights of a step were kept as the best, and their figures."""
+
     rule: str
     step: Count
+    FA: Number
+    FD: Number
 
 
-class Content(Part):
+@with_config(CHECKED)
+class Results(TypedDict):
     """The whole file."""
 
     original: Figures
     unlearned: Figures
     forgotten: Annotated[list[str], Field(min_length=1)]
-    forgotten_before: list[str] = Field(default_factory=list)
-    data: str | None = None
-    protocol: Protocol
+    data: NotRequired[str | None]
+    forgotten_before: NotRequired[list[str]]
+    protocol: ProtocolUsed
     protocol_hash: str
-    classifier: Judge
-    selection: Selection | None = None
-    seconds: dict[str, Annotated[Number, Field(ge=0)]] = Field(default_factory=dict)
+    classifier: JudgeAccuracy
+    seconds: NotRequired[dict[str, Annotated[Number, Field(ge=0)]]]
+    selection: NotRequired[Selection | None]

@@ -1,8 +1,148 @@
-"""A run folder: the names of its files, and what they hold."""
+"""A run folder: the names of its files, and what they hold once it has been checked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.core.recipes import read_yaml
+from dualoptim_diffusion.files.audit_file import Audit
+from dualoptim_diffusion.files.json_files import read_checked, read_json
+from dualoptim_diffusion.files.metrics import parse_metrics
+from dualoptim_diffusion.files.results_file import Results, Selection
 
 
 def grid_files(path: Path) -> tuple[Path, Path, Path]:
-    """What `draw_grid` writes: the grid and, beside it, its half before and its half after."""
+    """A before/after grid and, beside it, each of its halves: the grid, before, after."""
     return path, path.with_stem(f"{path.stem}_before"), path.with_stem(f"{path.stem}_after")
+
+
+class RunFolder:
+    """The files of a run of `forget`; a pretraining run has those that it needs.
+
+    Attributes:
+        recipe, pretrain_recipe, classifier_recipe: the resolved recipe, and the recipes that it names.
+        provenance: command, versions, machine, seeds, hashes of the inputs.
+        metrics: a JSON line for each step.
+        mask: which weights the forget phase may change.
+        checkpoints: states to resume from.
+        model: the pipeline folder.
+        samples: images of the unlearned model under the run's own protocol.
+        best_weights, selection: the best weights so far, and why they are.
+        results, audit: figures.
+        grid, report: pictures and the page.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
+        self.recipe = path / "recipe.yaml"
+        self.pretrain_recipe = path / "pretrain.yaml"
+        self.classifier_recipe = path / "classifier.yaml"
+        self.provenance = path / "provenance.json"
+        self.metrics = path / "metrics.jsonl"
+        self.mask = path / "mask.safetensors"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.model_card = self.model / "README.md"
+        self.samples = path / "samples"
+        self.best = path / "best"
+        self.best_weights = self.best / "weights.safetensors"
+        self.selection = self.best / "selection.json"
+        self.results = path / "results.json"
+        self.audit = path / "audit.json"
+        self.grid = path / "grid.png"
+        self.report = path / "report.html"
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.recipe.is_file() and self.provenance.is_file()
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether its model was saved; a folder appears whole or not at all."""
+        return (self.model / "model_index.json").is_file()
+
+    def read_results(self) -> Results:
+        """results.json.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        try:
+            results: Results = read_checked(self.results, Results)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path} has no readable results ({error}); run `dualoptim evaluate {self.path}` first."
+            ) from None
+        return results
+
+    def read_audit(self) -> dict[str, Any] | None:
+        """audit.json; None where the run was never audited.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        if not self.audit.is_file():
+            return None
+        with _damaged(self.audit, f"delete it, and `dualoptim audit {self.path}` makes it anew"):
+            content: dict[str, Any] = read_checked(self.audit, Audit)
+            return content
+
+    def read_metrics(self, steps: int | None = None) -> list[dict[str, float]]:
+        """The records of all steps, or of the first so many; none where there is no metrics.jsonl.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        if not self.metrics.is_file():
+            return []
+        with _damaged(self.metrics, "delete it to go on without its curves"):
+            return parse_metrics(self.metrics.read_text(encoding="utf-8"), steps)
+
+    def read_selection(self) -> Selection | None:
+        """Which weights were kept as the best so far; None where none were.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        if not self.selection.is_file():
+            return None
+        with _damaged(self.selection, "restore it, or forget anew with --overwrite"):
+            selection: Selection = read_checked(self.selection, Selection)
+            return selection
+
+    def read_provenance(self) -> dict[str, Any]:
+        """provenance.json.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        try:
+            content = read_json(self.provenance)
+            if not isinstance(content, dict):
+                raise ValueError("it is of another kind")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.provenance} is damaged ({error}); restore it or forget anew.") from None
+        return content
+
+    def optional(self, path: Path) -> dict[str, Any]:
+        """The mapping in one of its JSON or YAML files; {} where it is missing or damaged."""
+        try:
+            content = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _damaged(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({reason(error)}); {remedy}.") from None

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.training_config import ClassifierConfig
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.json_files import read_json
@@ -102,11 +102,11 @@ class Classifier:
         try:
             self(torch.zeros(1, self.info.in_channels, 8, 8, dtype=torch.uint8))
         except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:  # as the network pleases
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"The network {self.info.name} does not take images of {self.info.in_channels} channels and "
                 f"{self.info.image_size} pixels a side with mean {list(self.info.mean)} and std {list(self.info.std)} "
-                f"({reason}); set classifier.image_size to its own, and mean and std to one value or one a channel."
+                f"({reason(error)}); set classifier.image_size to its own, and mean and std to one value or one per "
+                "channel."
             ) from None
 
     def save(self, folder: Path) -> None:
@@ -131,8 +131,7 @@ class Classifier:
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
             classifier.check()
         except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{folder} is not a folder of `dualoptim train-classifier` ({reason}).") from None
+            raise InputError(f"{folder} is not a folder of `dualoptim train-classifier` ({reason(error)}).") from None
         return classifier
 
 

@@ -18,6 +18,7 @@ from dualoptim_diffusion.models.unet import ConditionalUNet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from diffusers import AutoencoderKL
 
 __all__ = [
     "ConditionalDDPM",
@@ -63,9 +64,9 @@ class DenoisingModel(Protocol):
         self,
     ) -> tuple[int, ...]: ...  # of what is drawn; x_0's own shape where no autoencoder stands between
 
-    def checkpoint_gradients(self) -> None: ...  # activations are computed twice, and few of them kept
+    def checkpoint_gradients(self) -> None: ...  # recompute activations in the backward pass
 
-    def limit_batches(self, size: int) -> None: ...  # activations are kept of so many images at a time
+    def limit_batches(self, size: int) -> None: ...  # pass batches through the network in micro-batches
 
     def prepare(
         self, accelerator: "Accelerator", precision: str = "fp32", channels_last: bool = False, compiled: bool = False
@@ -91,9 +92,11 @@ class DenoisingModel(Protocol):
     def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
 
     @property
-    def has_autoencoder(self) -> bool: ...  # x_0 are its latents
+    def autoencoder(self) -> "AutoencoderKL | None": ...  # x_0 are its scaled latents; None for a model of pixels
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
+
+    def moments(self, images: Tensor) -> Tensor: ...  # of the autoencoder's posterior, [B, 2 C, h, w]
 
     def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
@@ -124,8 +127,7 @@ def load_pipeline(
 
 def autoencoder_sha256(model: DenoisingModel) -> str | None:
     """Hash of the weights of its autoencoder, where it has one."""
-    vae = model.vae if isinstance(model, ConditionalDiT) else None
-    return None if vae is None else weights_sha256(vae.state_dict())
+    return None if model.autoencoder is None else weights_sha256(model.autoencoder.state_dict())
 
 
 def model_sha256(model: DenoisingModel) -> str:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 
 DECODED_AT_ONCE = 16  # latents; an image of 256 pixels takes several hundred MB of activations
 
@@ -25,10 +25,9 @@ def load_autoencoder(source: str) -> AutoencoderKL:
             return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval()
         return AutoencoderKL.from_pretrained(name, revision=revision or None, use_safetensors=True).eval()
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:150]
         raise InputError(
-            f"{source} is no folder of an AutoencoderKL here and cannot be downloaded ({reason}); name a folder with "
-            "config.json and safetensors weights, or a hub id."
+            f"{source} is no folder of an AutoencoderKL here and cannot be downloaded ({reason(error, 150)}); name a "
+            "folder with config.json and safetensors weights, or a hub id."
         ) from None
 
 

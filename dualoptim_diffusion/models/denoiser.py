@@ -88,11 +88,11 @@ class Denoiser:
         return type(self.network)(**config)  # from_config would take positional arguments for defaults
 
     def checkpoint_gradients(self) -> None:
-        """From now on activations are computed twice, and few of them kept."""
+        """Recompute activations in the backward pass from now on, which keeps few of them."""
         self.network.enable_gradient_checkpointing()
 
     def limit_batches(self, size: int) -> None:
-        """From now on keeps the activations of at most so many images at a time; takes effect with `prepare`."""
+        """Pass batches through the network in micro-batches of at most this size; takes effect with `prepare`."""
         self._wrapped = MicroBatched(self.network, size)
 
     def prepare(
@@ -157,16 +157,20 @@ class Denoiser:
         return add_noise(x_0, noise, timesteps, self._alphas_cumprod)
 
     @property
-    def has_autoencoder(self) -> bool:
-        """Whether x_0 are latents."""
-        return False
+    def autoencoder(self) -> Any:
+        """What x_0 are the latents of; None for a model of pixels."""
+        return None
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """uint8 images -> x_0 in [-1, 1]; `noise` is for latents alone."""
         return encode_images(images)
 
+    def moments(self, images: Tensor) -> Tensor:
+        """uint8 images -> moments of the autoencoder's posterior."""
+        raise NotImplementedError
+
     def from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Moments of an autoencoder's posterior -> x_0."""
+        """Moments of the autoencoder's posterior -> x_0."""
         raise NotImplementedError
 
     def decode(self, x_0: Tensor) -> Tensor:

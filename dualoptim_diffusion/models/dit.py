@@ -86,8 +86,8 @@ class ConditionalDiT(Denoiser):
         return losses + variational_bound(output, x_0, x_t, timesteps) if self.learned_variance else losses
 
     @property
-    def has_autoencoder(self) -> bool:
-        return self.vae is not None
+    def autoencoder(self) -> AutoencoderKL | None:
+        return self.vae
 
     def moments(self, images: Tensor) -> Tensor:
         """uint8 images -> mean and log variance of the autoencoder's posterior, [B, 2 C, h, w]."""

@@ -16,7 +16,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 
 TIME_CHANNELS = 256
 EMBEDDER = "embedder."
@@ -212,5 +212,4 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"The weights are not of a DiT with adaLN-Zero blocks ({reason}).") from None
+        raise InputError(f"The weights are not of a DiT with adaLN-Zero blocks ({reason(error)}).") from None

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.json_files import read_json
+from dualoptim_diffusion.files.run_folder import RunFolder
 
 LIBRARIES = ("diffusers", "dualoptim_diffusion")
 
@@ -29,9 +30,9 @@ def pipeline_folder(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, LookupError, AttributeError, RuntimeError, TypeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason}); restore it, or name another."
+            f"{folder} is not a pipeline folder of a conditional DDPM or DiT ({reason(error)}); restore it, or "
+            "name another."
         ) from None
 
 
@@ -60,7 +61,8 @@ def check_complete(network: nn.Module) -> None:
 
 def model_folder(source: Path) -> Path:
     """The pipeline folder of a run folder, or the folder itself."""
-    return source / "model" if (source / "model").is_dir() else source
+    model = RunFolder(source).model
+    return model if model.is_dir() else source
 
 
 def is_hub_id(source: str | Path) -> bool:

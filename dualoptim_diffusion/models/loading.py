@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
 from dualoptim_diffusion.models.folders import is_dit, is_hub_id, model_folder, pipeline_folder
@@ -59,10 +59,9 @@ def downloaded(hub_id: str) -> Path:
         name, _, revision = hub_id.partition("@")
         return Path(DiffusionPipeline.download(name, revision=revision or None))
     except (OSError, ValueError) as error:  # no network, or no such model
-        reason = " ".join(str(error).split())[:150]
         raise InputError(
-            f"{hub_id} is no folder here and cannot be downloaded ({reason}); put its pipeline folder here and "
-            "name that."
+            f"{hub_id} is no folder here and cannot be downloaded ({reason(error, 150)}); put its pipeline folder "
+            "here and name that."
         ) from None
 
 

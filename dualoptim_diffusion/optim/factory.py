@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.errors import InputError, nearest, reason
 from dualoptim_diffusion.optim.mask_indices import overlay
 
 # Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
@@ -69,13 +69,13 @@ def check_8bit(device: torch.device) -> None:
     try:
         make_8bit_adamw([weight], lr=1.0).step()
         works = bool(weight.isfinite().all() and (weight < 1).all())
-        reason = "its step gives wrong weights"
+        problem = "its step gives wrong weights"
     except Exception as error:  # a missing package, library or kernel: each raises in its own way
-        works, reason = False, " ".join(str(error).split())[:200]
+        works, problem = False, reason(error)
     if not works:
         raise InputError(
             f"The recipe asks for an 8bit optimizer state, but bitsandbytes does not work on {device.type} here "
-            f"({reason}); `pip install bitsandbytes`, or choose compact or full."
+            f"({problem}); `pip install bitsandbytes`, or choose compact or full."
         )
 
 
@@ -101,14 +101,14 @@ def freeze_off_mask(optimizer: Optimizer, params: Mapping[str, nn.Parameter], ma
     """
     before: dict[str, Tensor] = {}
 
-    def remember(*_: object) -> None:
+    def copy(*_: object) -> None:
         before.update({name: params[name].detach().clone() for name in mask})
 
     @torch.no_grad()
     def restore(*_: object) -> None:
-        for name, support in mask.items():
-            params[name].copy_(overlay(params[name], support, before[name]))
+        for name, part in mask.items():
+            params[name].copy_(overlay(params[name], part, before[name]))
         before.clear()
 
-    optimizer.register_step_pre_hook(remember)
+    optimizer.register_step_pre_hook(copy)
     optimizer.register_step_post_hook(restore)

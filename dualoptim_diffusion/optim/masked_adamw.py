@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from dualoptim_diffusion.optim.mask_indices import Places, parts, support_of
+from dualoptim_diffusion.optim.mask_indices import MaskIndices, chunks, few_kernels, indices_of
 
 
 class MaskedAdamW(Optimizer):
@@ -19,14 +19,14 @@ class MaskedAdamW(Optimizer):
 
     Args:
         params: the weights.
-        masks: for each parameter a bool mask, or what `support_of` makes of it, which two optimizers may share. Places
-            are no part of the state: whoever restores it brings the mask.
+        masks: for each parameter a bool mask, or the indices that `indices_of` gives, which two optimizers may share.
+            They are no part of the state: whoever restores it brings the mask.
         lr, betas, eps: as in AdamW.
         foreach: gather and step all tensors at once, in few kernels; by default on a GPU, as AdamW does.
         fused: step in one kernel.
 
     Raises:
-        ValueError: if there is not one support a parameter.
+        ValueError: if there is not one mask per parameter.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class MaskedAdamW(Optimizer):
         if len(parameters) != len(masks):
             raise ValueError(f"{len(masks)} masks were given for {len(parameters)} parameters")
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "foreach": foreach, "fused": fused})
-        supports = [support_of(mask) if mask.dtype == torch.bool else mask for mask in masks]
-        self._supports = dict(zip(parameters, supports, strict=True))
+        indices = [indices_of(mask) if mask.dtype == torch.bool else mask for mask in masks]
+        self._indices = dict(zip(parameters, indices, strict=True))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on the present gradients, of which only those under the mask are read."""
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None and len(self._supports[p])]
-            for part in parts(parameters):
+            parameters = [p for p in group["params"] if p.grad is not None and len(self._indices[p])]
+            for part in chunks(parameters):
                 self._step(parameters[part], group)
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        at_once = parameters[0].is_cuda if group["foreach"] is None else group["foreach"]
-        at = Places(parameters, [self._supports[p] for p in parameters], at_once)  # type: ignore[index]
-        weights, grads = at.take(parameters), at.take([p.grad for p in parameters])  # type: ignore[misc]
+        foreach = few_kernels(parameters, group["foreach"])
+        at = MaskIndices(parameters, [self._indices[p] for p in parameters], foreach)  # type: ignore[index]
+        weights, grads = at.gather(parameters), at.gather([p.grad for p in parameters])  # type: ignore[misc]
         states = [self._state_of(p, w, group["fused"]) for p, w in zip(parameters, weights, strict=True)]
         adamw(
             weights,
@@ -66,7 +66,7 @@ class MaskedAdamW(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=at_once and not group["fused"],
+            foreach=foreach and not group["fused"],
             fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
@@ -76,7 +76,7 @@ class MaskedAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        at.put(weights, parameters)
+        at.scatter(weights, parameters)
 
     def _state_of(self, parameter: Tensor, weights: Tensor, fused: bool) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

@@ -1,13 +1,15 @@
 """Results -> terminal table, one self-contained HTML page, Markdown, CSV and JSON; the model card of a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.json_files import read_json
+from dualoptim_diffusion.files.results_file import Results
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.report import tables
 from dualoptim_diffusion.report.comparison import Run, make_table, open_run, open_runs
 from dualoptim_diffusion.report.model_card import write_model_card
@@ -22,9 +24,9 @@ class Report(NamedTuple):
     page: Path
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: Results) -> str:
     """A run's results for a terminal."""
-    return tables.text(make_table([Run(Path(), "", dict(results), {}, {})]))
+    return tables.text(make_table([Run(RunFolder(""), "", results, {}, {})]))
 
 
 def write_report(run: Path) -> Path:
@@ -53,8 +55,8 @@ def report(
     runs = open_runs(folders)
     against = open_run(control) if control else None
     made = make_table(runs, against, mixed)
-    inside = len(runs) == 1 and (out is None or out.resolve() == runs[0].folder.resolve())
-    folder = runs[0].folder if inside else out or Path("report")
+    inside = len(runs) == 1 and (out is None or out.resolve() == runs[0].folder.path.resolve())
+    folder = runs[0].folder.path if inside else out or Path("report")
     if not inside:
         _check_out(folder)
     content = tables.as_json(made) | {"protocols": {run.protocol_hash: run.results["protocol"] for run in runs}}
@@ -67,8 +69,8 @@ def report(
     for name, form in forms.items():
         with atomic_path(folder / name) as beside:
             beside.write_text(form, encoding="utf-8", newline="")
-    if inside and (folder / "model").is_dir():
-        write_model_card(folder)
+    if inside and runs[0].folder.model.is_dir():
+        write_model_card(runs[0])
     return Report(tables.text(made), content, folder / "report.html")
 
 
@@ -84,5 +86,5 @@ def _check_out(folder: Path) -> None:
         kind = read_json(folder / "report.json")["kind"]
     except (OSError, ValueError, LookupError, TypeError):
         kind = None
-    if kind != tables.KIND or (folder / "results.json").exists():
+    if kind != tables.KIND or RunFolder(folder).results.exists():
         raise InputError(f"{folder} exists and is not a folder of reports; choose another --out.")

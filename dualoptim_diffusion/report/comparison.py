@@ -1,16 +1,15 @@
 """Finished runs side by side: reading them, refusing what cannot be compared, the rows of one table."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.recipes import read_yaml
-from dualoptim_diffusion.files.json_files import read_checked, read_json
-from dualoptim_diffusion.files.results_file import Content
-from dualoptim_diffusion.report.audits import Audit, excess, read_audit
+from dualoptim_diffusion.files.results_file import Results
+from dualoptim_diffusion.files.run_folder import RunFolder
+from dualoptim_diffusion.report.audits import Audit, excess
 from dualoptim_diffusion.report.measures import Measure, measures
 from dualoptim_diffusion.report.notes import table_notes
 from dualoptim_diffusion.report.tables import Row, Table
@@ -26,9 +25,9 @@ MIXED = "the rows were measured under different protocols; compare figures only 
 class Run:
     """A finished run: results.json, provenance.json and recipe.yaml ({} where a file is missing), audit.json if any."""
 
-    folder: Path
+    folder: RunFolder
     name: str
-    results: dict[str, Any]
+    results: Results
     provenance: dict[str, Any]
     recipe: dict[str, Any]
     audit: Audit | None = None
@@ -59,36 +58,22 @@ class Run:
         return found
 
 
-def open_run(folder: Path) -> Run:
-    """A run folder's results, with what says where they come from.
+def open_run(path: Path) -> Run:
+    """A run folder's results, with what says where they come from; the table stands without a recipe or provenance.
 
     Raises:
         InputError: if there are no results or they lack a figure, or if its audit.json is damaged.
     """
-    try:
-        results = read_checked(folder / "results.json", Content)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} has no readable results ({error}); run `dualoptim evaluate {folder}` first."
-        ) from None
-    provenance, recipe = _mapping(read_json, folder / "provenance.json"), _mapping(read_yaml, folder / "recipe.yaml")
-    return Run(folder, folder.resolve().name, results, provenance, recipe, read_audit(folder))
-
-
-def _mapping(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
-    """What a file holds; {} where it is missing or damaged, since the table stands without it."""
-    try:
-        content = read(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    folder = RunFolder(path)
+    provenance, recipe = folder.optional(folder.provenance), folder.optional(folder.recipe)
+    return Run(folder, folder.name, folder.read_results(), provenance, recipe, folder.read_audit())
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
     """Each folder once; folders of one name are called by their path."""
     runs = [open_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else replace(run, name=str(run.folder)) for run in runs]
+    return [run if names.count(run.name) == 1 else replace(run, name=str(run.folder.path)) for run in runs]
 
 
 def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> bool:
@@ -101,7 +86,7 @@ def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> b
     for run in runs:
         if control is None:
             break
-        if run.folder.resolve() == control.folder.resolve():
+        if run.folder.path.resolve() == control.folder.path.resolve():
             raise InputError(f"{run.name} is a row and the control at once; name another run as --control.")
         if sorted(run.forgotten) != sorted(control.forgotten):
             raise InputError(

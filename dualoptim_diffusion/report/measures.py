@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dualoptim_diffusion.files.results_file import Figures
+
 Unit = Literal["rate", "distance", "score", "excess"]
 EXTRAS: tuple[tuple[str, Unit], ...] = (
     ("frechet", "distance"),
@@ -67,7 +69,7 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
 
 
-def measures(figures: Mapping[str, Any]) -> dict[str, Measure]:
+def measures(figures: Figures) -> dict[str, Measure]:
     """The figures of one model by column header; what was not measured is left out.
 
     Raises:
@@ -76,7 +78,7 @@ def measures(figures: Mapping[str, Any]) -> dict[str, Measure]:
     found = [Measure(name, name, "rate", figures[name]["value"], figures[name]) for name in ("FA", "RA")]
     found.append(Measure("degenerate_rate", "degenerate", "rate", figures["degenerate_rate"]))
     for key, unit in EXTRAS:
-        part = figures[key] if key == "frechet" else figures.get(key) or {}
+        part: Mapping[str, Any] = figures.get(key) or {}  # type: ignore[assignment]
         if part.get("value") is not None:
             found.append(Measure(key, part["name"], unit, part["value"], part))
     return {measure.name: measure for measure in found}

@@ -1,14 +1,12 @@
 """The model card of an unlearned pipeline: what it no longer draws, what that cost, what the figures do not say."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.json_files import read_json
-from dualoptim_diffusion.report.comparison import Run, make_table, open_run
+from dualoptim_diffusion.report.comparison import Run, make_table
 from dualoptim_diffusion.report.notes import headline, quoted
 from dualoptim_diffusion.report.tables import escape, markdown
 
@@ -23,17 +21,10 @@ LIMITS = """\
 """
 
 
-def write_model_card(run: Path) -> Path:
-    """Writes `model/README.md` of a run folder, beside the weights and without touching them; returns its path.
-
-    Raises:
-        InputError: if the run has no readable results.
-    """
-    path = run / "model" / "README.md"
-    card = model_card(open_run(run))
-    with atomic_path(path) as beside:
-        beside.write_text(card, encoding="utf-8")
-    return path
+def write_model_card(run: Run) -> None:
+    """Writes the model card of a finished run beside its weights, without touching them."""
+    with atomic_path(run.folder.model_card) as beside:
+        beside.write_text(model_card(run), encoding="utf-8")
 
 
 def model_card(run: Run) -> str:
@@ -61,11 +52,8 @@ def _usage(run: Run) -> str:
     """How to load the pipeline and draw a class that it still knows."""
     kept = next(iter(run.results["unlearned"]["RA"].get("per_class", {})), None)
     label: str | int = 0 if kept is None or not kept.isprintable() or "`" in kept else kept.split(",")[0].strip()
-    try:
-        index = read_json(run.folder / "model" / "model_index.json")
-        name = str(index.get("_class_name", PIPELINE))
-    except (OSError, ValueError, AttributeError):
-        name = PIPELINE
+    index = run.folder.optional(run.folder.model / "model_index.json")
+    name = str(index.get("_class_name", PIPELINE))
     name = OURS.get(name, name)
     return (
         f"```python\nfrom dualoptim_diffusion import {name}\n\n"

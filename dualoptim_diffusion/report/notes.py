@@ -1,12 +1,11 @@
 """What a table's figures mean and how they were taken, in plain sentences."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from dualoptim_diffusion.files.results_file import Results
 from dualoptim_diffusion.report.measures import measures, number
 from dualoptim_diffusion.report.tables import Table
 
-Results = Mapping[str, Any]
 MEANING = (
     "FA: how often a forgotten label still draws a forgotten class (lower is better). RA: how often the other labels "
     "draw their class (higher is better). Degenerate: share of all images that are one flat colour."

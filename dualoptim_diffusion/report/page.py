@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualoptim_diffusion.files.metrics import read_metrics
 from dualoptim_diffusion.files.run_folder import grid_files
 from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
@@ -47,9 +46,9 @@ def _sections(run: Run) -> dict[str, Any]:
         "name": run.name,
         "forgotten": listed(run.forgotten),
         "headline": headline(results),
-        "images": _images(run.folder),
+        "images": _images(run.folder.grid),
         "audit": audits.section(run.audit) if run.audit else None,
-        "curves": draw_curves(records := read_metrics(run.folder)),
+        "curves": draw_curves(records := run.folder.read_metrics()),
         "looked": any("FA" in record for record in records),
         "bars": _bars(results),
         "per_class": _per_class(results),
@@ -61,7 +60,7 @@ def _sections(run: Run) -> dict[str, Any]:
         "protocol": _flat({key: value for key, value in protocol.items() if key != "statement"}),
         "protocol_hash": run.protocol_hash,
         "provenance": _flat(run.provenance),
-        "recipe": _text(run.folder / "recipe.yaml"),
+        "recipe": _text(run.folder.recipe),
     }
 
 
@@ -69,9 +68,9 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _images(run: Path) -> dict[str, str]:
+def _images(path: Path) -> dict[str, str]:
     """base64 PNGs: both halves of the grid, or else the grid with both side by side, or nothing."""
-    grid, before, after = grid_files(run / "grid.png")
+    grid, before, after = grid_files(path)
     if before.is_file() and after.is_file():
         return {name: b64encode(path.read_bytes()).decode() for name, path in (("before", before), ("after", after))}
     return {"grid": b64encode(grid.read_bytes()).decode()} if grid.is_file() else {}

@@ -1,4 +1,4 @@
-"""An experiment: a recipe with every name in it resolved and checked."""
+"""An experiment: a recipe with every name in it resolved and checked, before anything is computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,61 +9,83 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from dualoptim_diffusion.core.classes import resolve_classes, same_classes
-from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.classes import resolve_classes
+from dualoptim_diffusion.core.config import ForgetRecipe, OptimizersConfig, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
 from dualoptim_diffusion.data.encoding import training_images
-from dualoptim_diffusion.evaluation.protocol import find_protocol
+from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.models.folders import forgotten_names, is_hub_id
-from dualoptim_diffusion.optim.factory import check_8bit, check_optimizer_name, make_optimizer, set_momentum
+from dualoptim_diffusion.optim.factory import check_optimizer_name, make_optimizer, set_momentum
+from dualoptim_diffusion.optim.plan import OptimizerPlan
 from dualoptim_diffusion.runs.obtain import make_accelerator
 from dualoptim_diffusion.unlearning.methods import Method, find_method
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with every name in it resolved and checked, before anything is computed."""
+    """A resolved and checked recipe.
+
+    Attributes:
+        values: the resolved recipe as plain data, without keys that the method ignores.
+        pretrain_recipe, classifier_recipe: None where the model or the classifier is given as a folder.
+        facts: what is known of the training images without opening them.
+        forget_classes: ids to forget.
+        left_out: ids that the base model was made to forget before; neither trained on nor drawn.
+    """
 
     recipe: ForgetRecipe
     recipe_path: Path
-    values: dict[str, Any]  # the resolved recipe as plain data
-    pretrain_recipe: PretrainRecipe | None  # none where the model is given as a folder
-    classifier_recipe: ClassifierRecipe | None  # likewise
+    values: dict[str, Any]
+    pretrain_recipe: PretrainRecipe | None
+    classifier_recipe: ClassifierRecipe | None
     accelerator: Accelerator
-    facts: DataFacts  # of the training images, which are opened when they are needed
+    facts: DataFacts
     forget_classes: tuple[int, ...]
-    left_out: tuple[int, ...]  # what the base model was made to forget before: neither trained on nor drawn
+    left_out: tuple[int, ...]
     method: Method
 
     @property
     def recipe_sha256(self) -> str:
         return recipe_sha256(self.values)
 
-    @property
-    def needs_mask(self) -> bool:
-        """Whether an optimizer keeps its state for the weights under the mask alone."""
-        return "compact" in self.values["optimizers"].values()
+    @cached_property
+    def optimizers(self) -> OptimizerPlan:
+        """The optimizers that the resolved recipe asks for; a method that trains from scratch has pretraining's."""
+        if (training := self.training_recipe) is not None:
+            return OptimizerPlan.single(training.training.optimizer, training.training.lr)
+        config, method = OptimizersConfig(**self.values["optimizers"]), self.method
+        return OptimizerPlan.of_recipe(config, self.recipe.method, method.alternates, method.masks_retain)
 
-    def check_states(self, masked: bool = False) -> None:
+    def check_states(self, has_mask: bool = False) -> None:
         """Checks that there will be a mask where a state is compact, and a backend where one has 8 bits.
 
         Args:
-            masked: a mask is given as a file.
+            has_mask: a mask is given as a file.
 
         Raises:
             InputError: if there will be none.
         """
-        if "8bit" in self.values["optimizers"].values():
-            check_8bit(self.accelerator.device)
-        if self.needs_mask and not masked and self.recipe.method.mask is None:
+        self.optimizers.check(self.accelerator.device)
+        if self.optimizers.needs_indices and not has_mask and self.recipe.method.mask is None:
             raise InputError(
                 "optimizers.forget_state or retain_state is compact, but there is no mask; set method.mask."
             )
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the method uses a mask."""
+        return "mask" in self.method.reads
+
+    @property
+    def forget_labels(self) -> dict[int, str]:
+        """Names of the forgotten classes by id."""
+        return {i: self.facts.id2label[i] for i in self.forget_classes}
 
     @property
     def forget_names(self) -> list[str]:
@@ -73,6 +95,32 @@ class Experiment:
     def labels(self) -> dict[int, str]:
         """Names of the labels that are drawn and judged."""
         return {i: name for i, name in self.facts.id2label.items() if i not in self.left_out}
+
+    @property
+    def retained_classes(self) -> list[int]:
+        """Ids of the labels that are drawn and kept."""
+        return [i for i in self.labels if i not in self.forget_classes]
+
+    @property
+    def protocol(self) -> Protocol:
+        return find_protocol(self.recipe.evaluation.protocol)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The recipe's sampling section under its protocol."""
+        return self.protocol.settings(self.recipe.sampling)
+
+    @property
+    def training_recipe(self) -> PretrainRecipe | None:
+        """The recipe of a method that trains from scratch: pretraining under the seed of this run; None of others."""
+        return self.retraining_recipe if self.method.from_scratch else None
+
+    @property
+    def retraining_recipe(self) -> PretrainRecipe | None:
+        """The base model's own recipe with the seed of this run, for training anew without the class; None without."""
+        if (recipe := self.pretrain_recipe) is None:
+            return None
+        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": self.recipe.run.seed})})
 
     @cached_property
     def data(self) -> tuple[ImageSet, ImageSet]:
@@ -85,38 +133,22 @@ class Experiment:
 
     @cached_property
     def sets(self) -> tuple[ImageSet, ImageSet]:
-        """forget_set and retain_set."""
+        """forget_set and retain_set, as pixels."""
         return split(self.train_set, self.forget_classes, self.left_out)
-
-    @property
-    def retraining_recipe(self) -> PretrainRecipe | None:
-        """The base model's own recipe with the seed of this run, for training anew without the class; None without."""
-        if (recipe := self.pretrain_recipe) is None:
-            return None
-        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": self.recipe.run.seed})})
-
-    def prepare(self, model: DenoisingModel) -> None:
-        """Readies the model for training steps as the recipe's section `run` says."""
-        run = self.recipe.run
-        if run.gradient_checkpointing:
-            model.checkpoint_gradients()
-        if run.micro_batch_size is not None:
-            model.limit_batches(run.micro_batch_size)
-        model.prepare(self.accelerator, run.precision, run.channels_last, run.compile)
 
     def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
         """The same two as the model trains on them: for one of latents, encoded."""
         images = training_images(self.train_set, self.recipe.data, model, self.accelerator)
         return split(images, self.forget_classes, self.left_out)
 
-    @property
-    def forget_labels(self) -> dict[int, str]:
-        return {i: self.facts.id2label[i] for i in self.forget_classes}
-
-    @property
-    def retained_classes(self) -> list[int]:
-        """Ids of the labels that are drawn and kept."""
-        return [i for i in self.labels if i not in self.forget_classes]
+    def prepare(self, model: DenoisingModel) -> None:
+        """Prepares the model for training steps as the recipe's section `run` says."""
+        run = self.recipe.run
+        if run.gradient_checkpointing:
+            model.checkpoint_gradients()
+        if run.micro_batch_size is not None:
+            model.limit_batches(run.micro_batch_size)
+        model.prepare(self.accelerator, run.precision, run.channels_last, run.compile)
 
     def batches(self, model: DenoisingModel, dataset: ImageSet, phase: str, batch_size: int | None = None) -> Batches:
         """Batches of one phase for this process."""
@@ -128,8 +160,7 @@ class Experiment:
             batch_size=batch_size or self.recipe.data.batch_size,
             horizontal_flip=self.recipe.data.horizontal_flip,
             device=self.accelerator.device,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
+            process=(self.accelerator.process_index, self.accelerator.num_processes),
         )
 
 
@@ -142,10 +173,49 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     path = find_recipe(recipe_name)
     recipe = load_recipe(ForgetRecipe, recipe_name, overrides)
     method_class = find_method(recipe.method.name)
-    values, dropped = resolve_keys(recipe, method_class.reads, alternates=method_class.alternates(recipe.method))
+    values, dropped = resolve_keys(recipe, method_class.reads, method_class.alternates_under(recipe.method))
+    _check_names(recipe, values)
     if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule
         common = {"forget_lr": recipe.method.retain_lr, "forget_schedule": recipe.method.retain_schedule}
         recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=common)})
+    facts = data_facts(recipe.data)
+    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
+    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
+    pretrain_recipe, classifier_recipe = _resolve_sources(recipe, path, values)
+    values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
+    accelerator = make_accelerator(recipe.run.device)
+    method = method_class(
+        recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
+    )
+    _check_from_scratch(method, recipe, pretrain_recipe)
+    if dropped and accelerator.is_main_process:
+        say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
+    found = (recipe, path, values, pretrain_recipe, classifier_recipe, accelerator, facts, forget_classes, left_out)
+    return Experiment(*found, method)
+
+
+def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = ()) -> Experiment:
+    """The experiment of a finished run.
+
+    Args:
+        overrides: `section.key=value` each.
+        allowed: the sections that they may change; the run was made with the others.
+
+    Raises:
+        InputError: if there is no run, or an override would change how it was made.
+    """
+    folder = RunFolder(run)
+    for override in overrides:
+        if override.partition(".")[0] not in allowed:
+            sections = " and ".join(allowed)
+            raise InputError(f"{override!r} would change how the run was made; override {sections} alone.")
+    if not folder.recipe.is_file():
+        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
+    return open_experiment(str(folder.recipe), overrides=overrides)
+
+
+def _check_names(recipe: ForgetRecipe, values: Mapping[str, Any]) -> None:
+    """Checks optimizers, momentum, seeds and protocol."""
     for phase in ("forget", "retain"):
         check_optimizer_name(getattr(recipe.optimizers, phase))
         used = values["optimizers"].get(phase, recipe.optimizers.retain)
@@ -153,44 +223,32 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
             set_momentum(make_optimizer(used, [torch.nn.Parameter(torch.zeros(1))], lr=1.0), momentum)
     parse_seeds(recipe.sampling.seeds)
     find_protocol(recipe.evaluation.protocol)
-    facts = data_facts(recipe.data)
-    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
-    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
-    pretrain_recipe = classifier_recipe = None  # checked now, and kept beside recipe.yaml
-    if recipe.model.path is not None:
-        path_or_id = recipe.model.path if is_hub_id(recipe.model.path) else str(Path(recipe.model.path).resolve())
-        values["model"] |= {"path": path_or_id, "pretrain": None}
+
+
+def _resolve_sources(
+    recipe: ForgetRecipe, path: Path, values: dict[str, Any]
+) -> tuple[PretrainRecipe | None, ClassifierRecipe | None]:
+    """The recipes of model and classifier, where they are not folders; in `values`, where a run folder has them."""
+    pretrain = classifier = None
+    names = RunFolder("")
+    if (source := recipe.model.path) is not None:
+        values["model"] |= {"path": source if is_hub_id(source) else str(Path(source).resolve()), "pretrain": None}
     elif recipe.model.pretrain is not None:
-        pretrain_recipe = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
-        values["model"]["pretrain"] = "pretrain.yaml"
+        pretrain = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
+        values["model"]["pretrain"] = names.pretrain_recipe.name
     if Path(recipe.evaluation.classifier).is_dir():
         values["evaluation"]["classifier"] = str(Path(recipe.evaluation.classifier).resolve())
     else:
-        classifier_recipe = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
-        values["evaluation"]["classifier"] = "classifier.yaml"
-    values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
-    accelerator = make_accelerator(recipe.run.device)
-    method = method_class(
-        recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
-    )
-    if method_class.from_scratch and pretrain_recipe is None:
+        classifier = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
+        values["evaluation"]["classifier"] = names.classifier_recipe.name
+    return pretrain, classifier
+
+
+def _check_from_scratch(method: Method, recipe: ForgetRecipe, pretrain: PretrainRecipe | None) -> None:
+    if method.from_scratch and pretrain is None:
         raise InputError("Retraining needs a pretraining recipe; give model.pretrain and no model.path.")
-    if method_class.from_scratch and recipe.evaluation.every is not None:
-        raise InputError("evaluation.every looks along a forgetting run, but retrain trains anew; leave it out.")
-    if dropped and accelerator.is_main_process:
-        say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
-    return Experiment(
-        recipe,
-        path,
-        values,
-        pretrain_recipe,
-        classifier_recipe,
-        accelerator,
-        facts,
-        forget_classes,
-        left_out,
-        method,
-    )
+    if method.from_scratch and recipe.evaluation.every is not None:
+        raise InputError("evaluation.every evaluates along a forgetting run, but retrain trains anew; leave it out.")
 
 
 def _forgotten_before(
@@ -208,32 +266,3 @@ def _forgotten_before(
     if len(left_out) + len(forget_classes) == len(id2label):
         raise InputError(f"Nothing would be left to retain: {model_path} has forgotten all other classes already.")
     return left_out
-
-
-def check_model(experiment: Experiment, model: DenoisingModel) -> None:
-    """Checks that the model draws what the data set holds.
-
-    Raises:
-        InputError: if classes or shapes differ, or the model has no null class where one is needed.
-    """
-    if not same_classes(model.id2label, experiment.facts.id2label):
-        one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
-        hint = ", or name the one that means no class as model.null_class" if one_more else ""
-        raise InputError(
-            f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), the "
-            f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
-        )
-    shape = experiment.facts.shape
-    if model.image_shape != shape:
-        raise InputError(
-            f"The model draws images of shape {model.image_shape}, the data set holds {shape}; data.image_size resizes "
-            "images, and other channels need another model."
-        )
-    experiment.method.check(model)
-    protocol = find_protocol(experiment.recipe.evaluation.protocol)
-    scale = protocol.settings(experiment.recipe.sampling).guidance_scale
-    if model.null_class is None and scale != 1:
-        raise InputError(
-            f"guidance_scale is {scale} under the protocol {protocol.name}, but the model has no null class; set "
-            "model.null_class, or sampling.guidance_scale=1 and a protocol that leaves it open."
-        )

@@ -1,46 +1,109 @@
-"""Forgetting: base model, mask, optimizers, the loop; everything into one run folder."""
+"""`dualoptim forget`: base model, mask, optimizers, the loop, evaluation; everything into one run folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.tracking import filter_trackers, get_available_trackers
-from torch.optim import Optimizer
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
-from dualoptim_diffusion.core.timing import timed
+from dualoptim_diffusion.core.timing import timed, timings
+from dualoptim_diffusion.data import Batches
 from dualoptim_diffusion.evaluation import match_classes
-from dualoptim_diffusion.files.checkpoint import load_checkpoint
 from dualoptim_diffusion.files.json_files import write_json
-from dualoptim_diffusion.files.locks import held
-from dualoptim_diffusion.files.metrics import read_metrics
+from dualoptim_diffusion.files.locks import locked_run
+from dualoptim_diffusion.files.results_file import Results
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.models.loading import save_model
-from dualoptim_diffusion.optim.dual_optim import DualOptim
 from dualoptim_diffusion.optim.ema import EMA
-from dualoptim_diffusion.optim.factory import (
-    ELEMENTWISE,
-    freeze_off_mask,
-    make_8bit_adamw,
-    make_optimizer,
-    set_momentum,
-)
-from dualoptim_diffusion.optim.linked_adam import linked_pair
-from dualoptim_diffusion.optim.mask_indices import smaller_form, support_of
-from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
-from dualoptim_diffusion.runs.evaluate import Results, evaluate_run, open_bench
-from dualoptim_diffusion.runs.experiment import Experiment, check_model
+from dualoptim_diffusion.optim.mask_indices import indices_of, smaller_form
+from dualoptim_diffusion.runs.evaluate import EvaluationSetup, evaluate_run, open_evaluation
+from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.folder import check_out, claim
 from dualoptim_diffusion.runs.mask import mask_provenance, obtain_mask
-from dualoptim_diffusion.runs.obtain import obtain_model
+from dualoptim_diffusion.runs.models import OpenedModel, open_base_model
 from dualoptim_diffusion.runs.provenance import describe_origin
 from dualoptim_diffusion.runs.replay import replay_set
-from dualoptim_diffusion.runs.validation import Looks
-from dualoptim_diffusion.unlearning.driver import run_phases
+from dualoptim_diffusion.runs.validation import Validation
+from dualoptim_diffusion.unlearning.driver import Checkpointer, Recorder, Training, drive
 from dualoptim_diffusion.unlearning.guards import DriftGuard
 from dualoptim_diffusion.unlearning.methods import phases
 from dualoptim_diffusion.unlearning.pretraining import pretrain
 from dualoptim_diffusion.unlearning.saliency import Mask, density, mask_header, save_mask
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """A base model, and what the loop needs to make it forget.
+
+    Attributes:
+        base_sha256: hash of the base model's weights.
+        mask: bool by parameter name, or None.
+    """
+
+    experiment: Experiment
+    model: DenoisingModel
+    base_sha256: str
+    forget_batches: Batches
+    retain_batches: Batches
+    mask: Mask | None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """By name, the hash of each thing that the result depends on."""
+        identity = {"recipe": self.experiment.recipe_sha256, "base model": self.base_sha256}
+        return identity | ({"mask": weights_sha256(self.mask)} if self.mask else {})
+
+    def encode(self) -> None:
+        """Encodes the images that the run will draw, for a model of latents."""
+        method = self.experiment.method
+        if self.model.autoencoder is not None and not method.from_scratch:
+            with timed("encoding images"):
+                self.forget_batches.prepare(method.num_updates["forget"])
+                self.retain_batches.prepare(method.num_updates["retain"])
+
+    def training(self) -> Training:
+        """The arguments of the loop; the model is in training mode, and the method has seen the base weights."""
+        experiment, model, method = self.experiment, self.model, self.experiment.method
+        plan, recipe, mask = experiment.optimizers, experiment.recipe, self.mask
+        if mask is not None:
+            form = indices_of if plan.needs_indices else smaller_form  # indices are what compact states share
+            mask = {name: form(part.to(experiment.accelerator.device)) for name, part in mask.items()}
+        ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
+        model.network.train()
+        method.prepare(model, self.retain_batches.dataset)
+        return Training(
+            model.network,
+            plan.build(model.network, mask),
+            phases(method, model, self.forget_batches, self.retain_batches, mask),
+            method.num_steps,
+            ema,
+            recipe.run.log_cosine,
+        )
+
+
+def prepare_forgetting(experiment: Experiment, base: OpenedModel, mask_path: Path | None = None) -> Forgetting:
+    """Prepares the base model, the two sets and the mask.
+
+    Args:
+        mask_path: a mask made before; None computes the one that the recipe asks for.
+
+    Raises:
+        InputError: if the mask or the data do not fit the model.
+    """
+    model, base_sha256 = base
+    experiment.prepare(model)
+    forget_set, retain_set = experiment.training_sets(model)
+    if experiment.method.replays:
+        with timed("replay"):
+            retain_set = replay_set(experiment, model, base_sha256)
+    with timed("saliency"):
+        mask = obtain_mask(experiment, model, mask_path)
+    forget_batches = experiment.batches(model, forget_set, "forget")
+    retain_batches = experiment.batches(model, retain_set, "retain")
+    return Forgetting(experiment, model, base_sha256, forget_batches, retain_batches, mask)
 
 
 def forget(
@@ -58,101 +121,81 @@ def forget(
         InputError: before anything in `out` is changed, if something does not fit.
         Stopped: after `stop_after` steps or a signal, with the state saved for `resume`.
     """
-    experiment.check_states(masked=mask_path is not None)
+    experiment.check_states(has_mask=mask_path is not None)
     check_tracker(experiment.recipe.run.tracker)
-    with held(out, experiment.accelerator):
-        check_out(out, experiment, resume, overwrite, mask_path)
-        return _forget(experiment, out, mask_path, resume, stop_after)
+    folder = RunFolder(out)
+    with locked_run(out, experiment.accelerator), timings():
+        check_out(folder, experiment, resume, overwrite, mask_path)
+        base = open_base_model(experiment)
+        with timed("classifier"):
+            setup = open_evaluation(experiment)
+        match_classes(setup.classifier, experiment.labels)
+        forgetting = prepare_forgetting(experiment, base, mask_path)
+        checkpointer = Checkpointer(folder.checkpoints, forgetting.identity, experiment.recipe.run.checkpoint_every)
+        if resume:  # damaged files and those of other runs are refused before anything is written
+            folder.read_metrics(checkpointer.read())
+        origin = _origin(forgetting, setup)
+        if experiment.accelerator.is_main_process:
+            claim(folder, experiment, origin, resume)
+            _save_inputs(forgetting, folder, mask_path)
+        experiment.accelerator.wait_for_everyone()
+        forgetting.encode()
+        with timed("forgetting"):
+            model = _train(forgetting, folder, checkpointer, setup, stop_after)
+        model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
+        save_model(model, folder.model, experiment.accelerator)
+        if experiment.accelerator.is_main_process:
+            write_json(folder.provenance, origin | {"model_sha256": model_sha256(model)})
+        return evaluate_run(experiment, folder, setup)
 
 
-def _forget(experiment: Experiment, out: Path, mask_path: Path | None, resume: bool, stop_after: int | None) -> Results:
-    accelerator, recipe, method = experiment.accelerator, experiment.recipe, experiment.method
-    seconds: dict[str, float] = {}
-    with timed(seconds, "base model"):
-        model = obtain_model(recipe.model, experiment.recipe_path, accelerator, experiment.facts.id2label)
-    check_model(experiment, model)
-    base_sha256 = model_sha256(model)
-    with timed(seconds, "classifier"):
-        bench = open_bench(experiment)
-    match_classes(bench.classifier, experiment.labels)
-    experiment.prepare(model)
-    forget_set, retain_set = experiment.training_sets(model)
-    if method.replays:
-        with timed(seconds, "replay"):
-            retain_set = replay_set(experiment, model, base_sha256)
-    with timed(seconds, "saliency"):
-        mask = obtain_mask(experiment, model, mask_path)
-    identity = {"recipe": experiment.recipe_sha256, "base model": base_sha256}
-    identity |= {"mask": weights_sha256(mask)} if mask else {}
-    forget_batches = experiment.batches(model, forget_set, "forget")
-    retain_batches = experiment.batches(model, retain_set, "retain")
-    if resume and (restored := load_checkpoint(out / "checkpoints", identity)):  # refuses another run's
-        read_metrics(out, restored.step)  # and damaged ones, before anything is written
-        del restored  # the training reads it when it needs it
-
-    accelerator.wait_for_everyone()
-    origin = describe_origin(accelerator.device) | {
+def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]:
+    """What provenance.json says of a run."""
+    experiment = forgetting.experiment
+    return describe_origin(experiment.accelerator.device) | {
         "recipe_sha256": experiment.recipe_sha256,
-        "seed": recipe.run.seed,
-        "base_model_sha256": base_sha256,
-        "classifier_sha256": bench.classifier.sha256,
+        "seed": experiment.recipe.run.seed,
+        "base_model_sha256": forgetting.base_sha256,
+        "classifier_sha256": setup.classifier.sha256,
     }
-    if accelerator.is_main_process:
-        claim(out, experiment, origin, resume)
-        sizes = (
-            f"{len(forget_set)} images of {', '.join(experiment.forget_names)}, retain set: {len(retain_set)} images"
-        )
-        say(f"forget set: {sizes}" + (f"; mask: {density(mask):.1%} of the weights" if mask else ""))
-        if mask is not None:
-            header = mask_header(mask_path) if mask_path else mask_provenance(experiment, model, base_sha256)
-            save_mask(out / "mask.safetensors", mask, header)
-    accelerator.wait_for_everyone()
 
-    if model.has_autoencoder and not method.from_scratch:
-        with timed(seconds, "encoding images"):
-            forget_batches.prepare(method.num_updates["forget"])
-            retain_batches.prepare(method.num_updates["retain"])
-    with timed(seconds, "forgetting"):
-        if method.from_scratch:
-            assert experiment.retraining_recipe is not None  # open_experiment has checked it
-            model = pretrain(experiment.retraining_recipe, experiment.sets[1], accelerator, out, identity, stop_after)
-        else:
-            if mask is not None:
-                form = support_of if experiment.needs_mask else smaller_form  # places are what compact states share
-                mask = {name: form(part.to(accelerator.device)) for name, part in mask.items()}
-            ema = None if recipe.method.ema_decay is None else EMA(model.network, recipe.method.ema_decay)
-            looks = Looks(experiment, model, bench, ema, out) if recipe.evaluation.every else None
-            model.network.train()
-            start_tracker(experiment, out)
-            method.prepare(model, retain_set)
-            run_phases(
-                model.network,
-                make_optimizers(experiment, model, mask),
-                phases(method, model, forget_batches, retain_batches, mask),
-                method.num_steps,
-                folder=out,
-                identity=identity,
-                title=f"forgetting {', '.join(experiment.forget_names)}",
-                accelerator=accelerator,
-                ema=ema,
-                stop_after=stop_after,
-                look=looks,
-                look_every=recipe.evaluation.every,
-                log_cosine=recipe.run.log_cosine,
-                save_every=recipe.run.checkpoint_every,
-                guard=DriftGuard(recipe.run.stop_when.factors),
-            )
-            for tracker in accelerator.trackers:
-                tracker.finish()
-            if ema is not None:
-                model.network.load_state_dict(ema.state_dict())
-            if looks is not None and recipe.evaluation.keep == "best":
-                looks.load_best()
-    model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
-    save_model(model, out / "model", accelerator)
-    if accelerator.is_main_process:
-        write_json(out / "provenance.json", origin | {"model_sha256": model_sha256(model)})
-    return evaluate_run(experiment, out, seconds, bench)
+
+def _save_inputs(forgetting: Forgetting, folder: RunFolder, mask_path: Path | None) -> None:
+    """Writes the mask, and says how large everything is."""
+    experiment, mask = forgetting.experiment, forgetting.mask
+    gone, retained = (len(part.dataset) for part in (forgetting.forget_batches, forgetting.retain_batches))
+    sizes = f"forget set: {gone} images of {', '.join(experiment.forget_names)}, retain set: {retained} images"
+    say(sizes + (f"; mask: {density(mask):.1%} of the weights" if mask else ""))
+    if mask is not None:
+        made = mask_header(mask_path) if mask_path else None
+        save_mask(folder.mask, mask, made or mask_provenance(experiment, forgetting.model, forgetting.base_sha256))
+
+
+def _train(
+    forgetting: Forgetting,
+    folder: RunFolder,
+    checkpointer: Checkpointer,
+    setup: EvaluationSetup,
+    stop_after: int | None,
+) -> DenoisingModel:
+    """The unlearned model: by the loop, or by training anew on the retain set."""
+    experiment, model = forgetting.experiment, forgetting.model
+    recipe, accelerator = experiment.recipe, experiment.accelerator
+    if (anew := experiment.training_recipe) is not None:
+        return pretrain(anew, experiment.sets[1], accelerator, folder, forgetting.identity, stop_after)
+    start_tracker(experiment, folder)
+    training = forgetting.training()
+    validation = Validation(experiment, model, setup, training.ema, folder) if recipe.evaluation.every else None
+    title = f"forgetting {', '.join(experiment.forget_names)}"
+    recorder = Recorder(folder, title, accelerator, DriftGuard(recipe.run.stop_when.factors))
+    drive(training, checkpointer, recorder, accelerator, stop_after=stop_after, validate=validation)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if training.ema is not None:
+        model.network.load_state_dict(training.ema.state_dict())
+    if validation is not None and recipe.evaluation.keep == "best":
+        validation.load_best()
+    return model
 
 
 def check_tracker(name: str | None) -> None:
@@ -165,55 +208,10 @@ def check_tracker(name: str | None) -> None:
         raise InputError(f"run.tracker is {name!r}, but that package is not installed; `pip install {name}`.")
 
 
-def start_tracker(experiment: Experiment, out: Path) -> None:
+def start_tracker(experiment: Experiment, folder: RunFolder) -> None:
     """Lets the accelerator log every step to the recipe's tracker, if it names one."""
     if (name := experiment.recipe.run.tracker) is None:
         return
-    experiment.accelerator.project_configuration.logging_dir = str(out)
-    experiment.accelerator.log_with = filter_trackers([name], str(out))
+    experiment.accelerator.project_configuration.logging_dir = str(folder.path)
+    experiment.accelerator.log_with = filter_trackers([name], str(folder.path))
     experiment.accelerator.init_trackers(name)
-
-
-def make_optimizers(experiment: Experiment, model: DenoisingModel, mask: Mask | None) -> DualOptim:
-    """The recipe's pair of optimizers, or one for both phases; weights off the mask stay where only masked steps go.
-
-    One shared optimizer moves them in the forget step too, by its momentum, as in the published baselines.
-    """
-    names, settings, method = experiment.recipe.optimizers, experiment.recipe.method, experiment.method
-    parameters = dict(model.network.named_parameters())
-    alternates, masked = method.alternates(settings), mask or {}
-    supports = [masked[name] for name in parameters] if experiment.needs_mask else []
-
-    states = {phase: experiment.values["optimizers"].get(f"{phase}_state") for phase in ("forget", "retain")}
-
-    def of_phase(phase: str, name: str, lr: float) -> Optimizer:
-        if states[phase] == "compact":
-            return MaskedAdamW(parameters.values(), supports, lr, fused=names.fused)
-        if states[phase] == "8bit":
-            return make_8bit_adamw(parameters.values(), lr)
-        return make_optimizer(name, parameters.values(), lr, names.fused)
-
-    def moves_off_mask(phase: str, name: str) -> bool:
-        return name not in ELEMENTWISE or states[phase] == "8bit"
-
-    forget: Optimizer
-    retain: Optimizer
-    if alternates and names.mode != "dual" and names.mode != "shared":
-        forget, retain = linked_pair(names.mode, parameters.values(), settings.forget_lr, settings.retain_lr)
-        mixes = {"forget": True, "retain": True}  # the partner's moments reach weights that are off the mask
-    else:
-        retain = of_phase("retain", names.retain, settings.retain_lr)
-        shares = names.mode == "shared" or not alternates
-        forget = retain if shares else of_phase("forget", names.forget, settings.forget_lr)
-        mixes = {
-            "forget": not shares and moves_off_mask("forget", names.forget),
-            "retain": moves_off_mask("retain", names.retain),
-        }
-    for optimizer, momentum in ((forget, names.forget_momentum), (retain, names.retain_momentum)):
-        if momentum is not None:
-            set_momentum(optimizer, momentum)
-    if mixes["forget"]:
-        freeze_off_mask(forget, parameters, masked)
-    if mixes["retain"] and method.masks_retain:
-        freeze_off_mask(retain, parameters, masked)
-    return DualOptim(forget, retain)

@@ -1,6 +1,5 @@
-"""The mask of an experiment: given as a file, found from an earlier time, or computed."""
+"""`dualoptim saliency`: the mask of an experiment, given as a file, cached, or computed."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,53 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.core.config import FisherRatioMask
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.runs.experiment import Experiment
+from dualoptim_diffusion.runs.obtain import obtain_model
 from dualoptim_diffusion.unlearning.class_fisher import ClassFishers
 from dualoptim_diffusion.unlearning.saliency import (
     Mask,
     Progress,
     compute_mask,
+    density,
     fisher_ratio_mask,
     gradients,
     load_mask,
     save_mask,
+    write_mask,
 )
 
 
 def obtain_mask(experiment: Experiment, model: DenoisingModel, mask_path: Path | None) -> Mask | None:
     """The mask given, or the one the recipe asks for, or none."""
-    reads_mask = "mask" in experiment.method.reads
     if mask_path is not None:
-        if not reads_mask:
+        if not experiment.reads_mask:
             raise InputError(f"{experiment.recipe.method.name} uses no mask; leave out --mask {mask_path}.")
         return load_mask(mask_path, model, experiment.forget_labels)
-    return saliency(experiment, model) if reads_mask and experiment.recipe.method.mask is not None else None
+    return saliency(experiment, model) if experiment.reads_mask and experiment.recipe.method.mask is not None else None
+
+
+def make_mask(experiment: Experiment, out: Path) -> dict[str, Any] | None:
+    """Writes the mask that the recipe asks for to `out`.
+
+    Returns:
+        File, density and provenance, on the main process.
+    """
+    names = experiment.facts.id2label
+    model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator, names)
+    base_sha256 = model_sha256(model)
+    experiment.prepare(model)
+    mask = saliency(experiment, model)
+    if not experiment.accelerator.is_main_process:
+        return None
+    provenance = mask_provenance(experiment, model, base_sha256)
+    save_mask(out, mask, provenance)
+    return {"mask": str(out), "density": density(mask)} | provenance
 
 
 def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
-    """The mask the recipe asks for, on the CPU or the model's device; kept by its inputs for the next time.
+    """The mask the recipe asks for, on the CPU or the model's device; cached by its inputs.
 
     Raises:
         InputError: if the recipe asks for none.
@@ -46,19 +65,18 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
         raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
     provenance = mask_provenance(experiment, model, model_sha256(model))
     path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
-    if path.is_file():
-        with contextlib.suppress(InputError):  # damaged: made anew below
-            return load_mask(path, model, experiment.forget_labels)
 
     def progress(total: int, title: str) -> Iterator[int]:
         return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))
 
     pure = config.kind == "fisher_ratio" and config.estimator == "class_pure"
-    mask = (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, progress)
-    if accelerator.is_main_process:
-        save_mask(path, mask, provenance)
-    accelerator.wait_for_everyone()
-    return mask
+    return get_or_make(
+        path,
+        lambda path: load_mask(path, model, experiment.forget_labels),
+        lambda: (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, progress),
+        lambda path, mask: write_mask(path, mask, provenance),
+        accelerator,
+    )
 
 
 def _mask_of_two_sets(experiment: Experiment, model: DenoisingModel, progress: Progress) -> Mask:
@@ -95,9 +113,8 @@ def _class_pure_mask(experiment: Experiment, model: DenoisingModel, progress: Pr
     provenance = mask_provenance(experiment, model, model_sha256(model))
     inputs = {key: value for key, value in provenance.items() if key not in ("forget_classes", "mask")}
     inputs |= {"classes": labels, "batch_size": config.batch_size, "num_batches": config.num_batches}
-    folder, accelerator = cache_entry("fishers", repr(sorted(inputs.items()))), experiment.accelerator
-    main, wait = accelerator.is_main_process, accelerator.wait_for_everyone
-    fishers = ClassFishers(folder, labels, gradients_of, main, wait)
+    folder = cache_entry("fishers", repr(sorted(inputs.items())))
+    fishers = ClassFishers(folder, labels, gradients_of, experiment.accelerator)
     sums = fishers.forget_and_retain(experiment.forget_classes)
     counts = [
         sum(n for c, n in num_batches.items() if (c in experiment.forget_classes) is gone) for gone in (True, False)

@@ -1,4 +1,4 @@
-"""What an experiment needs before it starts: accelerator, base model, classifier; made once and kept by recipe hash."""
+"""What an experiment needs: accelerator, base model, classifier, replay images; made once and cached."""
 
 import os
 import shutil
@@ -23,7 +23,8 @@ from dualoptim_diffusion.evaluation.features import (
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
 from dualoptim_diffusion.files.cache import cache_entry
-from dualoptim_diffusion.files.locks import locked
+from dualoptim_diffusion.files.locks import locked_cache
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
 from dualoptim_diffusion.judge.training import train_classifier
 from dualoptim_diffusion.models import DenoisingModel
@@ -84,26 +85,26 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
-    inputs = _pretraining_inputs(recipe, dataset)
-    folder = cache_entry("models", *inputs.values())
-    with locked(folder, accelerator):
-        if not (folder / "model" / "model_index.json").is_file():
+    folder, inputs = _pretraining(recipe, dataset)
+    with locked_cache(folder.path, accelerator):
+        if not folder.holds_model:
             model = pretrain(recipe, dataset, accelerator, folder, inputs, stop_after)
-            save_model(model, folder / "model", accelerator)
+            save_model(model, folder.model, accelerator)
             if accelerator.is_main_process:
-                shutil.rmtree(folder / "checkpoints")
-    return folder / "model"
+                shutil.rmtree(folder.checkpoints)
+    return folder.model
 
 
 def find_pretrained(recipe: PretrainRecipe, dataset: ImageSet) -> Path | None:
     """That folder, if the model has been made."""
-    folder = cache_entry("models", *_pretraining_inputs(recipe, dataset).values()) / "model"
-    return folder if (folder / "model_index.json").is_file() else None
+    folder, _ = _pretraining(recipe, dataset)
+    return folder.model if folder.holds_model else None
 
 
-def _pretraining_inputs(recipe: PretrainRecipe, dataset: ImageSet) -> dict[str, str]:
-    """What a pretrained model depends on."""
-    return {"recipe": recipe_sha256(recipe.model_dump(mode="json")), "data set": dataset.sha256}
+def _pretraining(recipe: PretrainRecipe, dataset: ImageSet) -> tuple[RunFolder, dict[str, str]]:
+    """Where a pretrained model is cached, and by name the hash of each thing that it depends on."""
+    inputs = {"recipe": recipe_sha256(recipe.model_dump(mode="json")), "data set": dataset.sha256}
+    return RunFolder(cache_entry("models", *inputs.values())), inputs
 
 
 def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) -> Classifier:
@@ -153,7 +154,7 @@ def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator
         train_set, held_out = load_dataset(recipe.data)
         folder = cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
         make = partial(train_classifier, recipe, train_set, held_out, accelerator.device)
-    with locked(folder, accelerator):
+    with locked_cache(folder, accelerator):
         if accelerator.is_main_process and not folder.is_dir():
             make().save(folder)
         accelerator.wait_for_everyone()

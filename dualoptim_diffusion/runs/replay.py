@@ -15,7 +15,7 @@ def replay_set(experiment: Experiment, model: DenoisingModel, model_sha256: str)
     """`replay_per_class` images of each retained class, drawn as the recipe samples; kept for the next time."""
     settings, accelerator = experiment.recipe.sampling, experiment.accelerator
     seeds = range(FIRST_SEED, FIRST_SEED + experiment.recipe.method.replay_per_class)
-    retained = [label for label in experiment.labels if label not in experiment.forget_classes]
+    retained = experiment.retained_classes
     folder = cache_entry("samples", repr(describe(model, model_sha256, settings)))
     drawn = draw_samples(folder, model, model_sha256, dict.fromkeys(retained, seeds), settings, accelerator, "replay")
     labels = torch.tensor(retained).repeat_interleave(len(seeds))

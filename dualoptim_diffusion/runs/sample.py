@@ -1,4 +1,4 @@
-"""`dualoptim sample`: draw from any model folder, with PNG files for people."""
+"""`dualoptim sample`: images of any model folder, also as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,8 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.drawing.samples import draw_samples
 from dualoptim_diffusion.files.atomic import clear_leftovers
-from dualoptim_diffusion.files.locks import held
+from dualoptim_diffusion.files.locks import locked_run
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import autoencoder_sha256, model_sha256
 from dualoptim_diffusion.models.folders import model_folder
 from dualoptim_diffusion.models.images import to_pil
@@ -37,7 +38,7 @@ def sample_model(
     Raises:
         InputError: for an unknown class, a wrong setting, no model, or samples of another kind in `out`.
     """
-    recipe = source / "recipe.yaml"
+    recipe = RunFolder(source).recipe
     stored = load_recipe(ForgetRecipe, str(recipe)) if recipe.is_file() else None
     defaults = stored.sampling.model_dump() if stored else {}
     try:
@@ -52,11 +53,11 @@ def sample_model(
     names = distinct_names(model.id2label)
     class_ids = [resolve_class(name, names) for name in class_names] or list(names)
     sha256 = model_sha256(model)
-    kept = autoencoder_sha256(model) if latents else None
+    autoencoder = autoencoder_sha256(model) if latents else None
     model.prepare(accelerator, run.precision, run.channels_last, run.compile)
-    with held(out, accelerator):
+    with locked_run(out, accelerator):
         samples = draw_samples(
-            out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=kept
+            out, model, sha256, dict.fromkeys(class_ids, seeds), settings, accelerator, autoencoder_sha256=autoencoder
         )
         if accelerator.is_main_process:
             clear_leftovers(out)  # now that it is known to be a folder of samples

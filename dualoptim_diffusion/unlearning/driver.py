@@ -1,11 +1,11 @@
-"""Training: the resumable driver around the loop, and pretraining of a denoiser."""
+"""The driver of the loop: progress, log, checkpoints, signals. A resumed run ends bit-identical to an unbroken one."""
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,123 +15,192 @@ from torch import nn
 from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import NonFiniteError, Stopped
+from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
-from dualoptim_diffusion.files.checkpoint import load_checkpoint, save_checkpoint
+from dualoptim_diffusion.files.checkpoint import Restored, load_checkpoint, save_checkpoint
 from dualoptim_diffusion.files.locks import any_process
-from dualoptim_diffusion.files.metrics import read_metrics
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.optim.dual_optim import DualOptim
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.unlearning.guards import DriftGuard
 from dualoptim_diffusion.unlearning.loop import Phase, Record, unlearn
 
-LOOKED_AT = ("FA", "RA", "FD")  # what a look adds to a record
+SHOWN = ("FA", "RA", "FD")  # beside the losses on the progress bar
 
 
-def run_phases(
-    network: nn.Module,
-    optimizers: DualOptim,
-    phases: Sequence[Phase],
-    num_steps: int,
-    *,
-    folder: Path,
-    identity: Mapping[str, str],
-    title: str,
-    accelerator: Accelerator,
-    ema: EMA | None = None,
-    stop_after: int | None = None,
-    look: Callable[[int], Record] | None = None,
-    look_every: int | None = None,
-    log_cosine: bool = True,
-    save_every: int = 500,
-    guard: DriftGuard | None = None,
-) -> None:
-    """Runs the loop with a progress bar, `folder/metrics.jsonl` and checkpoints; goes on from the latest checkpoint.
+@dataclass(frozen=True)
+class Training:
+    """What the loop works on.
+
+    Attributes:
+        network, optimizers, phases, num_steps, ema, log_cosine: as `unlearn` takes them.
+    """
+
+    network: nn.Module
+    optimizers: DualOptim
+    phases: Sequence[Phase]
+    num_steps: int
+    ema: EMA | None = None
+    log_cosine: bool = True
+
+
+class Checkpointer:
+    """Saves network, optimizers and moving average every so many steps, and goes on from the newest that verifies.
 
     Args:
+        folder: of the checkpoints.
         identity: by name, the hash of each thing that the result depends on; a checkpoint of another is refused.
-        save_every: outer steps between checkpoints.
+        every: outer steps between checkpoints.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str], every: int) -> None:
+        self._folder, self._identity, self._every = folder, identity, every
+        self._read: Restored | None = None
+
+    def read(self) -> int:
+        """Finished outer steps of the checkpoint to go on from, 0 without one; it is read once, until `restore`.
+
+        Raises:
+            InputError: if it is of another recipe, model or mask, or none verifies.
+        """
+        self._read = self._read or load_checkpoint(self._folder, self._identity)
+        return self._read.step if self._read else 0
+
+    def restore(self, training: Training, accelerator: Accelerator) -> int:
+        """Puts the state into place; returns its finished outer steps."""
+        first_step, restored, self._read = self.read(), self._read, None
+        if restored is None:
+            return 0
+        if accelerator.is_main_process:
+            for path in restored.skipped:
+                say(f"Skipped {path}; going on from step {first_step}.")
+        training.network.load_state_dict(restored.state["network"])
+        training.optimizers.load_state_dict(restored.state["optimizers"])
+        if training.ema is not None:
+            training.ema.load_state_dict(restored.state["ema"])
+        return first_step
+
+    def is_due(self, finished: int, num_steps: int) -> bool:
+        """Whether the state is saved after so many outer steps."""
+        return finished == num_steps or finished % self._every == 0
+
+    def save(self, finished: int, training: Training) -> None:
+        """Writes the state after so many outer steps."""
+        state = {"network": training.network.state_dict(), "optimizers": training.optimizers.state_dict()}
+        state |= {"ema": training.ema.state_dict()} if training.ema is not None else {}
+        save_checkpoint(self._folder, finished, state, self._identity)
+
+
+class Recorder:
+    """Records every step in metrics.jsonl, the tracker and the progress bar. All processes call it alike.
+
+    Args:
         guard: sees every record of the run, those before a resumption too.
+    """
+
+    def __init__(
+        self, folder: RunFolder, title: str, accelerator: Accelerator, guard: DriftGuard | None = None
+    ) -> None:
+        self._folder, self._title, self._accelerator, self._guard = folder, title, accelerator, guard
+        self.path = folder.path
+        self._shown: dict[str, str] = {}
+
+    @contextmanager
+    def opened(self, first_step: int, num_steps: int) -> Iterator[None]:
+        """Cuts the log to the steps before `first_step`, and shows progress while the block runs.
+
+        Raises:
+            InputError: if the log is damaged.
+        """
+        metrics, accelerator = self._folder.metrics, self._accelerator
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        if self._guard is not None:
+            for record in self._folder.read_metrics(first_step):
+                self._guard.see(record)
+        accelerator.wait_for_everyone()  # all have read it
+        if accelerator.is_main_process:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(self._folder.path)
+            with atomic_path(metrics) as beside:
+                beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
+        quiet = not accelerator.is_main_process
+        with tqdm(total=num_steps, initial=first_step, desc=self._title, disable=quiet) as self._bar:
+            yield
+
+    def write(self, finished: int, record: Record, durable: bool) -> None:
+        """Takes in the record of a step.
+
+        Args:
+            durable: flush it to disk first, for a checkpoint never knows more steps than the log.
+
+        Raises:
+            DivergedError: if the guard says so.
+        """
+        if self._accelerator.is_main_process:
+            with self._folder.metrics.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+                if durable:
+                    log.flush()
+                    os.fsync(log.fileno())
+        if self._guard is not None:
+            self._guard.see(record)
+        if self._accelerator.is_main_process:
+            self._accelerator.log(record, step=finished)  # to the recipe's tracker, if it names one
+            new = {key: f"{record[key]:.3g}" for key in record if key.endswith("_loss") or key in SHOWN}
+            self._shown |= new
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update()
+
+
+def drive(
+    training: Training,
+    checkpointer: Checkpointer,
+    recorder: Recorder,
+    accelerator: Accelerator,
+    *,
+    stop_after: int | None = None,
+    validate: Callable[[int], Record] | None = None,
+) -> None:
+    """Runs the loop from the latest checkpoint to the end.
+
+    Args:
         stop_after: save and stop after this many outer steps, as a signal would.
-        log_cosine: record the cosine between the phases' gradients.
-        look: figures of the weights after so many steps, added to the record every `look_every` steps and at the end.
+        validate: number of finished outer steps -> figures for the record; {} where none are due.
 
     Raises:
         Stopped: after saving, on SIGINT, SIGTERM or `stop_after`.
-        DivergedError: if the guard says so, or weights are not finite when they would be saved.
+        DivergedError: if a loss has grown too far, or weights are not finite when they would be saved.
     """
-    first_step = _restore(folder / "checkpoints", identity, network, optimizers, ema, accelerator)
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    if guard is not None:
-        for record in read_metrics(folder, first_step):
-            guard.see(record)
-    accelerator.wait_for_everyone()  # all have read it
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(folder)
-        with atomic_path(metrics) as beside:
-            beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
-
-    with (
-        tqdm(total=num_steps, initial=first_step, desc=title, disable=not accelerator.is_main_process) as bar,
-        _stop_signals() as signals,
-    ):
-        shown: dict[str, str] = {}
+    num_steps = training.num_steps
+    first_step = checkpointer.restore(training, accelerator)
+    with recorder.opened(first_step, num_steps), _stop_signals() as signals:
 
         def on_step(finished: int, record: Record) -> None:
-            if look is not None and look_every is not None and (finished % look_every == 0 or finished == num_steps):
-                record |= look(finished)
+            if validate is not None:
+                record |= validate(finished)
             stopping = any_process(bool(signals) or finished == stop_after, accelerator)  # a signal may reach one alone
-            saving = stopping or finished == num_steps or finished % save_every == 0
-            if accelerator.is_main_process:
-                with metrics.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(record) + "\n")
-                    if saving:  # a checkpoint never knows more steps than the log
-                        log.flush()
-                        os.fsync(log.fileno())
-            if guard is not None:
-                guard.see(record)
+            saving = stopping or checkpointer.is_due(finished, num_steps)
+            recorder.write(finished, record, durable=saving)
             if saving:
-                check_finite(network, finished)
-            if saving and accelerator.is_main_process:
-                state = {"network": network.state_dict(), "optimizers": optimizers.state_dict()}
-                state |= {"ema": ema.state_dict()} if ema is not None else {}
-                save_checkpoint(folder / "checkpoints", finished, state, identity)
-            if accelerator.is_main_process:
-                accelerator.log(record, step=finished)  # to the recipe's tracker, if it names one
-                shown.update({key: f"{record[key]:.3g}" for key in record if key.endswith("_loss") or key in LOOKED_AT})
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
+                check_finite(training.network, finished)
+                if accelerator.is_main_process:
+                    checkpointer.save(finished, training)
             if stopping and finished < num_steps:
                 accelerator.wait_for_everyone()  # nobody leaves before the state is saved
-                raise Stopped(f"Stopped after step {finished} of {num_steps}; the state is saved in {folder}.")
+                raise Stopped(f"Stopped after step {finished} of {num_steps}; the state is saved in {recorder.path}.")
 
         unlearn(
-            network, optimizers, phases, num_steps,
-            first_step=first_step, ema=ema, accelerator=accelerator, on_step=on_step, log_cosine=log_cosine,
-        )  # fmt: skip
+            training.network,
+            training.optimizers,
+            training.phases,
+            num_steps,
+            first_step=first_step,
+            ema=training.ema,
+            accelerator=accelerator,
+            on_step=on_step,
+            log_cosine=training.log_cosine,
+        )
     accelerator.wait_for_everyone()
-
-
-def _restore(
-    folder: Path,
-    identity: Mapping[str, str],
-    network: nn.Module,
-    optimizers: DualOptim,
-    ema: EMA | None,
-    accelerator: Accelerator,
-) -> int:
-    """Finished outer steps of the checkpoint that goes on, put into place; 0 where there is none."""
-    if (restored := load_checkpoint(folder, identity)) is None:
-        return 0
-    if accelerator.is_main_process:
-        for path in restored.skipped:
-            tqdm.write(f"Skipped {path}; going on from step {restored.step}.", file=sys.stderr)
-    network.load_state_dict(restored.state["network"])
-    optimizers.load_state_dict(restored.state["optimizers"])
-    if ema is not None:
-        ema.load_state_dict(restored.state["ema"])
-    return restored.step
 
 
 def check_finite(network: nn.Module, finished: int) -> None:
@@ -148,7 +217,7 @@ def check_finite(network: nn.Module, finished: int) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; a second one acts at once."""
+    """Collects SIGINT and SIGTERM; a second one takes effect immediately."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 

@@ -12,7 +12,7 @@ from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.core.schedules import SCHEDULES, ScheduleName
 from dualoptim_diffusion.optim.dual_optim import DualOptim, PhaseName
 from dualoptim_diffusion.optim.ema import EMA
-from dualoptim_diffusion.optim.mask_indices import end_to_end, parts, zero_off
+from dualoptim_diffusion.optim.mask_indices import chunks, concatenated, few_kernels, zero_off
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +32,7 @@ class Phase:
         weight: alpha; a dedicated Adam cancels it except through clipping, so the learning rate is the real knob.
         weight_schedule: how alpha changes over the outer steps.
         lr_schedule: how the optimizer's learning rate changes over the outer steps.
-        mask: by parameter name, bool or the places that `support_of` gives; gradients off it become zero.
+        mask: by parameter name, bool, or the indices that `indices_of` gives; gradients off it become zero.
         clip_norm: largest global gradient norm, or None.
         clip_first: clip before masking (joint SalUn) instead of after (SFRon and alternating SalUn).
         add_gradient: adds an analytic gradient after the backward pass (SA's penalty).
@@ -80,7 +80,7 @@ def unlearn(
             if log_cosine and len(phases) > 1 and phase.steps:
                 present = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
                 if gradients:
-                    record["gradient_cosine"] = gradient_cosine(gradients, present, _on_gpu(network)).item()
+                    record["gradient_cosine"] = gradient_cosine(gradients, present).item()
                 gradients = present
         if ema is not None:
             ema.update(network, step)
@@ -123,17 +123,17 @@ def _update(
 
 
 @torch.no_grad()
-def gradient_cosine(one: Gradients, other: Gradients, at_once: bool) -> Tensor:
+def gradient_cosine(one: Gradients, other: Gradients, foreach: bool | None = None) -> Tensor:
     """The cosine between the gradients of two phases, as they were stepped; 0 where one is all zero.
 
     Args:
-        at_once: as in `Places`.
+        foreach: as in `few_kernels`.
     """
     if not (common := sorted(one.keys() & other.keys())):  # the phases train different weights
         return torch.zeros(())
     left, right = ([part[name] for name in common] for part in (one, other))
-    pieces = parts(left) if at_once else (slice(i, i + 1) for i in range(len(left)))
-    dot = torch.stack([torch.dot(end_to_end(left[piece]), end_to_end(right[piece])) for piece in pieces]).sum()
+    pieces = chunks(left) if few_kernels(left, foreach) else (slice(i, i + 1) for i in range(len(left)))
+    dot = torch.stack([torch.dot(concatenated(left[piece]), concatenated(right[piece])) for piece in pieces]).sum()
     norms = [torch.stack(torch._foreach_norm(list(part.values()))).norm() for part in (one, other)]
     cosine = dot / norms[0] / norms[1]
     return torch.where(torch.isfinite(cosine), cosine, 0.0)
@@ -147,12 +147,8 @@ def edit_gradients(
     norm = _clip(network, clip_norm) if clip_first or mask is None else None
     if mask is not None:
         found = [(p.grad, mask[name]) for name, p in network.named_parameters() if p.grad is not None]
-        zero_off([grad for grad, _ in found], [part for _, part in found], _on_gpu(network))
+        zero_off([grad for grad, _ in found], [part for _, part in found])
     return _clip(network, clip_norm) if norm is None else norm
-
-
-def _on_gpu(network: nn.Module) -> bool:
-    return next(network.parameters()).is_cuda
 
 
 def _clip(network: nn.Module, clip_norm: float | None) -> Tensor:

@@ -1,7 +1,6 @@
 """Pretraining a denoiser: the loop with a retain phase alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,12 +11,12 @@ from dualoptim_diffusion.core.training_config import DiTConfig, PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.diffusion.randomness import derive_seed
+from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
 from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
-from dualoptim_diffusion.optim.dual_optim import DualOptim
 from dualoptim_diffusion.optim.ema import EMA
-from dualoptim_diffusion.optim.factory import make_optimizer
-from dualoptim_diffusion.unlearning.driver import run_phases
+from dualoptim_diffusion.optim.plan import OptimizerPlan
+from dualoptim_diffusion.unlearning.driver import Checkpointer, Recorder, Training, drive
 from dualoptim_diffusion.unlearning.loop import Phase
 
 
@@ -49,7 +48,7 @@ def pretrain(
     recipe: PretrainRecipe,
     dataset: ImageSet,
     accelerator: Accelerator,
-    folder: Path,
+    folder: RunFolder,
     identity: Mapping[str, str],
     stop_after: int | None = None,
 ) -> DenoisingModel:
@@ -69,8 +68,7 @@ def pretrain(
         batch_size=recipe.data.batch_size,
         horizontal_flip=recipe.data.horizontal_flip,
         device=accelerator.device,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
+        process=(accelerator.process_index, accelerator.num_processes),
     )
 
     batches.prepare(settings.num_steps)
@@ -79,14 +77,16 @@ def pretrain(
         batch = batches(update)
         return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
 
-    optimizer = make_optimizer(settings.optimizer, network.parameters(), settings.lr)
     ema = None if settings.ema_decay is None else EMA(network, settings.ema_decay, warmup=True)
     phase = Phase("retain", loss, lr_schedule=settings.schedule, clip_norm=settings.clip_norm)
-    run_phases(
-        network, DualOptim(optimizer, optimizer), [phase], settings.num_steps,
-        folder=folder, identity=identity, title="pretraining", accelerator=accelerator, ema=ema, stop_after=stop_after,
-        save_every=recipe.run.checkpoint_every,
-    )  # fmt: skip
+    optimizers = OptimizerPlan.single(settings.optimizer, settings.lr).build(network)
+    drive(
+        Training(network, optimizers, [phase], settings.num_steps, ema),
+        Checkpointer(folder.checkpoints, identity, recipe.run.checkpoint_every),
+        Recorder(folder, "pretraining", accelerator),
+        accelerator,
+        stop_after=stop_after,
+    )
     if ema is not None:
         network.load_state_dict(ema.state_dict())
     return model

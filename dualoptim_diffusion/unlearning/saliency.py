@@ -128,10 +128,15 @@ def density(mask: Mask) -> float:
 
 
 def save_mask(path: Path, mask: Mask, provenance: Mapping[str, object]) -> None:
-    """Writes the mask as safetensors; `provenance` goes into its header as JSON."""
-    header = {"provenance": json.dumps(dict(provenance), sort_keys=True)}
+    """Writes the mask as safetensors in one piece; `provenance` goes into its header as JSON."""
     with atomic_path(path) as beside:
-        save_file({name: m.cpu().contiguous() for name, m in mask.items()}, beside, metadata=header)
+        write_mask(beside, mask, provenance)
+
+
+def write_mask(path: Path, mask: Mask, provenance: Mapping[str, object]) -> None:
+    """The same to a path that nobody reads yet."""
+    header = {"provenance": json.dumps(dict(provenance), sort_keys=True)}
+    save_file({name: m.cpu().contiguous() for name, m in mask.items()}, path, metadata=header)
 
 
 def mask_header(path: Path) -> dict[str, object]:

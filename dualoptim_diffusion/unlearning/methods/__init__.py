@@ -62,7 +62,7 @@ def phases(
     def joint_loss(update: int) -> Tensor:
         return method.joint_loss(model, forget_batches(update), retain_batches(update))
 
-    if method.forgets and not method.alternates(settings):
+    if method.joint:
         add = partial(method.add_gradient, model)
         return [phase("retain", joint_loss, lr_schedule=settings.retain_schedule, mask=mask, add_gradient=add)]
     forget = phase(

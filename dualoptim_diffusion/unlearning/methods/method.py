@@ -74,16 +74,25 @@ class Method:
         return self.settings.num_steps * (len(self.forget_classes) if self.settings.num_steps_per == "class" else 1)
 
     @classmethod
-    def alternates(cls, settings: MethodConfig) -> bool:
-        """Whether forget and retain are stepped in turn."""
+    def alternates_under(cls, settings: MethodConfig) -> bool:
+        """Whether these settings step forget and retain in turn."""
         return cls.forgets and (settings.update if "update" in cls.reads else cls.updates[0]) == "alternate"
+
+    @property
+    def alternates(self) -> bool:
+        """Whether forget and retain are stepped in turn."""
+        return self.alternates_under(self.settings)
+
+    @property
+    def joint(self) -> bool:
+        """Whether one step takes a forget and a retain batch."""
+        return self.forgets and not self.alternates
 
     @property
     def num_updates(self) -> dict[str, int]:
         """Batches of the forget and of the retain set that a run takes; a joint step takes one of each."""
-        alternates = self.alternates(self.settings)
-        forget_steps = self.settings.forget_steps if alternates else int(self.forgets)
-        retain_steps = self.settings.retain_steps if alternates or not self.forgets else 1
+        forget_steps = self.settings.forget_steps if self.alternates else int(self.forgets)
+        retain_steps = 1 if self.joint else self.settings.retain_steps
         return {"forget": self.num_steps * forget_steps, "retain": self.num_steps * retain_steps}
 
     @property
@@ -118,7 +127,7 @@ class Method:
         return model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels)
 
     def below_ceiling(self, losses: Tensor, batch: Batch) -> Tensor:
-        """The same [B], without gradient where a sample has lost what its label told: ascent on it ends there.
+        """The same [B], detached where a loss is above the ceiling: ascent on that sample ends.
 
         The ceiling is `forget_ceiling` times the base model's loss on this very sample without a label.
         """

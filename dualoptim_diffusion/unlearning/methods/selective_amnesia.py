@@ -1,22 +1,18 @@
 """Selective Amnesia (Heng and Soh, NeurIPS 2023): c_f draws noise; replay and a penalty hold all else in place."""
 
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from dualoptim_diffusion.data import Batch, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
-from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.unlearning.methods.method import RETAIN_KEYS, Method
 
-AT_ONCE = 250  # timesteps of one image in a forward and backward pass
+MICRO_BATCH = 250  # timesteps of one image in a forward and backward pass
 
 
 class SelectiveAmnesia(Method):
@@ -40,13 +36,8 @@ class SelectiveAmnesia(Method):
         self.start = {name: p.detach().clone() for name, p in model.network.named_parameters()}  # theta*
         key = (model_sha256(model), retain_set.sha256, str(self.settings.fisher_timesteps))
         path = cache_entry("fishers", *key).with_suffix(".safetensors")
-        with suppress(OSError, SafetensorError):  # absent or damaged: computed below
-            stored = load_file(path)
-            self.fisher = {name: stored[name].to(value.device) for name, value in self.start.items()}
-            return
-        self.fisher = replay_fisher(model, retain_set, self.settings.fisher_timesteps)
-        with atomic_path(path) as beside:
-            save_file({name: value.cpu().contiguous() for name, value in self.fisher.items()}, beside)
+        fisher = get_or_make_tensors(path, lambda: replay_fisher(model, retain_set, self.settings.fisher_timesteps))
+        self.fisher = {name: fisher[name].to(value.device) for name, value in self.start.items()}
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         x_u = 2 * torch.rand_like(batch.x_0) - 1  # from the generator that the batch has seeded
@@ -88,7 +79,7 @@ def replay_fisher(model: DenoisingModel, images: ImageSet, num_timesteps: int | 
         x_0 = model.encode(images.images[i : i + 1].to(device))
         label = images.class_labels[i : i + 1].to(device)
         model.network.zero_grad()
-        for part in timesteps.split(AT_ONCE):
+        for part in timesteps.split(MICRO_BATCH):
             noise = torch.randn(len(part), *x_0.shape[1:], generator=source).to(x_0)
             losses = model.loss(x_0.expand_as(noise), part.to(device), noise, label.expand(len(part)))
             losses.sum().backward()

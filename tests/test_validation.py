@@ -1,4 +1,4 @@
-"""Quick looks along a run: they show the figures, keep the best weights by the stated rule, and disturb nothing."""
+"""Quick evaluations along a run: they log figures, keep the best weights by the stated rule, and change nothing."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
 
 
+def by_rule(record: dict[str, Any]) -> tuple[bool, float]:
+    return rank(record["FA"], record["FD"])
+
+
 def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_looks_change_no_weight_and_their_figures_are_in_the_log(
+def test_quick_evaluations_change_no_weight_and_their_figures_are_in_the_log(
     dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -32,9 +36,9 @@ def test_looks_change_no_weight_and_their_figures_are_in_the_log(
     assert outcome.code == 0, outcome.err
     before, after = weights(finished), weights(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    looked = {r["step"]: r for r in records(out) if "FA" in r}
-    assert list(looked) == [3, 5]  # after 4 steps, and at the end
-    assert all(0 <= r["FA"] <= 1 and 0 <= r["RA"] <= 1 and r["FD"] > 0 for r in looked.values())
+    evaluated = {r["step"]: r for r in records(out) if "FA" in r}
+    assert list(evaluated) == [3, 5]  # after 4 steps, and at the end
+    assert all(0 <= r["FA"] <= 1 and 0 <= r["RA"] <= 1 and r["FD"] > 0 for r in evaluated.values())
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged = EventAccumulator(str(out / "tensorboard")).Reload()
@@ -42,7 +46,7 @@ def test_looks_change_no_weight_and_their_figures_are_in_the_log(
     assert len(logged.Scalars("forget_loss")) == 6
 
 
-def test_the_best_look_is_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ["evaluation.every=2", "evaluation.keep=best", "method.ema_decay=0.5", "--class", "three", "--out", out]
     stopped = dualoptim("forget", tiny, *options, "--stop-after", 3)
@@ -50,9 +54,9 @@ def test_the_best_look_is_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: st
     outcome = dualoptim("forget", tiny, *options, "--resume", "--json")
     assert outcome.code == 0, outcome.err
     results = json.loads(outcome.out)
-    looks = [r for r in records(out) if "FA" in r]
-    assert [r["step"] for r in looks] == [1, 3, 5]
-    best = min(looks, key=rank)
+    evaluations = [r for r in records(out) if "FA" in r]
+    assert [r["step"] for r in evaluations] == [1, 3, 5]
+    best = min(evaluations, key=by_rule)
     assert results["selection"]["rule"] == RULE
     assert results["selection"]["step"] == best["step"] + 1
     kept = load_file(out / "best" / "weights.safetensors")
@@ -60,24 +64,24 @@ def test_the_best_look_is_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: st
 
 
 def test_the_rule_prefers_quality_among_the_forgotten_and_forgetting_otherwise() -> None:
-    looks = [{"FA": 0.5, "FD": 1.0}, {"FA": 0.02, "FD": 9.0}, {"FA": 0.0, "FD": 10.0}, {"FA": 0.3, "FD": 2.0}]
-    assert min(looks, key=rank) == looks[1]
-    assert min((looks[0], looks[3]), key=rank) == looks[3]
+    evaluations = [{"FA": 0.5, "FD": 1.0}, {"FA": 0.02, "FD": 9.0}, {"FA": 0.0, "FD": 10.0}, {"FA": 0.3, "FD": 2.0}]
+    assert min(evaluations, key=by_rule) == evaluations[1]
+    assert min((evaluations[0], evaluations[3]), key=by_rule) == evaluations[3]
 
 
-def test_best_without_looks_is_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+def test_best_without_quick_evaluations_is_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
     outcome = dualoptim("forget", tiny, "evaluation.keep=best", "--class", "three", "--out", tmp_path / "run")
     assert outcome.code == 1
     assert "evaluation.every" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_looks_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+def test_quick_evaluations_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
     outcome = dualoptim(
         "forget", tiny, "method.name=retrain", "evaluation.every=2", "--class", "three", "--out", tmp_path / "run"
     )
     assert outcome.code == 1
-    assert "evaluation.every looks along a forgetting run" in outcome.err
+    assert "evaluation.every evaluates along a forgetting run" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,16 @@
+"""`dualoptim encode`."""
+
+from dualoptim_diffusion.cli.options import Json, Overrides, RecipeArgument, app, result
+
+
+@app.command()
+def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Encode all training images of a latent model's recipe once, both ways round; interrupted, it goes on.
+
+    Runs encode what they need by themselves; this is for many runs over one data set, and several processes share it.
+    The latents lie in data.latents, or in the cache.
+    """
+    from dualoptim_diffusion.runs.encode import encode_recipe
+
+    if (made := encode_recipe(recipe, overrides or ())) is not None:
+        result(made, as_json)

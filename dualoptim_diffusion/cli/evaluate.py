@@ -1,0 +1,43 @@
+"""`dualoptim evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dualoptim_diffusion.cli.options import (
+    InceptionWeights,
+    Json,
+    RunArgument,
+    app,
+    inception,
+    result,
+)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Such as evaluation.protocol=quick."),
+    ] = None,
+    inception_weights: InceptionWeights = None,
+    real_images: Annotated[
+        Path | None, typer.Option(help="A folder CLASS/*.png to measure the classifier on.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report.
+
+    Overrides may change the sections sampling and evaluation alone: the run was made with the others.
+    """
+    from dualoptim_diffusion.report import table
+    from dualoptim_diffusion.runs.evaluate import evaluate_again
+    from dualoptim_diffusion.runs.experiment import open_run
+
+    words = [*(overrides or ()), *inception(inception_weights)]
+    experiment = open_run(run, words, allowed=("sampling", "evaluation"))
+    results = evaluate_again(experiment, run, real_images)
+    if experiment.accelerator.is_main_process:
+        result(results if as_json else table(results), as_json)

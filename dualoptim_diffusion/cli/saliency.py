@@ -1,0 +1,36 @@
+"""`dualoptim saliency`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dualoptim_diffusion.cli.options import (
+    Classes,
+    Json,
+    Overrides,
+    Overwrite,
+    RecipeArgument,
+    app,
+    refuse_existing,
+    result,
+)
+
+
+@app.command()
+def saliency(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    out: Annotated[Path, typer.Option(help="Where to write the mask.")] = Path("mask.safetensors"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compute which weights the forget phase may change, for `forget --mask`."""
+    refuse_existing(out, overwrite)
+    from dualoptim_diffusion.runs.experiment import open_experiment
+    from dualoptim_diffusion.runs.mask import make_mask
+
+    experiment = open_experiment(recipe, classes or (), overrides or ())
+    if (made := make_mask(experiment, out)) is not None:
+        result(made, as_json)

@@ -1,0 +1,40 @@
+"""`dualoptim train-classifier`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dualoptim_diffusion.cli.options import (
+    DryRun,
+    Json,
+    Overrides,
+    Overwrite,
+    RecipeArgument,
+    app,
+    planned,
+    refuse_existing,
+    result,
+)
+
+
+@app.command("train-classifier")
+def train_classifier(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Also copy the classifier folder here.")] = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train the classifier that judges samples, and measure it on held-out real images."""
+    refuse_existing(out, overwrite, "classifier.json")
+    from dualoptim_diffusion.runs.train_classifier import make_classifier, open_classifier_recipe
+
+    loaded, accelerator = open_classifier_recipe(recipe, overrides or ())
+    if dry_run:
+        from dualoptim_diffusion.runs.dry_run import plan_classifier
+
+        planned(plan_classifier(loaded, accelerator.device), as_json)
+    elif (made := make_classifier(loaded, accelerator, out)) is not None:
+        result(made, as_json)

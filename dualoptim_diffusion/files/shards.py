@@ -1,0 +1,73 @@
+"""Folders of safetensors shards under a manifest.json that says what they were made from."""
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.atomic import visible
+from dualoptim_diffusion.files.json_files import read_json, write_json
+
+SAMPLES = re.compile(r"class(\d{4})-seed[\w-]+\.safetensors")  # as `samples_shard` names them; the group is the label
+
+
+def samples_shard(label: int, seeds: Sequence[int]) -> str:
+    """File name of images of a label; seeds that are no plain range go by a hash of them all."""
+    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    end = f"{seeds[-1]:06d}" if whole else sha256(repr(list(seeds)).encode()).hexdigest()[:8]
+    return f"class{label:04d}-seed{seeds[0]:06d}-{end}.safetensors"
+
+
+class ShardFolder:
+    """The folder.
+
+    Args:
+        path: made when the manifest is first written.
+        content: what the shards hold, for sentences: samples, latents.
+        remedy: what to do about a folder of something else.
+    """
+
+    def __init__(self, path: Path, content: str, remedy: str) -> None:
+        self.path, self._content, self._remedy = path, content, remedy
+        self._manifest = path / "manifest.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a manifest."""
+        return self._manifest.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """The manifest; its `shards` maps file names to what is known of each. {} where nothing is there yet.
+
+        Raises:
+            InputError: if the manifest is damaged, or the folder holds something else.
+        """
+        if not self.exists:
+            if self.path.exists() and (not self.path.is_dir() or visible(self.path)):
+                raise InputError(f"{self.path} exists and holds no {self._content}; {self._remedy}.")
+            return {}
+        try:
+            manifest = read_json(self._manifest)
+            if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
+                raise ValueError("it is of another kind")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path} holds no {self._content}: its {self._manifest.name} cannot be read ({error})."
+            ) from None
+        return manifest
+
+    def write(self, about: Mapping[str, Any], shards: Mapping[str, Any] | None = None) -> None:
+        """Writes the manifest; without shards it says what those that follow are made from."""
+        write_json(self._manifest, {**about} | ({} if shards is None else {"shards": dict(shards)}))
+
+    def rows(self, name: str, tensor: str) -> int | None:
+        """How many rows a shard's tensor has; None where the shard is missing or damaged."""
+        try:
+            with safe_open(self.path / name, framework="pt") as stored:
+                return int(stored.get_slice(tensor).get_shape()[0])
+        except (OSError, SafetensorError):
+            return None

@@ -1,0 +1,28 @@
+"""`dualoptim encode`: all latents of a recipe's training images, once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.recipes import find_recipe, load_recipe
+from dualoptim_diffusion.data import load_dataset
+from dualoptim_diffusion.data.encoding import encode_all
+from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_model
+
+
+def encode_recipe(recipe: str, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Encodes every training image, mirrored too where the recipe mirrors; goes on where it was interrupted.
+
+    Returns:
+        Folder, counts and bytes, on the main process.
+
+    Raises:
+        InputError: if the model has no autoencoder, or the folder holds something else.
+    """
+    loaded = load_recipe(ForgetRecipe, recipe, overrides)
+    accelerator = make_accelerator(loaded.run.device)
+    dataset, _ = load_dataset(loaded.data)
+    model = obtain_model(loaded.model, find_recipe(recipe), accelerator)
+    model.prepare(accelerator)
+    written = encode_all(dataset, loaded.data, model, accelerator)
+    return written if accelerator.is_main_process else None

@@ -1,0 +1,83 @@
+"""Memory and time of a run before it begins: counted, or measured on a few passes of this machine."""
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from dualoptim_diffusion.core.config import DenoiserRunConfig
+from dualoptim_diffusion.diffusion.randomness import derive_seed
+from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.optim.plan import FP32_BYTES
+
+LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
+PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def memory(network: nn.Module, copies: Mapping[str, float]) -> dict[str, Any]:
+    """Parameters, and bytes of everything that grows with them; `copies` counts further such tensors, in fp32."""
+    count = num_parameters(network)
+    parts = {"weights": 1.0, "gradients": 1.0, **copies}
+    bytes_each = {name: round(share * count * FP32_BYTES) for name, share in parts.items()}
+    return {"parameters": count, "bytes_without_activations": bytes_each | {"total": sum(bytes_each.values())}}
+
+
+def bytes_of_activations(model: DenoisingModel, batch_size: int, checkpointing: bool = False) -> int:
+    """Bytes that a forward pass of this batch saves for the backward pass; nothing is allocated to find out."""
+    outline = model.frozen_copy()
+    outline.network.to("meta").requires_grad_(True).train()
+    if checkpointing:
+        outline.checkpoint_gradients()
+    weights = {p.untyped_storage()._cdata for p in outline.network.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    x_0 = torch.empty(batch_size, *model.x_0_shape, device="meta")
+    labels = torch.empty(batch_size, dtype=torch.long, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = outline.loss(x_0, labels, torch.empty_like(x_0), labels)
+    del loss
+    return sum(saved.values())
+
+
+def seconds_per_image(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig) -> tuple[float, float]:
+    """Seconds an image of a forward pass, and of forward and backward; measured on this machine, not compiled."""
+    model.prepare(accelerator, run.precision, run.channels_last)
+    device = accelerator.device
+    torch.manual_seed(derive_seed(0, "probe"))
+
+    def forward(count: int) -> torch.Tensor:
+        x_0 = torch.randn(count, *model.x_0_shape, device=device)
+        labels = torch.zeros(count, dtype=torch.long, device=device)
+        return model.loss(x_0, labels, torch.randn_like(x_0), labels).mean()
+
+    with torch.no_grad():
+        alone = measured(forward, device)
+    return alone, measured(lambda count: forward(count).backward(), device)
+
+
+def measured(work: Callable[[int], Any], device: torch.device) -> float:
+    """Seconds an image of `work` on so many images."""
+    count = 2
+    while True:
+        for _ in range(2):  # the first one warms up
+            start = perf_counter()
+            work(count)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = perf_counter() - start
+        if seconds > PROBE_SECONDS or count >= LARGEST_PROBE:
+            return seconds / count
+        count *= 4

@@ -1,0 +1,90 @@
+"""The models of an experiment: the base model, checked, and beside it the one that a run has made of it."""
+
+from typing import NamedTuple
+
+from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.timing import timed
+from dualoptim_diffusion.files.run_folder import RunFolder
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
+from dualoptim_diffusion.models.loading import load_model
+from dualoptim_diffusion.runs.experiment import Experiment
+from dualoptim_diffusion.runs.obtain import obtain_model
+
+
+class OpenedModel(NamedTuple):
+    """A model and the hash of its weights."""
+
+    model: DenoisingModel
+    sha256: str
+
+
+def open_base_model(experiment: Experiment) -> OpenedModel:
+    """The model before forgetting: loaded, or pretrained and kept; checked against the data and the method.
+
+    Raises:
+        InputError: if it cannot be had or does not fit.
+    """
+    with timed("base model"):
+        recipe, names = experiment.recipe.model, experiment.facts.id2label
+        model = obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names)
+    check_model(experiment, model)
+    return OpenedModel(model, model_sha256(model))
+
+
+def open_both_models(experiment: Experiment, folder: RunFolder) -> dict[str, OpenedModel]:
+    """The original and the unlearned model of a run, prepared for drawing.
+
+    Raises:
+        InputError: if one cannot be had, or the original is not the one that the run was made with.
+    """
+    recipe, names = experiment.recipe.model, experiment.facts.id2label
+    models = {
+        "original": obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names),
+        "unlearned": load_model(folder.model, experiment.accelerator.device),
+    }
+    opened = {role: OpenedModel(model, model_sha256(model)) for role, model in models.items()}
+    check_origin(folder, "base_model_sha256", opened["original"].sha256, "base model")
+    for model in models.values():
+        experiment.prepare(model)
+    return opened
+
+
+def check_origin(folder: RunFolder, key: str, sha256: str, name: str) -> None:
+    """Checks that a run's provenance records this very input.
+
+    Raises:
+        InputError: if it records another, or is damaged.
+    """
+    if folder.read_provenance().get(key) != sha256:
+        raise InputError(
+            f"The {name} is not the one that the run {folder.path} was made with; restore it or forget anew."
+        )
+
+
+def check_model(experiment: Experiment, model: DenoisingModel) -> None:
+    """Checks that the model draws what the data set holds.
+
+    Raises:
+        InputError: if classes or shapes differ, or the model has no null class where one is needed.
+    """
+    if not same_classes(model.id2label, experiment.facts.id2label):
+        one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
+        hint = ", or name the one that means no class as model.null_class" if one_more else ""
+        raise InputError(
+            f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), the "
+            f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
+        )
+    shape = experiment.facts.shape
+    if model.image_shape != shape:
+        raise InputError(
+            f"The model draws images of shape {model.image_shape}, the data set holds {shape}; data.image_size resizes "
+            "images, and other channels need another model."
+        )
+    experiment.method.check(model)
+    scale = experiment.sampling.guidance_scale
+    if model.null_class is None and scale != 1:
+        raise InputError(
+            f"guidance_scale is {scale} under the protocol {experiment.protocol.name}, but the model has no null "
+            "class; set model.null_class, or sampling.guidance_scale=1 and a protocol that leaves it open."
+        )
