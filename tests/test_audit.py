@@ -108,6 +108,27 @@ def test_a_probe_says_the_same_twice_and_leaves_the_model_bit_for_bit(
             assert all(0 <= hits <= n for hits, n in zip(first["hits"], first["n"], strict=True))
 
 
+class WatchedBudget:
+    """A budget that notes which settings are read."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.seen = budget, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.seen.add(name)
+        return getattr(self._budget, name)
+
+
+@pytest.mark.parametrize("name", PROBE_NAMES)
+def test_a_cached_outcome_is_keyed_by_all_settings_that_its_trial_reads_and_by_no_others(
+    name: Any, scene: AuditContext, subject: AuditedModel
+) -> None:
+    for trial in PROBES[name].trials(scene):
+        budget: Any = WatchedBudget(scene.budget)
+        trial.run(replace(scene, budget=budget), subject)
+        assert budget.seen == {*trial.settings}, trial.name
+
+
 def a_dit() -> ConditionalDiT:
     torch.manual_seed(0)
     return ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8), dict(enumerate("0123456789")))

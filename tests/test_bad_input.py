@@ -64,7 +64,7 @@ def test_an_existing_run_is_kept_unless_overwrite_is_asked_for(
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    refused(dualoptim("forget", tiny, "--class", "three", "--out", run), "use --resume to go on, --overwrite")
+    refused(dualoptim("forget", tiny, "--class", "three", "--out", run), "use --resume to continue, --overwrite")
     refused(dualoptim("forget", tiny, "--class", "four", "--out", run, "--resume"), "another recipe or class")
     refused(dualoptim("forget", tiny, "--class", "nil", "--out", run, "--overwrite"), "no class 'nil'")
     refused(

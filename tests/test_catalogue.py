@@ -388,13 +388,13 @@ case("a mask of another model is refused", MASKED, "mask.safetensors", "of anoth
 case("a mask of numbers is refused", MASKED, "mask.safetensors", "of another model",
      prepare=lambda p: save_file({name: m.float() for name, m in load_file(p.run / "mask.safetensors").items()},
                                  p.tmp / "mask.safetensors"))
-case("a mask without its origin is refused", MASKED, "mask.safetensors", "make it anew",
+case("a mask without its origin is refused", MASKED, "mask.safetensors", "make another",
      prepare=lambda p: save_file(load_file(p.run / "mask.safetensors"), p.tmp / "mask.safetensors"))
 case("a mask with a garbled origin is refused", MASKED, "mask.safetensors", "make one",
      prepare=lambda p: save_file(load_file(p.run / "mask.safetensors"), p.tmp / "mask.safetensors",
                                  {"provenance": "[1"}))
 case("a mask for other classes is refused", "forget $tiny --class four --out $out --mask $run/mask.safetensors",
-     "['three']", "make it anew")
+     "['three']", "make another")
 case("a mask of a recipe that asks for none is refused", "saliency $tiny method.mask=null --class three --out $out",
      "method.mask", "method.mask.kind=fisher_ratio")
 case("a mask for an unknown class is refused", "saliency $tiny --class tree --out $out", "'tree'", "did you mean three")
@@ -572,10 +572,10 @@ for verb, remedy in (("evaluate $tmp/copy", "it would hold recipe.yaml"),
                      ("sample $tmp/copy --out $out", "it would hold model_index.json")):
     case(f"{verb.split()[0]} of a folder that is nowhere is refused", verb, "copy", remedy)
 case("going on with another recipe is refused", "forget $tiny --class three --out $tmp/copy --resume run.seed=5",
-     "copy", "use --overwrite to start anew", prepare=copied("run"))
+     "copy", "use --overwrite to start again", prepare=copied("run"))
 case("going on with another class is refused", "forget $tiny --class four --out $tmp/copy --resume", "copy",
-     "use --overwrite to start anew", prepare=copied("run"))
-case("a finished run is not run over", "forget $tiny --class three --out $tmp/copy", "copy", "use --resume to go on",
+     "use --overwrite to start again", prepare=copied("run"))
+case("a finished run is not run over", "forget $tiny --class three --out $tmp/copy", "copy", "use --resume to continue",
      prepare=copied("run"))
 case("a run whose checkpoints are all damaged does not go on",
      "forget $tiny --class three --out $tmp/copy --resume", "step_6", "Use --overwrite",
@@ -621,7 +621,7 @@ case("a control that is nowhere is refused", "report $run --control $tmp/x --out
 case("an override of what made a run is refused", "evaluate $run method.num_steps=3", "method.num_steps",
      "override sampling and evaluation")
 case("a judge that is not the run's is refused", "evaluate $run evaluation.classifier=$tmp/copy", "classifier",
-     "forget anew", prepare=copied("judge", tensors("classifier.safetensors", lambda t: t["fc.bias"].add_(1))))
+     "forget again", prepare=copied("judge", tensors("classifier.safetensors", lambda t: t["fc.bias"].add_(1))))
 
 # Where to write.
 for verb in (FORGET, "sample $run --class 1 --seeds 0 --out $out", "grid $run --out $out", "report $run --out $out",

@@ -179,7 +179,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(dualoptim: Run, 
     (tmp_path / "run" / "checkpoints" / "step_4" / "state.safetensors").write_bytes(b"damaged")
     resumed = dualoptim(*command, tmp_path / "run", "--resume")
     assert resumed.code == 0, resumed.err
-    assert "step_4 (state.safetensors is not what was written); going on from step 2" in resumed.err
+    assert "step_4 (state.safetensors is not what was written); continuing from step 2" in resumed.err
     ends = [json.loads((tmp_path / name / "provenance.json").read_text())["model_sha256"] for name in ("whole", "run")]
     assert ends[0] == ends[1]
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()

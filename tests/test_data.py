@@ -307,9 +307,9 @@ def test_every_recipe_passes_its_dry_run_without_opening_images(
     dualoptim: Run, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     from dualoptim_diffusion.core.recipes import recipe_folder
-    from dualoptim_diffusion.runs import dry_run
 
-    monkeypatch.setattr(dry_run, "_timed", lambda *_: 0.01)  # seconds an image
+    for module in ("forecast", "dry_run"):
+        monkeypatch.setattr(f"dualoptim_diffusion.runs.{module}.measured", lambda *_: 0.01)  # seconds an image
     if family == "cifar10":
         monkeypatch.setattr("dualoptim_diffusion.data.cifar10.load", lambda _: pytest.fail("opened"))
     recipes = sorted(path.stem for path in recipe_folder().glob(f"{family}_*.yaml"))
@@ -436,12 +436,12 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for
 
 def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> None:
     from dualoptim_diffusion.models import ConditionalDiT, DiT
-    from dualoptim_diffusion.runs.dry_run import _activations
+    from dualoptim_diffusion.runs.forecast import bytes_of_activations
 
     model = ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
-    one, four = _activations(model, 1), _activations(model, 4)
+    one, four = bytes_of_activations(model, 1), bytes_of_activations(model, 4)
     assert 0 < one < four <= 4 * one
-    assert _activations(model, 4, checkpointing=True) < four / 2
+    assert bytes_of_activations(model, 4, checkpointing=True) < four / 2
     assert next(model.network.parameters()).device.type == "cpu"
 
 

@@ -77,7 +77,7 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
     assert frechet_distance(*statistics) == pytest.approx(fid, rel=1e-3, abs=1e-6 * trace)
     features = [their["2048"] for their in theirs]
     kid = kid_features_to_metric(*features, kid_subset_size=min(1000, count), verbose=False)
-    assert kernel_distance(ours[0][0], ours[1][0])["value"] == pytest.approx(
+    assert kernel_distance(ours[0][0], ours[1][0], "Inception")["value"] == pytest.approx(
         kid["kernel_inception_distance_mean"], rel=1e-4
     )
     prc = prc_features_to_metric(*features, verbose=False)
@@ -176,8 +176,8 @@ def test_published_edits_stretch_each_image_and_swap_channels() -> None:
 
 def test_inception_score_of_one_sure_class_each_is_the_number_of_classes() -> None:
     logits = 100 * torch.eye(4).repeat(500, 1)
-    assert inception_score(logits)["value"] == pytest.approx(4, rel=0.02)
-    assert inception_score(torch.zeros(200, 4))["value"] == pytest.approx(1)
+    assert inception_score(logits, "x")["value"] == pytest.approx(4, rel=0.02)
+    assert inception_score(torch.zeros(200, 4), "x")["value"] == pytest.approx(1)
 
 
 def test_precision_falls_with_images_outside_and_recall_with_modes_left_out() -> None:

@@ -18,9 +18,9 @@ from torchvision.datasets import CIFAR10
 
 from dualoptim_diffusion import load_pipeline
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.data import cifar10
 from dualoptim_diffusion.data.replay import open_replay
-from dualoptim_diffusion.files.weight_files import file_sha256
 from tests.conftest import Outcome
 from tests.test_bad_input import refused
 from tests.test_data import write_cifar

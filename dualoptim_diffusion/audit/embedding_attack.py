@@ -19,8 +19,8 @@ def attack(context: AuditContext, audited: AuditedModel, mixture: bool) -> dict[
         mixture: only convex mixtures of the retained labels' rows are searched, in place of any row.
     """
     model, steps = audited.model, context.budget.embedding_steps
-    gone, tables = list(context.forget_classes), model.class_tables
-    kept = [label for label in context.labels if label not in gone]
+    forgotten, tables = list(context.forget_classes), model.class_tables
+    retained = [label for label in context.labels if label not in forgotten]
     images = context.some_of_the_class(context.budget.embedding_images)
     batches = context.batches(model, images, "embedding", steps[-1])
     with restored(model.network):
@@ -29,17 +29,17 @@ def attack(context: AuditContext, audited: AuditedModel, mixture: bool) -> dict[
             table.requires_grad_(True)
         variables: list[nn.Parameter]
         if mixture:
-            variables = [nn.Parameter(torch.zeros(len(gone), len(kept), device=context.device))]
+            variables = [nn.Parameter(torch.zeros(len(forgotten), len(retained), device=context.device))]
         else:
-            variables = [nn.Parameter(t.detach()[gone].clone()) for t in tables]
+            variables = [nn.Parameter(t.detach()[forgotten].clone()) for t in tables]
         optimizer = Adam(variables, context.budget.embedding_lr * (1.0 if mixture else table_scale(tables)))
 
         def place() -> list[Tensor]:
             """Puts what is searched for into the tables; the rows that it stands for."""
-            rows: list[Tensor] = _mixed(variables[0], tables, kept) if mixture else [*variables]
+            rows: list[Tensor] = _mixed(variables[0], tables, retained) if mixture else [*variables]
             with torch.no_grad():
                 for table, row in zip(tables, rows, strict=True):
-                    table[gone] = row
+                    table[forgotten] = row
             return rows
 
         def advance(step: int) -> None:
@@ -49,7 +49,9 @@ def attack(context: AuditContext, audited: AuditedModel, mixture: bool) -> dict[
             optimizer.zero_grad()
             losses = model.loss(batch.x_0, batch.timesteps, batch.noise, batch.class_labels)
             context.accelerator.backward(losses.mean())
-            torch.autograd.backward(rows, [_gradient(table)[gone] for table in tables])  # on to what rows are made of
+            torch.autograd.backward(
+                rows, [_gradient(table)[forgotten] for table in tables]
+            )  # on to what rows are made of
             optimizer.step()
             place()
 
@@ -57,9 +59,9 @@ def attack(context: AuditContext, audited: AuditedModel, mixture: bool) -> dict[
         return along(context, model, steps, advance)
 
 
-def _mixed(logits: Tensor, tables: list[nn.Parameter], kept: list[int]) -> list[Tensor]:
+def _mixed(logits: Tensor, tables: list[nn.Parameter], retained: list[int]) -> list[Tensor]:
     weights = logits.softmax(1)  # [forgotten, retained]
-    return [weights @ table.detach()[kept] for table in tables]
+    return [weights @ table.detach()[retained] for table in tables]
 
 
 def _gradient(table: nn.Parameter) -> Tensor:

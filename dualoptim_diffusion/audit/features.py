@@ -45,11 +45,11 @@ def linear_probe(context: AuditContext, audited: AuditedModel) -> dict[str, Any]
 
 
 def _table(
-    context: AuditContext, model: DenoisingModel, gone: ImageSet, kept: ImageSet
+    context: AuditContext, model: DenoisingModel, forgotten: ImageSet, retained: ImageSet
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Features [N, C] and whether each image is of a forgotten class [N]."""
-    features = torch.cat([middle_features(context, model, gone), middle_features(context, model, kept)])
-    return features.double().nan_to_num(0.0, 0.0, 0.0).numpy(), np.arange(len(features)) < len(gone)
+    features = torch.cat([middle_features(context, model, forgotten), middle_features(context, model, retained)])
+    return features.double().nan_to_num(0.0, 0.0, 0.0).numpy(), np.arange(len(features)) < len(forgotten)
 
 
 @torch.no_grad()
@@ -60,12 +60,12 @@ def middle_features(context: AuditContext, model: DenoisingModel, images: ImageS
     """
     model.network.eval()
     t, label = context.budget.feature_timestep, 0 if model.null_class is None else model.null_class
-    kept: list[Tensor] = []
+    found: list[Tensor] = []
 
-    def keep(_module: object, _inputs: object, output: Tensor) -> None:
-        kept.append((output.flatten(2).mean(2) if output.dim() == 4 else output.mean(1)).float().cpu())
+    def hook(_module: object, _inputs: object, output: Tensor) -> None:
+        found.append((output.flatten(2).mean(2) if output.dim() == 4 else output.mean(1)).float().cpu())
 
-    handle = model.middle.register_forward_hook(keep)
+    handle = model.middle.register_forward_hook(hook)
     try:
         for first, x_0, _ in context.parts(model, images):
             noise = torch.randn(x_0.shape, generator=generator(context.budget.seed, "features", first)).to(x_0)
@@ -74,7 +74,7 @@ def middle_features(context: AuditContext, model: DenoisingModel, images: ImageS
             model.noise_pred(x_t, timesteps, torch.full_like(timesteps, label))
     finally:
         handle.remove()
-    return torch.cat(kept)
+    return torch.cat(found)
 
 
 def trials(context: AuditContext) -> list[Trial]:

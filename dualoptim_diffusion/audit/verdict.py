@@ -18,7 +18,7 @@ def excesses(attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dic
 
     Returns:
         For each point: `probe`, `attack`, `at`, the rates `FA` and `control`, their `difference` and its
-        `interval`. Intervals hold all at once with 95% or more (Newcombe's, Bonferroni over all points), so that the
+        `interval`. Intervals hold together with 95% or more (Newcombe's, Bonferroni over all points), so that the
         largest may be picked; they tell of the images drawn, not of how an attack's own chance would fall.
     """
     points = [

@@ -30,14 +30,15 @@ def audit(
         typer.Option(metavar="RUN", help="A model retrained without the class [one made by --retrain before]."),
     ] = None,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train the control here; kept, and interrupted it goes on.")
+        bool,
+        typer.Option("--retrain", help="Train the control here; it is cached, and an interrupted training continues."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Attack a run's result: is the class really gone, or only hidden?
 
     Each probe runs on the original, the unlearned model and a control that never saw the class. Writes audit.json and
-    the report anew. Interrupted, the same command goes on.
+    the report. Run an interrupted command again to continue.
     """
     if control is not None and retrain:
         raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")

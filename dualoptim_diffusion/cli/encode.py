@@ -5,7 +5,7 @@ from dualoptim_diffusion.cli.options import Json, Overrides, RecipeArgument, app
 
 @app.command()
 def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Encode all training images of a latent model's recipe once, both ways round; interrupted, it goes on.
+    """Encode all training images of a latent model's recipe, mirrored too; an interrupted encoding continues.
 
     Runs encode what they need by themselves; this is for many runs over one data set, and several processes share it.
     The latents lie in data.latents, or in the cache.

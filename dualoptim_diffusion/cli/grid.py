@@ -30,7 +30,7 @@ def grid(
     out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png or RUN/sheet_NAME.png].")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the before/after grid of a run anew, for other classes or more columns, or one class's contact sheet."""
+    """Draw the before/after grid of a run for other classes or more columns, or one class's contact sheet."""
     if sum(bool(given) for given in (classes, others is not None, contact_sheet)) > 1:
         raise InputError("--class, --others and --contact-sheet each choose what is shown; give one of them.")
     from dualoptim_diffusion.files.run_folder import grid_files

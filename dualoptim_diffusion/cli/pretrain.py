@@ -29,7 +29,7 @@ def pretrain(
     stop_after: StopAfter = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model from scratch; kept by recipe hash, so a second call finds it, and an interrupted one goes on."""
+    """Train a model from scratch. It is cached by recipe hash; an interrupted training continues."""
     refuse_existing(out, overwrite, "model_index.json")
     from dualoptim_diffusion.runs.pretrain import make_base_model, open_pretraining
 

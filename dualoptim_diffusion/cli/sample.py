@@ -24,7 +24,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="s = w + 1; 1 is the conditional model.")] = None,
     guidance_channels: Annotated[int | None, typer.Option(help="Guide the first so many channels [all].")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images drawn at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
     png: Annotated[bool, typer.Option(help="Also write one PNG an image.")] = True,
     latents: Annotated[
         bool, typer.Option("--latents", help="Also keep a latent model's latents, for data.name=replay.")

@@ -28,9 +28,9 @@ class Budget(Section):
         embedding_steps: after which steps the label is drawn.
         embedding_lr: of Adam for class tables, in `relearn` too, as a multiple of their root mean square.
         timesteps: to which `noisy_start` noises real images, in 1..1000.
-        real_images: of each group that `noisy_start`, `inversion` and `features` look at, at most.
+        real_images: largest number of each group that `noisy_start`, `inversion` and `features` read.
         loss_timesteps: at which `inversion` measures losses.
-        feature_timestep: of the noise under which `features` looks.
+        feature_timestep: of the noise under which `features` reads them.
     """
 
     probes: tuple[ProbeName, ...] = PROBE_NAMES

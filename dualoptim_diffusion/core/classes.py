@@ -31,7 +31,7 @@ def distinct_names(id2label: Mapping[int, str]) -> dict[int, str]:
 
 
 def file_name(label: str) -> str:
-    """A name as part of a path that stays in its folder, whoever chose it."""
+    """A name as part of a path that cannot leave its folder."""
     return re.sub(r"[/\\\0]|^\.{1,2}$", "_", label)
 
 

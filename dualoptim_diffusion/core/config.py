@@ -92,7 +92,9 @@ class DataConfig(Section):
 
 class DenoiserDataConfig(DataConfig):
     horizontal_flip: bool = False
-    latents: str = "keep"  # of a model with an autoencoder: keep (in the cache), each_step (anew), or a folder for them
+    latents: str = (
+        "keep"  # of a model with an autoencoder: keep (in the cache), each_step (never cached), or a folder for them
+    )
 
     @field_validator("latents")
     @classmethod
@@ -122,7 +124,7 @@ class FisherRatioMask(Section):
 
     kind: Literal["fisher_ratio"]
     threshold: float = Field(3.0, gt=0)  # gamma
-    # published: of the guided loss, clipped; plain: of the loss; class_pure: that of single classes, kept
+    # published: of the guided loss, clipped; plain: of the loss; class_pure: of single classes, cached
     estimator: Literal["published", "plain", "class_pure"] = "published"
     batch_size: int = Field(128, ge=1)
     num_batches: int | None = Field(None, ge=1)  # of each set (class_pure: of each class); null = one pass
@@ -214,7 +216,7 @@ class SamplingConfig(Section):
     guidance_scale: float = Field(1.0, ge=0)  # s; the papers' w is s - 1
     guidance_channels: int | None = Field(None, ge=1)  # the first so many are guided; null = all
     seeds: str = "0-499"  # of each class
-    batch_size: int = Field(250, ge=1)  # images drawn at once; part of what defines them bit for bit
+    batch_size: int = Field(250, ge=1)  # images per batch; their bits depend on it
 
 
 class EvaluationConfig(Section):
@@ -223,11 +225,11 @@ class EvaluationConfig(Section):
     min_accuracy: float = Field(0.6, ge=0, le=1)  # of the classifier on real images of each forgotten class
     features: str = "inception"  # for distances: inception, classifier, or timm's name of a network
     features_weights: str | None = None  # a file of weights for them; null = the published ones
-    every: int | None = Field(None, ge=1)  # outer steps between quick looks along the run; null = none
-    keep: Literal["last", "best"] = "last"  # which weights the run ends with; best needs quick looks
+    every: int | None = Field(None, ge=1)  # outer steps between quick evaluations; null = none
+    keep: Literal["last", "best"] = "last"  # which weights the run ends with; best needs quick evaluations
 
     @model_validator(mode="after")
-    def _best_needs_looks(self) -> "EvaluationConfig":
+    def _best_needs_every(self) -> "EvaluationConfig":
         if self.keep == "best" and self.every is None:
             raise ValueError("evaluation.every (a number of steps) beside keep: best")
         return self

@@ -1,4 +1,4 @@
-"""What can go wrong, as one plain sentence for people: the value, what was expected, what to do."""
+"""What can go wrong, as one plain sentence: the value, what was expected, what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from difflib import get_close_matches
 EXIT_FAILED = 1  # one sentence on stderr says why
 EXIT_STOPPED = 75  # stopped on request with everything saved; run again with --resume
 EXIT_DIVERGED = 76  # losses or weights went out of bounds; the last good checkpoint is kept
-EXIT_INTERRUPTED = 130  # at once, on a second signal or outside of training
+EXIT_INTERRUPTED = 130  # immediately, on a second signal or outside of training
 
 
 class InputError(ValueError):

@@ -1,7 +1,8 @@
-"""Hashes of plain data."""
+"""Hashes of plain data and of files."""
 
 import json
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 
@@ -13,3 +14,18 @@ def json_sha256(content: Any) -> str:
 def digest(*parts: str) -> str:
     """One hash of several texts."""
     return sha256(repr(parts).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, of which few are in memory at a time."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_sha256(folder: Path, suffix: str) -> str:
+    """Hash of the names and bytes of all files with this suffix, wherever the folder lies."""
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob(f"*{suffix}"))}
+    return json_sha256(files)

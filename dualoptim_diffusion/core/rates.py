@@ -44,5 +44,5 @@ def difference_interval(hits: int, n: int, other_hits: int, other_n: int, z: flo
 
 
 def simultaneous_z(comparisons: int) -> float:
-    """z at which all of so many 95% intervals hold at once, at the least (Bonferroni); 1.96 for one."""
+    """z at which so many 95% intervals hold together (Bonferroni); 1.96 for one."""
     return NormalDist().inv_cdf(1 - 0.025 / comparisons)

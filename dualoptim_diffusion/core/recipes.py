@@ -177,11 +177,11 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) -> tuple[dict[str, Any], list[str]]:
-    """The recipe as plain data without the keys that nobody reads, and the names of those that had been set.
+    """Drops keys the method ignores; returns the recipe as plain data, and those of the dropped keys the user set.
 
     Args:
         reads: keys of `method`, and dotted keys of other sections, that the chosen method reads.
-        alternates: whether it steps forget and retain in turn rather than both at once.
+        alternates: whether it steps forget and retain in turn rather than in one step.
 
     Raises:
         InputError: if `optimizers.mode=shared` meets a forget rate or schedule that differs from the retain one.
@@ -211,8 +211,15 @@ def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) 
         for key in list(values[section]):
             if key != "name" and (key if section == "method" else f"{section}.{key}") not in reads:
                 del values[section][key]
-                dropped += [f"{section}.{key}"] if key in fields.model_fields_set else []
+                if key in fields.model_fields_set and not (shared and _is_shared(fields, key)):
+                    dropped.append(f"{section}.{key}")
     return values, dropped
+
+
+def _is_shared(fields: BaseModel, key: str) -> bool:
+    """Whether a key of the forget phase says what its counterpart says for both."""
+    counterpart = key.replace("forget", "retain", 1)
+    return key != counterpart and getattr(fields, key) == getattr(fields, counterpart, None)
 
 
 def recipe_sha256(values: Mapping[str, Any]) -> str:

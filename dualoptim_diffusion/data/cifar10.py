@@ -35,7 +35,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def load(folder: str | None) -> tuple[Pixels, Pixels]:
-    """Training and test images; downloaded once if they are not in the folder, then kept as plain tensors.
+    """Training and test images; downloaded if they are not in the folder, then cached as plain tensors.
 
     Args:
         folder: where the archive or its extracted batches lie or are put; None for the cache.

@@ -69,7 +69,7 @@ class ImageSet:
 
     @cached_property
     def pixels_sha256(self) -> str:
-        """Hash of the pixels; of names, sizes and dates of the files where they are not held in memory."""
+        """Hash of the pixels; of names, sizes and dates of the files where they are not in memory."""
         if isinstance(self.images, Tensor):
             return sha256(self.images.contiguous().numpy()).hexdigest()
         return self.images.sha256

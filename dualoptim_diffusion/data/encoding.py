@@ -66,7 +66,7 @@ def latent_cache(dataset: ImageSet, latents: str, model: DenoisingModel, acceler
 def encode_all(
     dataset: ImageSet, config: DenoiserDataConfig, model: DenoisingModel, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Encodes every image of a data set, mirrored too where the recipe mirrors; goes on where it was interrupted.
+    """Encodes every image of a data set, mirrored too where the recipe mirrors; an interrupted call continues.
 
     Returns:
         The folder, how many images and moments it serves, and its bytes.

@@ -1,4 +1,4 @@
-"""Real images from folders with one subfolder a class: decoded once and kept, or streamed where they are many."""
+"""Folders of real images with a subfolder for each class: which files there are."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """Latents of an autoencoder, encoded once: the posterior's moments in shards that are read by memory map.
 
 What a run draws is known before it begins (indices and flips are functions of counters), so only that is encoded, or
-all by `dualoptim encode`. An image has a key for each way it may be looked at: twice its number, one more if mirrored.
+all by `dualoptim encode`. The key of an image is twice its number, plus one if it is mirrored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from dualoptim_diffusion.files.shards import ShardFolder
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PER_SHARD = 1024  # images; an interrupted encoding begins at most one shard a process anew
+PER_SHARD = 1024  # images; an interrupted encoding repeats at most one shard a process
 ENCODER_BATCH = 16  # images
 MADE_FROM = {  # what a cache must agree in, and what to say where it does not
     "autoencoder_sha256": "by another autoencoder",
@@ -114,7 +114,7 @@ class LatentCache:
         return keys[~torch.isin(keys, self._table[0])] if self._shards else keys
 
     def add(self, keys: Tensor) -> None:
-        """Encodes what is missing; interrupted and called again, it goes on and ends with the same bytes."""
+        """Encodes what is missing; interrupted and called again, it continues and ends with the same bytes."""
         with locked_cache(self.folder, self._accelerator):  # another run may be adding to it
             if self._accelerator.is_main_process:
                 clear_leftovers(self.folder)

@@ -77,7 +77,7 @@ class FolderPixels:
         return content.hexdigest()
 
     def read(self) -> Tensor:
-        """All of them, decoded once: the result is kept and found again while the files stay as they are."""
+        """All of them, decoded; cached for as long as the files stay as they are."""
         path = cache_entry("data", self.sha256).with_suffix(".safetensors")
         return get_or_make_locked(path, lambda: {"images": self._decode_all()})["images"]
 

@@ -90,7 +90,7 @@ def denoise(
 
 
 def padded_chunks(seeds: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(seeds to keep, the same filled up to `size` by repeating the last): every chunk is drawn at one batch size."""
+    """(seeds, the same padded to `size` by repeating the last): every chunk is drawn at one batch size."""
     for first in range(0, len(seeds), size):
-        kept = list(seeds[first : first + size])
-        yield kept, kept + kept[-1:] * (size - len(kept))
+        chunk = list(seeds[first : first + size])
+        yield chunk, chunk + chunk[-1:] * (size - len(chunk))

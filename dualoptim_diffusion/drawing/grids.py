@@ -82,19 +82,6 @@ def draw_grid(
         save_png(file, join([names, panel]))
 
 
-def half_images(
-    before: Mapping[int, Tensor],
-    after: Mapping[int, Tensor],
-    id2label: Mapping[int, str],
-    forget_classes: Sequence[int],
-    columns: int = 8,
-    rows: Sequence[int] | None = None,
-) -> tuple[Image.Image, Image.Image]:
-    """Both halves of `draw_grid` as pictures of one size, each with the row names, to lay one over the other."""
-    names, (left, right) = _halves([before, after], id2label, forget_classes, columns, rows)
-    return join([names, left]), join([names, right])
-
-
 def draw_contact_sheet(
     path: Path, before: Tensor, after: Tensor | None, name: str, forgotten: bool, count: int = CONTACT_IMAGES
 ) -> None:

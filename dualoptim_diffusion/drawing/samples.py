@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.shards import ShardFolder, samples_shard
-from dualoptim_diffusion.files.weight_files import file_sha256
 from dualoptim_diffusion.models import DenoisingModel
 
 
@@ -106,7 +106,7 @@ def draw_samples(
 ) -> Samples:
     """Draws each label with its seeds into `folder`; whatever else the folder holds stays there.
 
-    Sound shards are reused, so an interrupted call goes on; processes share the chunks.
+    Sound shards are reused, so an interrupted call continues; processes share the chunks.
 
     Args:
         autoencoder_sha256: keep the latents of this autoencoder beside the images, for `data.name: replay`.

@@ -68,22 +68,11 @@ def evaluate(
     """
     ids = match_classes(classifier, id2label)
     extractor = extractor or classifier_features(classifier)
-    forgotten = [ids[c] for c in forget_classes]
-    labels = list(samples)
-    index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    scores = []
     with timed("features, generated"):
-        for label in labels[index::count]:
-            counted = per_class if label in id2label and label not in forget_classes else 0
-            scores.append(score_label(label, samples[label], classifier, forgotten, ids.get(label), extractor, counted))
-    if count > 1:
-        from accelerate.utils import gather_object
-
-        scores = sorted(gather_object(scores), key=lambda score: labels.index(score.label))
+        scores = _score_labels(samples, classifier, ids, forget_classes, extractor, per_class, accelerator)
     if isinstance(reference, Tensor):
         reference = measure_reference(reference, extractor)
-    names = dict(id2label) | {label: NULL_LABEL for label in labels if label not in id2label}
-    by_name = {names[score.label]: score for score in scores}
+    by_name = {id2label.get(score.label, NULL_LABEL): score for score in scores}
     forgotten_scores = {name: score for name, score in by_name.items() if score.label in forget_classes}
     others = {name: score for name, score in by_name.items() if score.label not in forget_classes}
     retained = {name: score for name, score in others.items() if score.label in id2label}
@@ -100,8 +89,31 @@ def evaluate(
     )
 
 
+def _score_labels(
+    samples: Mapping[int, Tensor],
+    classifier: Classifier,
+    ids: Mapping[int, int],
+    forget_classes: Sequence[int],
+    extractor: Extractor,
+    per_class: int | None,
+    accelerator: "Accelerator | None",
+) -> list[LabelScore]:
+    """The score of every label, in the order of the samples; `ids` are the classifier's by the model's."""
+    labels, forgotten = list(samples), [ids[c] for c in forget_classes]
+    index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    scores = []
+    for label in labels[index::count]:
+        counted = per_class if label in ids and label not in forget_classes else 0
+        scores.append(score_label(label, samples[label], classifier, forgotten, ids.get(label), extractor, counted))
+    if count == 1:
+        return scores
+    from accelerate.utils import gather_object
+
+    return sorted(gather_object(scores), key=lambda score: labels.index(score.label))
+
+
 def _distances(scores: Sequence[LabelScore], reference: Reference, extractor: Extractor) -> Distances:
-    """Generated against real images of retained classes; sums run in label order, whoever computed the parts."""
+    """Generated against real images of retained classes; sums run in label order on any number of processes."""
     statistics = FeatureStatistics()
     for score in scores:
         statistics.add(score.features)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.weight_files import file_sha256, read_tensors
+from dualoptim_diffusion.core.hashes import file_sha256
+from dualoptim_diffusion.files.weight_files import read_tensors
 from dualoptim_diffusion.judge.classifier import Classifier, timm_network
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's port of the TensorFlow network behind FID

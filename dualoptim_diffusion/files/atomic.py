@@ -57,7 +57,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Deletes what killed processes were writing anywhere in a folder; nobody else may be writing there."""
+    """Deletes what killed processes were writing anywhere in a folder; no other process may be writing there."""
     for path in [path for ending in ("part", "old") for path in folder.rglob(f".*.[0-9]*.{ending}")]:
         if path.is_dir():
             shutil.rmtree(path)

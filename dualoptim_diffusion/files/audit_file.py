@@ -133,6 +133,7 @@ class Audit(Part):
     excess: list[Point]
     headline: Headline | None
     note: str | None = None
+    model_files: str | None = None  # hash of the unlearned model's weight files
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Audit":

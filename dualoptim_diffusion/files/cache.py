@@ -52,7 +52,7 @@ def get_or_make(
     with suppress(OSError, ValueError, LookupError, SafetensorError):
         content = read(path)
     if accelerator is not None:
-        accelerator.wait_for_everyone()  # all have looked before one writes
+        accelerator.wait_for_everyone()  # all have read before one writes
     if content is None:
         content = make()
         if accelerator is None or accelerator.is_main_process:
@@ -75,7 +75,7 @@ def get_or_make_tensors(
 
 
 def get_or_make_locked(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The same where several commands may ask at once: one makes the file while the others wait."""
+    """The same for several commands at a time: one makes the file while the others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         return get_or_make_tensors(path, make)

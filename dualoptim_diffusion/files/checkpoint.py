@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.weight_files import file_sha256
 
 FILES = ("state.safetensors", "state.json")  # of a checkpoint, beside its manifest
-KEPT = 2  # checkpoints: should the newest be damaged, the one before goes on
+KEEP = 2  # checkpoints: if the newest is damaged, the one before it is used
 
 
 def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -45,7 +45,7 @@ def unpack(packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held.
+    """The content of a checkpoint.
 
     Attributes:
         step: finished outer steps.
@@ -84,7 +84,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], identity:
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / "latest") as beside:
         beside.write_text(f"step_{step}\n", encoding="utf-8")
-    for _, old in _steps(folder)[KEPT:]:
+    for _, old in _steps(folder)[KEEP:]:
         shutil.rmtree(old)
 
 
@@ -109,11 +109,11 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> Restored | Non
         if other := [name for name in {**made_for, **identity} if made_for.get(name) != identity.get(name)]:
             raise InputError(
                 f"The checkpoint {path} was made with another {' and another '.join(other)}; use --overwrite to start "
-                "anew, or give what it was made with."
+                "again, or give what it was made with."
             )
         return Restored(step, unpack(packed, tensors), skipped)
     if skipped:
-        raise InputError(f"No checkpoint verifies: {'; '.join(skipped)}. Use --overwrite to start anew.")
+        raise InputError(f"No checkpoint verifies: {'; '.join(skipped)}. Use --overwrite to start again.")
     return None
 
 

@@ -122,10 +122,16 @@ JudgeAccuracy = Annotated[_JudgeAccuracy, AfterValidator(_counted)]
 
 @with_config(CHECKED)
 class Selection(TypedDict):
-    """By which rule the weights of a step were kept as the best, and their figures."""
+    """By which rule the weights of a step were selected."""
 
     rule: str
     step: Count
+
+
+@with_config(CHECKED)
+class SelectionFile(Selection):
+    """best/selection.json: the same with the figures of the selected weights."""
+
     FA: Number
     FD: Number
 
@@ -142,5 +148,6 @@ class Results(TypedDict):
     protocol: ProtocolUsed
     protocol_hash: str
     classifier: JudgeAccuracy
+    model_files: NotRequired[str | None]  # hash of the unlearned model's weight files
     seconds: NotRequired[dict[str, Annotated[Number, Field(ge=0)]]]
     selection: NotRequired[Selection | None]

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.core.hashes import folder_sha256
 from dualoptim_diffusion.core.recipes import read_yaml
 from dualoptim_diffusion.files.audit_file import Audit
 from dualoptim_diffusion.files.json_files import read_checked, read_json
 from dualoptim_diffusion.files.metrics import parse_metrics
-from dualoptim_diffusion.files.results_file import Results, Selection
+from dualoptim_diffusion.files.results_file import Results, SelectionFile
 
 
 def grid_files(path: Path) -> tuple[Path, Path, Path]:
@@ -68,6 +69,10 @@ class RunFolder:
         """Whether its model was saved; a folder appears whole or not at all."""
         return (self.model / "model_index.json").is_file()
 
+    def model_files_sha256(self) -> str | None:
+        """Hash of the weight files in its model; None where there are none."""
+        return folder_sha256(self.model, ".safetensors") if self.model.is_dir() else None
+
     def read_results(self) -> Results:
         """results.json.
 
@@ -90,7 +95,7 @@ class RunFolder:
         """
         if not self.audit.is_file():
             return None
-        with _damaged(self.audit, f"delete it, and `dualoptim audit {self.path}` makes it anew"):
+        with _damaged(self.audit, f"delete it and run `dualoptim audit {self.path}` again"):
             content: dict[str, Any] = read_checked(self.audit, Audit)
             return content
 
@@ -102,19 +107,19 @@ class RunFolder:
         """
         if not self.metrics.is_file():
             return []
-        with _damaged(self.metrics, "delete it to go on without its curves"):
+        with _damaged(self.metrics, "delete it to continue without its curves"):
             return parse_metrics(self.metrics.read_text(encoding="utf-8"), steps)
 
-    def read_selection(self) -> Selection | None:
-        """Which weights were kept as the best so far; None where none were.
+    def read_selection(self) -> SelectionFile | None:
+        """Which weights are the best so far; None where none were selected.
 
         Raises:
             InputError: if the file is damaged.
         """
         if not self.selection.is_file():
             return None
-        with _damaged(self.selection, "restore it, or forget anew with --overwrite"):
-            selection: Selection = read_checked(self.selection, Selection)
+        with _damaged(self.selection, "restore it, or forget again with --overwrite"):
+            selection: SelectionFile = read_checked(self.selection, SelectionFile)
             return selection
 
     def read_provenance(self) -> dict[str, Any]:
@@ -128,7 +133,7 @@ class RunFolder:
             if not isinstance(content, dict):
                 raise ValueError("it is of another kind")
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.provenance} is damaged ({error}); restore it or forget anew.") from None
+            raise InputError(f"{self.provenance} is damaged ({error}); restore it or forget again.") from None
         return content
 
     def optional(self, path: Path) -> dict[str, Any]:

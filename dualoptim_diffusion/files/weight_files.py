@@ -93,15 +93,6 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, of which few are in memory at a time."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     """Hash of names, types, shapes and bytes: equal weights, equal hash."""
     content = sha256()

@@ -181,7 +181,7 @@ class Denoiser:
 class MicroBatched(nn.Module):
     """Passes a batch through a network in parts of `size` images; equal to one pass but for rounding.
 
-    Activations are kept for one part at a time: the backward pass takes each part through the network again. So any
+    Activations are saved for one part at a time: the backward pass recomputes each part. So any
     loss of the whole batch has its exact gradient, also those that weigh samples by one another (SFRon's).
     """
 

@@ -1,7 +1,7 @@
 """The diffusion transformer (DiT, Peebles and Xie, ICCV 2023) with one pair of embedders, as it was published.
 
 Blocks, patches and output layer are diffusers' own; its `DiTTransformer2DModel` gives each block a copy of the time and
-label embedders and drops labels in each of them anew, so training it is not training a DiT.
+label embedders and drops labels in each of them independently, so training it is not training a DiT.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.null_class = num_classes
         self.embedder = CombinedTimestepLabelEmbeddings(num_classes, width)
         self.embedder.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.embedder.class_embedder.dropout_prob = 0.0  # whoever trains it drops labels, once a sample
+        self.embedder.class_embedder.dropout_prob = 0.0  # labels are dropped by the caller, once a sample
         self.pos_embed = PatchEmbed(sample_size, sample_size, patch_size, in_channels, width)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
@@ -142,11 +142,6 @@ class DiT(ModelMixin, ConfigMixin):
         rows = self.config.sample_size // p
         grid = tokens.reshape(-1, rows, rows, p, p, channels)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * p, rows * p)
-
-    @property
-    def num_parameters_with_positions(self) -> int:
-        """Weights and the fixed table of positions, as publications count them."""
-        return sum(p.numel() for p in self.parameters()) + self.pos_embed.pos_embed.numel()
 
     @classmethod
     def from_stock(cls, stock: DiTTransformer2DModel) -> "DiT":

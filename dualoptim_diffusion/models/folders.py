@@ -84,6 +84,6 @@ def is_dit(source: Path) -> bool:
 def _index(source: Path) -> dict[str, Any]:
     try:
         index = read_json(model_folder(source) / "model_index.json")
-    except (OSError, ValueError):  # no pipeline folder: whoever loads it says so
+    except (OSError, ValueError):  # no pipeline folder: loading it says so
         return {}
     return index if isinstance(index, dict) else {}

@@ -1,4 +1,4 @@
-"""Pipeline folders of a stock `diffusers.UNet2DModel` with a class table, whoever wrote them."""
+"""Pipeline folders of a stock `diffusers.UNet2DModel` with a class table, from any writer."""
 
 import json
 from pathlib import Path

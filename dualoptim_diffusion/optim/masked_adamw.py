@@ -20,9 +20,9 @@ class MaskedAdamW(Optimizer):
     Args:
         params: the weights.
         masks: for each parameter a bool mask, or the indices that `indices_of` gives, which two optimizers may share.
-            They are no part of the state: whoever restores it brings the mask.
+            They are not part of the state: build the optimizer with the mask before loading a state.
         lr, betas, eps: as in AdamW.
-        foreach: gather and step all tensors at once, in few kernels; by default on a GPU, as AdamW does.
+        foreach: gather and step all tensors together, in few kernels; by default on a GPU, as AdamW does.
         fused: step in one kernel.
 
     Raises:

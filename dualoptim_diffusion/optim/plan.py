@@ -95,7 +95,7 @@ class OptimizerPlan:
         """The plan of a resolved recipe: keys that the method ignores have their defaults.
 
         Args:
-            alternates: the method steps forget and retain in turn, not both losses at once.
+            alternates: the method steps forget and retain in turn, not both losses in one step.
             masks_retain: the method masks the retain gradients too.
         """
         mode: Mode = optimizers.mode if alternates else "shared"

@@ -115,8 +115,8 @@ def _draw_weights(trials: Trials) -> Rendered:
         for offset, role in ((0.2, "unlearned"), (-0.2, "control")):
             if role in outcomes:
                 lengths = [outcomes[role]["layers"][layer]["distance"] or 0.0 for layer in moved]
-                places = [i + offset for i in range(len(moved))]
-                axes.barh(places, lengths, 0.38, color=MODELS[role], label=role)
+                positions = [i + offset for i in range(len(moved))]
+                axes.barh(positions, lengths, 0.38, color=MODELS[role], label=role)
         axes.set_yticks(range(len(moved)), moved, fontsize=8)
         axes.set_xlabel(f"|w − w₀| / |w₀| of the {len(moved)} layers that moved most")
         axes.legend(frameon=False, fontsize=9, loc="lower right")

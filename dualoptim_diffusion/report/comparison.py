@@ -51,6 +51,18 @@ class Run:
         name = part.get("name") if isinstance(part, dict) else None
         return name if isinstance(name, str) else None
 
+    @property
+    def exchanged(self) -> list[str]:
+        """A warning for each file of figures that is of other weights than the run's model has now."""
+        now = self.folder.model_files_sha256()
+        measured = {"evaluated": self.results.get("model_files"), "audited": (self.audit or {}).get("model_files")}
+        return [
+            f"the model in {self.name} was replaced after it was {verb}; the figures are of the model before. "
+            f"Run `dualoptim {command} {self.folder.path}` again."
+            for (verb, sha256), command in zip(measured.items(), ("evaluate", "audit"), strict=True)
+            if sha256 is not None and now is not None and sha256 != now
+        ]
+
     def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
         found = measures(self.results[model])
         if model == "unlearned" and self.audit and (worst := excess(self.audit)):
@@ -87,7 +99,7 @@ def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> b
         if control is None:
             break
         if run.folder.path.resolve() == control.folder.path.resolve():
-            raise InputError(f"{run.name} is a row and the control at once; name another run as --control.")
+            raise InputError(f"{run.name} is both a row and the control; name another run as --control.")
         if sorted(run.forgotten) != sorted(control.forgotten):
             raise InputError(
                 f"The control {control.name} is without {', '.join(control.forgotten)}, but {run.name} forgot "
@@ -132,6 +144,7 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
         groups[key].append(_row(run, "unlearned", reference, run.name if len(runs) > 1 else ""))
     rows = [row for group in groups.values() for row in group]
     warnings = [] if uniform else [MIXED]
+    warnings += [warning for run in (*runs, *([control] if control else [])) for warning in run.exchanged]
     if control:
         rows.append(_row(control, "control", {}, f"control ({control.name})"))
         if control.method not in (None, "retrain"):

@@ -65,7 +65,7 @@ class Measure:
 
 
 def number(value: float) -> str:
-    """Three places, or three digits of a small number."""
+    """Three decimals, or three digits of a small number."""
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
 
 

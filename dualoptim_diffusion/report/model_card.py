@@ -50,8 +50,10 @@ def model_card(run: Run) -> str:
 
 def _usage(run: Run) -> str:
     """How to load the pipeline and draw a class that it still knows."""
-    kept = next(iter(run.results["unlearned"]["RA"].get("per_class", {})), None)
-    label: str | int = 0 if kept is None or not kept.isprintable() or "`" in kept else kept.split(",")[0].strip()
+    retained = next(iter(run.results["unlearned"]["RA"].get("per_class", {})), None)
+    label: str | int = 0
+    if retained is not None and retained.isprintable() and "`" not in retained:
+        label = retained.split(",")[0].strip()
     index = run.folder.optional(run.folder.model / "model_index.json")
     name = str(index.get("_class_name", PIPELINE))
     name = OURS.get(name, name)

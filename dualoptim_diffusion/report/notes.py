@@ -12,7 +12,7 @@ MEANING = (
 )
 REPLAY = (
     "Replay: no real images were at hand. The model was trained on images that a model drew, and distances are to such "
-    "images; whether the drawn ones look real is not measured here."
+    "images; whether the drawn ones are realistic is not measured here."
 )
 NOTICEABLE = 0.01  # a rate of flat images that belongs into the first sentence
 COLLAPSED = 0.5  # a rate of flat images at which FA says nothing
@@ -101,8 +101,8 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
 def _drawing(group: Sequence[Results]) -> str:
     protocol = group[0]["protocol"]
     sampling = protocol["sampling"]
-    gone, kept = (_range([r["unlearned"][rate]["n"] for r in group]) for rate in ("FA", "RA"))
-    images = f"{gone} images of the forgotten and {kept} of the other labels"
+    forgotten, retained = (_range([r["unlearned"][rate]["n"] for r in group]) for rate in ("FA", "RA"))
+    images = f"{forgotten} images of the forgotten and {retained} of the other labels"
     distances = [r["unlearned"]["frechet"] for r in group]
     counts = [_range([fd[key] for fd in distances]) for key in ("n_generated", "n_reference")]
     return (

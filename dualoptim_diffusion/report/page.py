@@ -49,7 +49,7 @@ def _sections(run: Run) -> dict[str, Any]:
         "images": _images(run.folder.grid),
         "audit": audits.section(run.audit) if run.audit else None,
         "curves": draw_curves(records := run.folder.read_metrics()),
-        "looked": any("FA" in record for record in records),
+        "validated": any("FA" in record for record in records),
         "bars": _bars(results),
         "per_class": _per_class(results),
         "few_classes": FEW_CLASSES,

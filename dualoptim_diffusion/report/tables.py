@@ -135,8 +135,8 @@ def as_json(table: Table) -> dict[str, Any]:
 
 def _plain(row: Row, name: str) -> dict[str, Any]:
     measure = row.measures[name]
-    kept = {key: value for key, value in measure.raw.items() if key not in ("per_class", "name", "value")}
-    plain = {"value": measure.value, "unit": measure.unit, **kept}
+    rest = {key: value for key, value in measure.raw.items() if key not in ("per_class", "name", "value")}
+    plain = {"value": measure.value, "unit": measure.unit, **rest}
     if name in row.ratios:
         plain["ratio_to_original"] = row.ratios[name]
     if row.gaps.get(name) is not None:

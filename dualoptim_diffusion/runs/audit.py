@@ -60,7 +60,7 @@ def audit(
     control: Path | None = None,
     retrain: bool = False,
 ) -> Audit:
-    """Runs probes on all models, writes audit.json and the report anew; what was done before is not done again.
+    """Runs probes on all models, writes audit.json and the report; cached trials are not run again.
 
     Args:
         budget: equal for all models.
@@ -98,7 +98,7 @@ def audit(
         }
         earlier = _earlier(folder, content)
         content |= {"plain": plain, "probes": {n: part for n in PROBES if (part := found.get(n) or earlier.get(n))}}
-        content |= _verdict(content["probes"], source)
+        content |= _verdict(content["probes"], source) | {"model_files": folder.model_files_sha256()}
         write_json(folder.audit, content)
         if folder.results.is_file():
             write_report(run)
@@ -255,7 +255,7 @@ def _trial(trial: Trial, outcomes: dict[str, dict[str, Any]], original: Rate) ->
 
 def _earlier(folder: RunFolder, identity: Audit) -> dict[str, Any]:
     """Probes that an earlier audit of the same models under the same budget has left."""
-    with suppress(InputError):  # a damaged file is written anew
+    with suppress(InputError):  # a damaged file is replaced
         content = folder.read_audit() or {}
         if {key: content.get(key) for key in identity} == identity:
             return dict(content["probes"])

@@ -26,7 +26,7 @@ from dualoptim_diffusion.runs.forecast import (
 )
 from dualoptim_diffusion.unlearning.pretraining import new_model
 
-ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, which nobody knows before
+ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, unknown before it is made
 
 
 def plan(experiment: Experiment) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def plan_classifier(recipe: ClassifierRecipe, device: torch.device) -> dict[str,
 
 
 def readable(planned: Mapping[str, Any], in_bytes: bool = False) -> dict[str, Any]:
-    """The same for people: numbers of bytes as MB or GB."""
+    """The same with bytes as MB or GB."""
     text: dict[str, Any] = {}
     for key, value in planned.items():
         counts = in_bytes or key.startswith("bytes_")

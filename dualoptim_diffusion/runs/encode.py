@@ -11,7 +11,7 @@ from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_model
 
 
 def encode_recipe(recipe: str, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """Encodes every training image, mirrored too where the recipe mirrors; goes on where it was interrupted.
+    """Encodes every training image, mirrored too where the recipe mirrors; an interrupted call continues.
 
     Returns:
         Folder, counts and bytes, on the main process.

@@ -62,7 +62,7 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     """Loads the classifier and the extractor and checks that they can serve.
 
     Args:
-        real_images: a folder `CLASS/*.png` to measure the classifier's accuracy on anew.
+        real_images: a folder `CLASS/*.png` to measure the classifier's accuracy on.
 
     Raises:
         InputError: if the classifier is too often wrong on real images of a forgotten class, or weights are missing.
@@ -121,7 +121,7 @@ class SamplePair(NamedTuple):
 def sample_both(experiment: Experiment, folder: RunFolder) -> SamplePair:
     """Draws from the original and the unlearned model what the protocol asks for.
 
-    The original's images are kept in the cache for every run that starts from it, the others in the run folder.
+    The original's images are cached for every run that starts from it; the others lie in the run folder.
     """
     models, settings = open_both_models(experiment, folder), experiment.sampling
     plan = plan_sampling(experiment, models["original"].model)
@@ -173,6 +173,7 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
     results = _results(experiment, setup, original, unlearned, seconds)
     if selection is not None:
         results["selection"] = selection
+    results["model_files"] = folder.model_files_sha256()
     if accelerator.is_main_process:
         write_json(folder.results, results)
         before, after = (drawn.of(list(labels)) for drawn in (samples.original, samples.unlearned))

@@ -98,7 +98,7 @@ class Experiment:
 
     @property
     def retained_classes(self) -> list[int]:
-        """Ids of the labels that are drawn and kept."""
+        """Ids of the retained labels that are drawn."""
         return [i for i in self.labels if i not in self.forget_classes]
 
     @property
@@ -117,7 +117,7 @@ class Experiment:
 
     @property
     def retraining_recipe(self) -> PretrainRecipe | None:
-        """The base model's own recipe with the seed of this run, for training anew without the class; None without."""
+        """The base model's recipe with the seed of this run, for training without the class; None for a folder."""
         if (recipe := self.pretrain_recipe) is None:
             return None
         return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": self.recipe.run.seed})})
@@ -248,7 +248,9 @@ def _check_from_scratch(method: Method, recipe: ForgetRecipe, pretrain: Pretrain
     if method.from_scratch and pretrain is None:
         raise InputError("Retraining needs a pretraining recipe; give model.pretrain and no model.path.")
     if method.from_scratch and recipe.evaluation.every is not None:
-        raise InputError("evaluation.every evaluates along a forgetting run, but retrain trains anew; leave it out.")
+        raise InputError(
+            "evaluation.every evaluates along a forgetting run, but retrain pretrains a new model; leave it out."
+        )
 
 
 def _forgotten_before(

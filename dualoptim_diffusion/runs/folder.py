@@ -36,9 +36,9 @@ def check_out(
                 raise InputError(f"--overwrite would delete {source}, which this run needs; choose another --out.")
         return
     if not resume:
-        raise InputError(f"The run folder {out} exists; use --resume to go on, --overwrite, or another --out.")
+        raise InputError(f"The run folder {out} exists; use --resume to continue, --overwrite, or another --out.")
     if recipe_sha256(read_yaml(folder.recipe)) != experiment.recipe_sha256:
-        raise InputError(f"The run in {out} was started with another recipe or class; use --overwrite to start anew.")
+        raise InputError(f"The run in {out} was started with another recipe or class; use --overwrite to start again.")
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -61,7 +61,7 @@ def _is_beginning(folder: RunFolder) -> bool:
 def claim(folder: RunFolder, experiment: Experiment, origin: Mapping[str, Any], resume: bool) -> None:
     """Makes the run folder: the resolved recipe, the recipes it names and, last, where the run comes from.
 
-    A run that goes on keeps its recipes and notes its new origin. The folder itself stays, for it may be mounted.
+    A resumed run keeps its recipes and records its new origin. The folder itself is not replaced: it may be a mount.
     """
     recipes: dict[Path, dict[str, Any]] = {folder.recipe: experiment.values}
     named = (

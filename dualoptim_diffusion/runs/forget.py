@@ -178,11 +178,11 @@ def _train(
     setup: EvaluationSetup,
     stop_after: int | None,
 ) -> DenoisingModel:
-    """The unlearned model: by the loop, or by training anew on the retain set."""
+    """The unlearned model: by the loop, or by pretraining on the retain set alone."""
     experiment, model = forgetting.experiment, forgetting.model
     recipe, accelerator = experiment.recipe, experiment.accelerator
-    if (anew := experiment.training_recipe) is not None:
-        return pretrain(anew, experiment.sets[1], accelerator, folder, forgetting.identity, stop_after)
+    if (pretraining := experiment.training_recipe) is not None:
+        return pretrain(pretraining, experiment.sets[1], accelerator, folder, forgetting.identity, stop_after)
     start_tracker(experiment, folder)
     training = forgetting.training()
     validation = Validation(experiment, model, setup, training.ema, folder) if recipe.evaluation.every else None

@@ -1,4 +1,4 @@
-"""`dualoptim grid`: a run's images before and after, for people."""
+"""`dualoptim grid`: a run's images before and after."""
 
 from collections.abc import Sequence
 from pathlib import Path

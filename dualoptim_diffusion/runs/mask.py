@@ -98,7 +98,7 @@ def _mask_of_two_sets(experiment: Experiment, model: DenoisingModel, progress: P
 
 
 def _class_pure_mask(experiment: Experiment, model: DenoisingModel, progress: Progress) -> Mask:
-    """From batches of one class each; their sums are kept, and serve every other class to be forgotten."""
+    """From batches of one class each; their sums are cached and serve every other class to be forgotten."""
     config = experiment.recipe.method.mask
     assert isinstance(config, FisherRatioMask)  # saliency has seen to it
     labels, names, images = list(experiment.labels), experiment.labels, experiment.training_sets(model)

@@ -20,7 +20,7 @@ class OpenedModel(NamedTuple):
 
 
 def open_base_model(experiment: Experiment) -> OpenedModel:
-    """The model before forgetting: loaded, or pretrained and kept; checked against the data and the method.
+    """The model before forgetting: loaded, or pretrained and cached; checked against the data and the method.
 
     Raises:
         InputError: if it cannot be had or does not fit.
@@ -58,7 +58,7 @@ def check_origin(folder: RunFolder, key: str, sha256: str, name: str) -> None:
     """
     if folder.read_provenance().get(key) != sha256:
         raise InputError(
-            f"The {name} is not the one that the run {folder.path} was made with; restore it or forget anew."
+            f"The {name} is not the one that the run {folder.path} was made with; restore it or forget again."
         )
 
 

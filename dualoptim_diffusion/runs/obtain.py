@@ -66,7 +66,7 @@ def make_accelerator(device: str) -> Accelerator:
 def obtain_model(
     config: ModelConfig, recipe_path: Path, accelerator: Accelerator, id2label: Mapping[int, str] | None = None
 ) -> DenoisingModel:
-    """The base model: loaded from `path`, or pretrained by the recipe and kept for the next time.
+    """The base model: loaded from `path`, or pretrained by the recipe and cached.
 
     Args:
         id2label: names for the classes of a stock folder, as `load_model` takes them.
@@ -84,7 +84,7 @@ def obtain_model(
 def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
-    """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining goes on."""
+    """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining continues."""
     folder, inputs = _pretraining(recipe, dataset)
     with locked_cache(folder.path, accelerator):
         if not folder.holds_model:
@@ -108,7 +108,7 @@ def _pretraining(recipe: PretrainRecipe, dataset: ImageSet) -> tuple[RunFolder, 
 
 
 def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) -> Classifier:
-    """The judging classifier: a folder written by `train-classifier`, or trained by the recipe and kept."""
+    """The judging classifier: a folder written by `train-classifier`, or trained by the recipe and cached."""
     folder = Path(source)
     if not folder.is_dir():
         recipe = load_recipe(ClassifierRecipe, source, beside=recipe_path)

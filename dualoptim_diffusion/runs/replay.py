@@ -12,7 +12,7 @@ FIRST_SEED = 1_000_000  # apart from the seeds that figures are taken with
 
 
 def replay_set(experiment: Experiment, model: DenoisingModel, model_sha256: str) -> ImageSet:
-    """`replay_per_class` images of each retained class, drawn as the recipe samples; kept for the next time."""
+    """`replay_per_class` images of each retained class, drawn as the recipe samples; cached."""
     settings, accelerator = experiment.recipe.sampling, experiment.accelerator
     seeds = range(FIRST_SEED, FIRST_SEED + experiment.recipe.method.replay_per_class)
     retained = experiment.retained_classes

@@ -45,7 +45,7 @@ class Training:
 
 
 class Checkpointer:
-    """Saves network, optimizers and moving average every so many steps, and goes on from the newest that verifies.
+    """Saves network, optimizers and moving average every so many steps, and resumes from the newest that verifies.
 
     Args:
         folder: of the checkpoints.
@@ -58,7 +58,7 @@ class Checkpointer:
         self._read: Restored | None = None
 
     def read(self) -> int:
-        """Finished outer steps of the checkpoint to go on from, 0 without one; it is read once, until `restore`.
+        """Finished outer steps of the checkpoint to resume from, 0 without one. `restore` does not read it again.
 
         Raises:
             InputError: if it is of another recipe, model or mask, or none verifies.
@@ -73,7 +73,7 @@ class Checkpointer:
             return 0
         if accelerator.is_main_process:
             for path in restored.skipped:
-                say(f"Skipped {path}; going on from step {first_step}.")
+                say(f"Skipped {path}; continuing from step {first_step}.")
         training.network.load_state_dict(restored.state["network"])
         training.optimizers.load_state_dict(restored.state["optimizers"])
         if training.ema is not None:
@@ -186,7 +186,7 @@ def drive(
                 if accelerator.is_main_process:
                     checkpointer.save(finished, training)
             if stopping and finished < num_steps:
-                accelerator.wait_for_everyone()  # nobody leaves before the state is saved
+                accelerator.wait_for_everyone()  # no process leaves before the state is saved
                 raise Stopped(f"Stopped after step {finished} of {num_steps}; the state is saved in {recorder.path}.")
 
         unlearn(

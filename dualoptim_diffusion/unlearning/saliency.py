@@ -134,7 +134,7 @@ def save_mask(path: Path, mask: Mask, provenance: Mapping[str, object]) -> None:
 
 
 def write_mask(path: Path, mask: Mask, provenance: Mapping[str, object]) -> None:
-    """The same to a path that nobody reads yet."""
+    """The same, straight to `path`."""
     header = {"provenance": json.dumps(dict(provenance), sort_keys=True)}
     save_file({name: m.cpu().contiguous() for name, m in mask.items()}, path, metadata=header)
 
@@ -163,10 +163,10 @@ def load_mask(path: Path, model: DenoisingModel, forget_classes: Mapping[int, st
     if {name: m.shape for name, m in mask.items()} != shapes or any(m.dtype != torch.bool for m in mask.values()):
         raise InputError(f"The mask {path} is of another model: names and shapes of its tensors differ.")
     if provenance.get("model_sha256") != model_sha256(model):
-        raise InputError(f"The mask {path} is of another model: it was made for other weights; make it anew.")
+        raise InputError(f"The mask {path} is of another model: it was made for other weights; make another.")
     if provenance.get("forget_classes") != sorted(forget_classes.values()):
         raise InputError(
             f"The mask {path} was made to forget {provenance.get('forget_classes')}, "
-            f"not {sorted(forget_classes.values())}; make it anew."
+            f"not {sorted(forget_classes.values())}; make another."
         )
     return mask

@@ -50,7 +50,7 @@ class Method:
     reads: ClassVar[frozenset[str]] = RETAIN_KEYS | FORGET_KEYS
     updates: ClassVar[tuple[str, ...]] = ("alternate",)
     forgets: ClassVar[bool] = True  # has a forget loss
-    from_scratch: ClassVar[bool] = False  # trains anew on the retain set
+    from_scratch: ClassVar[bool] = False  # pretrains on the retain set alone
     replays: ClassVar[bool] = False  # retains images that the base model drew, not real ones
     masks_retain: bool = False
     clip_first: bool = False
