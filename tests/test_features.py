@@ -18,6 +18,7 @@ from dualoptim_diffusion.evaluation.features import Extractor, inception_feature
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
+from tests.helpers.numerics import rounding, steps_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
 from evaluation import random_weights
@@ -33,6 +34,11 @@ def digits(count: int) -> tuple[Tensor, Tensor]:
     images = load_dataset(DataConfig(name="digits"))[0].images[:count]
     noise = 40 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     return images, (images.float() + noise).clamp(0, 255).round().to(torch.uint8)
+
+
+def float32_bound(weights: Path, results: Tensor) -> float:
+    """How far two passes through the network in float32 may be apart."""
+    return rounding(steps_of(torch.load(weights, weights_only=True).values()), float(results.abs().max()))
 
 
 def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,24 +67,27 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
 
     extractor = inception_features(weights)
     ours = [extractor.extract(images) for images in sides]
+    for (features, logits), their in zip(ours, theirs, strict=True):  # batches of other sizes, in float32
+        for mine, other in ((features, their["2048"]), (logits, their["logits_unbiased"])):
+            torch.testing.assert_close(mine, other, rtol=0, atol=float32_bound(weights, other))
+    ours = [(features.double(), logits) for features, logits in ours]  # from here on both take the same features
+    expected = [fid_featuresdict_to_statistics({"2048": features}, "2048") for features, _ in ours]
     statistics = []
-    for (features, _), their in zip(ours, theirs, strict=True):
+    for (features, _), their in zip(ours, expected, strict=True):
         statistics.append(FeatureStatistics())
         for batch in features.split(50):
             statistics[-1].add(batch)
         mu, sigma = statistics[-1].mean_and_covariance()
-        expected = fid_featuresdict_to_statistics(their, "2048")
-        for mine, other in ((mu, expected["mu"]), (sigma, expected["sigma"])):
-            other = torch.as_tensor(other).double()
-            assert (mine - other).norm() / other.norm() < 1e-5
-    expected = [fid_featuresdict_to_statistics(their, "2048") for their in theirs]
+        for mine, other in ((mu, their["mu"]), (sigma, their["sigma"])):
+            other = torch.as_tensor(other)
+            assert (mine - other).norm() / other.norm() < 1e-10
     fid = fid_statistics_to_metric(*expected, verbose=False)["frechet_inception_distance"]
     trace = sum(float(side["sigma"].trace()) for side in expected)
     assert frechet_distance(*statistics) == pytest.approx(fid, rel=1e-3, abs=1e-6 * trace)
-    features = [their["2048"] for their in theirs]
+    features = [side[0] for side in ours]
     kid = kid_features_to_metric(*features, kid_subset_size=min(1000, count), verbose=False)
     assert kernel_distance(ours[0][0], ours[1][0])["value"] == pytest.approx(
-        kid["kernel_inception_distance_mean"], rel=1e-4
+        kid["kernel_inception_distance_mean"], rel=1e-9
     )
     prc = prc_features_to_metric(*features, verbose=False)
     assert precision_and_recall(ours[0][0], ours[1][0]) == (prc["precision"], prc["recall"])
@@ -102,7 +111,7 @@ def test_only_the_standard_weights_make_it_fid_and_batches_do_not_matter(weights
     assert one.name.startswith("FD[inception-v3 ")
     images = digits(2)[0]
     for a, b in zip(one.extract(images), many.extract(images), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a, b, rtol=0, atol=float32_bound(weights, b))
 
 
 def test_wrong_inception_files_are_refused(tmp_path: Path) -> None:
