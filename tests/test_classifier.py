@@ -52,7 +52,9 @@ def test_a_checkpoint_with_its_head_judges_as_it_is(tmp_path: Path, monkeypatch:
     images = torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8)
     ready = classifier.preprocess(images).double()
     exact = (images.double() / 127.5 - 1).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(ready, exact, rtol=0, atol=rounding(4))  # divided, moved, divided, resized to its own size
+    torch.testing.assert_close(
+        ready, exact, rtol=0, atol=rounding(4)
+    )  # divided, moved, divided, resized to its own size
     for judge in (classifier.network, network):
         judge.double()
     monkeypatch.setattr(classifier, "preprocess", lambda _: ready)
@@ -100,6 +102,7 @@ def test_features_of_any_timm_model_come_from_a_file_with_its_own_preprocessing(
     assert logits.shape == (2, network.num_classes)
 
 
+@pytest.mark.numerical
 def test_preprocessing_is_recorded_and_survives_the_folder(tmp_path: Path) -> None:
     info = ClassifierInfo("test_resnet", 32, 3, TEN, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     classifier = Classifier.create(info)

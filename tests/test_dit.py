@@ -19,7 +19,7 @@ from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.models import ConditionalDiT, DiT, load_pipeline
 from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.published_dit import import_published_dit
-from tests.helpers.numerics import rounding
+from tests.helpers.numerics import RECORDED, rounding
 
 WIDTH, HEADS, LAYERS, CLASSES, PATCH, SIDE, CHANNELS = 16, 2, 3, 5, 2, 8, 4
 
@@ -170,11 +170,12 @@ def test_files_that_are_no_original_dit_are_refused_in_one_sentence(tmp_path: Pa
 def test_recorded_arrays_of_the_research_code_are_reproduced(file: str) -> None:
     folder = Path(os.environ["DUALOPTIM_FIXTURES"])
     recorded = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(folder / "published_dit_small.npz").items()}
-    network = import_published_dit(folder / file, num_heads=4).network
+    recorded = {name: value.double() if value.is_floating_point() else value for name, value in recorded.items()}
+    network = import_published_dit(folder / file, num_heads=4).network.double()
     model = ConditionalDiT(network, {i: str(i) for i in range(10)})
 
     def close(name: str, value: Tensor) -> None:
-        torch.testing.assert_close(value, recorded[name].to(value.dtype), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(value, recorded[name], atol=RECORDED, rtol=RECORDED)
 
     x_t, timesteps, labels = recorded["x_t"], recorded["timesteps"], recorded["loss_class_labels"]
     close("output", model.predict(x_t, timesteps, recorded["class_labels"]))

@@ -106,6 +106,7 @@ def test_streamed_figures_equal_torch_fidelity_on_256_images_a_side(
     compare_with_torch_fidelity(weights, tmp_path, 256, monkeypatch)
 
 
+@pytest.mark.numerical
 def test_only_the_standard_weights_make_it_fid_and_batches_do_not_matter(weights: Path) -> None:
     one, many = inception_features(weights, batch_size=1), inception_features(weights, batch_size=64)
     assert one.name.startswith("FD[inception-v3 ")

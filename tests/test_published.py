@@ -32,7 +32,7 @@ from dualoptim_diffusion.models.stock import fold
 from dualoptim_diffusion.unlearning.methods.sfron import SFRon
 from dualoptim_diffusion.unlearning.saliency import gradients
 from tests.conftest import Outcome
-from tests.helpers.numerics import rounding
+from tests.helpers.numerics import RECORDED, rounding
 
 State = dict[str, Tensor]
 Cli = Callable[..., Outcome]
@@ -364,7 +364,9 @@ def test_recorded_outputs_of_the_published_code_are_reproduced() -> None:
         }
     assert found.keys() == recorded.keys() - {"x_t", "timesteps", "class_labels", "x_0", "noise"}
     for name, value in found.items():
-        torch.testing.assert_close(value, recorded[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            value, recorded[name], rtol=RECORDED, atol=RECORDED, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.fixture(scope="module")

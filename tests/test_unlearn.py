@@ -188,6 +188,7 @@ def test_the_moving_average_is_the_closed_form_sum() -> None:
     assert ema.state_dict()["weight"].item() == pytest.approx(expected, abs=1e-15)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("density", [0.1, 0.6])
 def test_a_mask_in_its_smaller_form_edits_gradients_in_the_same_way(density: float) -> None:
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+RECORDED = 1e-5  # how near outputs recorded in float32 are to ours in float64, which vary with no machine
 SURE = 8  # deviations: one comparison in exp(SURE^2 / 2) = 10^14 is farther apart by chance
 
 
