@@ -319,9 +319,8 @@ def test_weights_off_the_mask_are_counted_exactly(scene: Scene, subject: Subject
     original = dict(scene.original.network.named_parameters())
     before = original["unet.conv_in.weight"], original["unet.conv_in.bias"]
     length = sum(float(part.detach().double().square().sum()) for part in before) ** 0.5
-    assert moved["layers"]["unet.conv_in"]["distance"] == pytest.approx(
-        5**0.5 / length, rel=rounding(1, 2)
-    )  # 1 was added in float32
+    added = pytest.approx(5**0.5 / length, rel=rounding(1, 2))  # 1, in float32
+    assert moved["layers"]["unet.conv_in"]["distance"] == added
     assert distances(scene, subject)["off_mask"]["weights"] == 0
 
 

@@ -52,9 +52,7 @@ def test_a_checkpoint_with_its_head_judges_as_it_is(tmp_path: Path, monkeypatch:
     images = torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8)
     ready = classifier.preprocess(images).double()
     exact = (images.double() / 127.5 - 1).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(
-        ready, exact, rtol=0, atol=rounding(4)
-    )  # divided, moved, divided, resized to its own size
+    torch.testing.assert_close(ready, exact, rtol=0, atol=rounding(4))  # divide, subtract, divide, resize
     for judge in (classifier.network, network):
         judge.double()
     monkeypatch.setattr(classifier, "preprocess", lambda _: ready)
