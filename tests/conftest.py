@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,16 @@ RECIPES = {
         },
     },
 }
+
+
+@pytest.fixture
+def doubles() -> Iterator[None]:
+    """New tensors, drawn noise among them, are float64."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 class Outcome(NamedTuple):

@@ -16,6 +16,7 @@ def replay(count: int = 3) -> ImageSet:
     return ImageSet(images, torch.arange(count) % 4, dict(enumerate("abcd")))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("num_timesteps", [None, 7, 300])
 def test_the_fisher_squares_the_explicitly_summed_gradients(num_timesteps: int | None) -> None:
     model, images = ToyModel(), replay()
@@ -37,6 +38,7 @@ def test_the_fisher_squares_the_explicitly_summed_gradients(num_timesteps: int |
     assert not fisher["unused"].any()
 
 
+@pytest.mark.numerical
 def test_the_penalty_gradient_is_autograds() -> None:
     model = ToyModel()
     method = make("sa", penalty_weight=10.0, retain_weight=1.0, fisher_timesteps=5)
@@ -55,6 +57,7 @@ def test_the_penalty_gradient_is_autograds() -> None:
     assert torch.allclose(ours, model.network.weight.grad, rtol=1e-12)
 
 
+@pytest.mark.numerical
 def test_the_joint_loss_is_uniform_noise_for_the_class_and_replay_at_the_same_timesteps_without_label_drop() -> None:
     model, forget, retain = ToyModel(), batch([1] * 4), batch([0, 2, 3, 0], seed=1)
     method = make("sa", retain_weight=0.5)

@@ -54,6 +54,7 @@ def hand_adam(gradients: list[float]) -> list[float]:
     return changes
 
 
+@pytest.mark.numerical
 def test_three_rounds_match_two_hand_computed_adams_in_float64() -> None:
     weight = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
     optimizers = DualOptim(torch.optim.Adam([weight], LR), torch.optim.Adam([weight], LR))
@@ -67,6 +68,7 @@ def test_three_rounds_match_two_hand_computed_adams_in_float64() -> None:
     assert weight.item() == pytest.approx(expected, abs=1e-15)
 
 
+@pytest.mark.numerical
 def test_shared_mode_is_one_adam_over_the_interleaved_gradients() -> None:
     weight = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
     adam = torch.optim.Adam([weight], LR)

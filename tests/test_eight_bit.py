@@ -13,6 +13,7 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.checkpoint import load_checkpoint, save_checkpoint
 from dualoptim_diffusion.optim.factory import check_8bit, freeze_off_mask, make_8bit_adamw, make_optimizer
 from tests.conftest import Outcome
+from tests.helpers.numerics import rounding
 
 Run = Callable[..., Outcome]
 LR = 1e-3
@@ -47,6 +48,7 @@ def test_moments_take_a_byte_a_weight_where_the_tensor_is_large() -> None:
     assert small["state1"].dtype == torch.float32
 
 
+@pytest.mark.numerical
 def test_a_step_stays_near_that_of_adamw() -> None:
     eight, full = weights(), weights()
     optimizers = make_8bit_adamw(eight.values(), LR), make_optimizer("adamw", full.values(), LR)
@@ -57,7 +59,8 @@ def test_a_step_stays_near_that_of_adamw() -> None:
     start = weights()
     moved = (full["large"] - start["large"]).norm()
     assert (eight["large"] - full["large"]).norm() < 0.1 * moved
-    torch.testing.assert_close(eight["small"], full["small"], rtol=0, atol=1e-6)
+    largest = float(full["small"].detach().abs().max())
+    torch.testing.assert_close(eight["small"], full["small"], rtol=0, atol=rounding(20, largest))  # float32 in both
 
 
 def test_weights_off_the_mask_stay_bit_identical_though_a_byte_may_not_hold_zero() -> None:

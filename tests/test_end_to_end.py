@@ -22,8 +22,10 @@ from dualoptim_diffusion.files.checkpoint import load_checkpoint
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.judge.classifier import Classifier
 from tests.conftest import Outcome
+from tests.helpers.numerics import rounding, steps_of
 
 Run = Callable[..., Outcome]
+FIGURES = rounding(10_000)  # of a judge with fewer terms in all its inner products, in float32
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -337,21 +339,28 @@ def test_dry_run_counts_and_writes_nothing(dualoptim: Run, tiny: str, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_forget_and_saliency_agree_with_one(dualoptim: Run, recipes: Path, tmp_path: Path) -> None:
-    """Without dropout, which each process draws for itself."""
+SGD = ("optimizers.forget=sgd", "optimizers.retain=sgd")  # Adam would turn rounding into steps
+
+
+@pytest.fixture
+def no_dropout(recipes: Path) -> str:
+    """The override that makes the tiny recipe's base model one without dropout."""
     pretraining = yaml.safe_load((recipes / "tiny_pretrain.yaml").read_text())
     pretraining["model"]["dropout"] = 0.0
     (recipes / "no_dropout.yaml").write_text(yaml.safe_dump(pretraining))
-    options = ["forget", recipes / "tiny.yaml", "model.pretrain=no_dropout.yaml", "--class", "three"]
+    return "model.pretrain=no_dropout.yaml"
+
+
+def test_two_processes_forget_and_saliency_agree_with_one(
+    dualoptim: Run, tiny: str, no_dropout: str, tmp_path: Path
+) -> None:
+    """Without dropout, which each process draws for itself."""
+    options = ["forget", tiny, no_dropout, *SGD, "--class", "three"]
     assert dualoptim(*options, "--out", tmp_path / "one").code == 0
     shutil.rmtree(cache_folder() / "masks")  # so that two processes make their own
     results = launch(*options, "--out", tmp_path / "two", "--json")
     assert results["forgotten"] == ["three"]  # printed once
-    masks = [load_file(tmp_path / run / "mask.safetensors") for run in ("one", "two")]
-    differing = sum(int((masks[0][name] != masks[1][name]).sum()) for name in masks[0])
-    assert differing / sum(m.numel() for m in masks[0].values()) < 1e-3  # ratios next to the threshold
-    one, two = (torch.cat([w.flatten() for w in weights(tmp_path / run).values()]) for run in ("one", "two"))
-    assert (one - two).norm() / one.norm() < 1e-3
+    check_equal_but_for_rounding(tmp_path / "one", tmp_path / "two", [3e-4, 1e-4] * 6)
     assert shards(tmp_path / "two").keys() == shards(tmp_path / "one").keys()
 
 
@@ -382,7 +391,32 @@ def test_two_processes_evaluate_to_the_same_figures_as_one(finished: Path, tmp_p
     a, b = flat(one), flat(two)
     assert a.keys() == b.keys()
     for key, value in a.items():
-        assert b[key] == (pytest.approx(value, rel=1e-4, abs=1e-7) if isinstance(value, float) else value), key
+        assert b[key] == (pytest.approx(value, rel=FIGURES, abs=1e-7) if isinstance(value, float) else value), key
+
+
+def furthest(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    """Largest difference of two weights of one name."""
+    return max((ours[name] - others[name]).abs().max().item() for name in ours)
+
+
+def moved_by_rounding(weights: dict[str, torch.Tensor], rates: list[float]) -> float:
+    """How far SGD steps with gradients of norm 1 at most may move weights apart: each weight is rounded once a step,
+    gradients on the way through the network and back.
+    """
+    largest = max(float(w.abs().max()) for w in weights.values())
+    return rounding(len(rates), largest) + sum(rates) * rounding(2 * steps_of(weights.values()))
+
+
+def check_equal_but_for_rounding(one: Path, other: Path, rates: list[float]) -> None:
+    """Checks that two runs of SGD end with the same masks but next to the threshold, and where these agree with the
+    same weights.
+    """
+    masks, moved = [load_file(run / "mask.safetensors") for run in (one, other)], (weights(one), weights(other))
+    agreed = {name: masks[0][name] == masks[1][name] for name in masks[0]}
+    assert sum(int(part.sum()) for part in agreed.values()) > 0.999 * sum(part.numel() for part in agreed.values())
+    assert agreed.keys() == moved[0].keys()
+    kept = [{name: part[agreed[name]] for name, part in weights.items()} for weights in moved]
+    assert furthest(*kept) <= moved_by_rounding(moved[0], rates)
 
 
 def flat(results: Any, path: str = "") -> dict[str, Any]:
@@ -443,14 +477,15 @@ def test_channels_last_and_compiled_pretraining_give_the_same_model_up_to_roundi
 ) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not generated
     folders = []
-    shorter = ["training.num_steps=3", "training.optimizer=sgd"]  # Adam would turn rounding into steps
+    # Adam would turn rounding into steps, and dropout is drawn in the order of memory
+    shorter = ["training.num_steps=3", "training.optimizer=sgd", "model.dropout=0"]
     for name, words in (("plain", []), ("fast", ["run.channels_last=true", "run.compile=true"])):
         outcome = dualoptim("pretrain", recipes / "tiny_pretrain.yaml", *shorter, *words, "--out", tmp_path / name)
         assert outcome.code == 0, outcome.err
         folders.append(load_file(next((tmp_path / name / "unet").glob("*.safetensors"))))
     plain, fast = folders
     assert plain.keys() == fast.keys()
-    assert max((plain[name] - fast[name]).abs().max().item() for name in plain) < 1e-4
+    assert furthest(plain, fast) <= moved_by_rounding(plain, [1e-3] * 3)
 
 
 def test_the_base_model_is_made_with_the_precision_of_its_own_recipe(
@@ -465,14 +500,13 @@ def test_the_base_model_is_made_with_the_precision_of_its_own_recipe(
 
 
 def test_compiled_forgetting_and_sampling_agree_up_to_rounding_and_say_how_they_were_made(
-    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dualoptim: Run, tiny: str, no_dropout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    words = ["--class", "three", "method.num_steps=2", "optimizers.forget=sgd", "optimizers.retain=sgd"]
+    words = ["--class", "three", no_dropout, "method.num_steps=2", *SGD]
     for name, fast in (("plain", []), ("fast", ["run.channels_last=true", "run.compile=true"])):
         assert dualoptim("forget", tiny, *words, *fast, "--out", tmp_path / name).code == 0
-    weights = [load_file(next((tmp_path / name).glob("model/unet/*.safetensors"))) for name in ("plain", "fast")]
-    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
+    check_equal_but_for_rounding(tmp_path / "plain", tmp_path / "fast", [3e-4, 1e-4] * 2)
     manifests = [json.loads((tmp_path / name / "samples/manifest.json").read_text()) for name in ("plain", "fast")]
     assert [manifest["passes"] for manifest in manifests] == ["fp32", "fp32, channels_last, compiled"]
     shards = [sorted((tmp_path / name / "samples").glob("*.safetensors")) for name in ("plain", "fast")]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch_fidelity import utils
 
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
@@ -18,6 +19,7 @@ from dualoptim_diffusion.evaluation.features import Extractor, inception_feature
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
+from tests.helpers.numerics import rounding
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
 from evaluation import random_weights
@@ -26,6 +28,19 @@ from evaluation import random_weights
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_weights(tmp_path_factory.mktemp("inception") / "weights.pth")
+
+
+@pytest.fixture
+def inception_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch-fidelity's Inception computes in float64, for it and for us; its features are float32 as ever."""
+    create = utils.create_feature_extractor
+
+    def wide(*arguments: Any, **options: Any) -> Any:
+        network = create(*arguments, **options).double()
+        network.feature_extractor_internal_dtype = torch.float64  # its option of that name stays at float32
+        return network
+
+    monkeypatch.setattr(utils, "create_feature_extractor", wide)
 
 
 def digits(count: int) -> tuple[Tensor, Tensor]:
@@ -61,6 +76,10 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
 
     extractor = inception_features(weights)
     ours = [extractor.extract(images) for images in sides]
+    for (features, logits), their in zip(ours, theirs, strict=True):
+        for mine, other in ((features, their["2048"]), (logits, their["logits_unbiased"])):
+            torch.testing.assert_close(mine, other, rtol=rounding(1), atol=1e-12)  # kept in float32
+    theirs = [{name: part.double() for name, part in their.items()} for their in theirs]
     statistics = []
     for (features, _), their in zip(ours, theirs, strict=True):
         statistics.append(FeatureStatistics())
@@ -69,7 +88,7 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
         mu, sigma = statistics[-1].mean_and_covariance()
         expected = fid_featuresdict_to_statistics(their, "2048")
         for mine, other in ((mu, expected["mu"]), (sigma, expected["sigma"])):
-            other = torch.as_tensor(other).double()
+            other = torch.as_tensor(other)
             assert (mine - other).norm() / other.norm() < 1e-5
     expected = [fid_featuresdict_to_statistics(their, "2048") for their in theirs]
     fid = fid_statistics_to_metric(*expected, verbose=False)["frechet_inception_distance"]
@@ -81,28 +100,31 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
         kid["kernel_inception_distance_mean"], rel=1e-4
     )
     prc = prc_features_to_metric(*features, verbose=False)
-    assert precision_and_recall(ours[0][0], ours[1][0]) == (prc["precision"], prc["recall"])
+    assert precision_and_recall(ours[0][0].double(), ours[1][0].double()) == (prc["precision"], prc["recall"])
 
 
 def test_streamed_figures_equal_torch_fidelity_on_folders_of_png(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inception_in_float64: None
 ) -> None:
-    compare_with_torch_fidelity(weights, tmp_path, 8, monkeypatch)
+    compare_with_torch_fidelity(weights, tmp_path, 4, monkeypatch)
 
 
 @pytest.mark.slow
 def test_streamed_figures_equal_torch_fidelity_on_256_images_a_side(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inception_in_float64: None
 ) -> None:
     compare_with_torch_fidelity(weights, tmp_path, 256, monkeypatch)
 
 
-def test_only_the_standard_weights_make_it_fid_and_batches_do_not_matter(weights: Path) -> None:
+@pytest.mark.numerical
+def test_only_the_standard_weights_make_it_fid_and_batches_do_not_matter(
+    weights: Path, inception_in_float64: None
+) -> None:
     one, many = inception_features(weights, batch_size=1), inception_features(weights, batch_size=64)
     assert one.name.startswith("FD[inception-v3 ")
     images = digits(2)[0]
     for a, b in zip(one.extract(images), many.extract(images), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a, b, rtol=rounding(1), atol=1e-12)  # kept in float32
 
 
 def test_wrong_inception_files_are_refused(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def written_out(mode: str) -> list[torch.Tensor]:
     return path
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("mode", ["dual_m", "dual_v"])
 def test_one_decoupled_moment_matches_the_written_out_loop(mode: str) -> None:
     parameter = weight()
@@ -70,6 +71,7 @@ def test_the_two_ablations_differ_from_each_other_from_dual_and_from_shared() ->
     assert all(not torch.allclose(a, b, rtol=1e-4) for i, a in enumerate(ends) for b in ends[:i])
 
 
+@pytest.mark.numerical
 def test_dual_optim_plus_matches_the_written_out_rule() -> None:
     theta, path, count = weight().detach().clone(), [], {"all": 0, "forget": 0, "retain": 0}
     base = [torch.zeros(3, dtype=torch.float64) for _ in range(2)]
@@ -90,6 +92,7 @@ def test_dual_optim_plus_matches_the_written_out_rule() -> None:
     assert all(torch.allclose(a, b, rtol=1e-12, atol=0) for a, b in zip(ours, path, strict=True))
 
 
+@pytest.mark.numerical
 def test_with_its_base_held_at_zero_dual_optim_plus_is_dual_optim() -> None:
     parameter, reference = weight(), weight()
     forget, retain = linked_pair("dual_plus", [parameter], FORGET_LR, RETAIN_LR)
@@ -102,6 +105,7 @@ def test_with_its_base_held_at_zero_dual_optim_plus_is_dual_optim() -> None:
         assert torch.allclose(ours, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.numerical
 def test_with_its_deltas_held_at_zero_dual_optim_plus_is_one_adam_a_step_behind() -> None:
     class BaseAlone(PlusAdam):
         def _delta(self, own, moment, surplus, beta):

@@ -61,6 +61,7 @@ def test_off_the_mask_is_zero_in_place_whatever_was_there_and_whatever_the_form(
     assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("size", [1, 8, 1300, 10**6])
 def test_the_cosine_of_gradients_is_the_same_one_by_one_and_concatenated(
     size: int, monkeypatch: pytest.MonkeyPatch

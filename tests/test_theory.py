@@ -67,6 +67,7 @@ def correlations(gradients: Array, covariance: Array) -> tuple[float, float]:
 # The recursion (19)
 
 
+@pytest.mark.numerical
 @SCHEMES
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_the_weights_of_past_gradients_are_what_sgd_gives_to_unit_impulses(shared: bool, momentum: float) -> None:
