@@ -1,0 +1,110 @@
+"""Rates, intervals and distances against published values and closed forms."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.evaluation import evaluate, frechet_distance, wilson_interval
+from dualoptim_diffusion.evaluation.accuracy import degenerate
+from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
+from tests.helpers.judged import NAMES, Oracle, drawn
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (0, 500, 0.0, 0.0076),  # 0 of 500: at most 0.76%
+        (0, 5000, 0.0, 0.0008),
+        (81, 263, 0.2553, 0.3662),  # Newcombe (1998), Table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_wilson_intervals_are_the_published_ones(hits: int, n: int, low: float, high: float) -> None:
+    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def statistics(features: torch.Tensor, size: int = 1000) -> FeatureStatistics:
+    result = FeatureStatistics()
+    for part in features.split(size):
+        result.add(part)
+    return result
+
+
+def exact_features(mean: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Rows whose sample mean is `mean` and whose unbiased covariance is diag(scales^2), exactly."""
+    d = len(mean)
+    spread = (d - 0.5) ** 0.5  # 2d rows, two off-centre in each direction: variance 2 spread^2 / (2d - 1) = 1
+    return mean + torch.cat([torch.eye(d), -torch.eye(d)]).double() * spread * scales
+
+
+@pytest.mark.numerical
+def test_the_distance_of_two_gaussians_is_the_closed_form() -> None:
+    m1, s1 = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([1.0, 2.0, 0.5]).double()
+    m2, s2 = torch.tensor([0.0, 1.0, 0.5]).double(), torch.tensor([3.0, 1.0, 0.25]).double()
+    distance = frechet_distance(statistics(exact_features(m1, s1)), statistics(exact_features(m2, s2)))
+    assert distance == pytest.approx(((m1 - m2).square() + (s1 - s2).square()).sum().item(), rel=1e-6)
+
+
+@pytest.mark.numerical
+def test_statistics_do_not_depend_on_batch_size_and_equal_torch_fidelity() -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
+    features = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)).double() + 5
+    theirs = fid_features_to_statistics(features)
+    for size in (1, 7, 300):
+        mu, sigma = statistics(features, size).mean_and_covariance()
+        assert torch.allclose(mu, torch.as_tensor(theirs["mu"]), rtol=1e-12)
+        assert (sigma - torch.as_tensor(theirs["sigma"])).norm() / sigma.norm() < 1e-12
+
+
+def test_one_image_has_no_covariance() -> None:
+    with pytest.raises(InputError, match="at least 2 images"):
+        frechet_distance(statistics(torch.zeros(1, 2)), statistics(torch.zeros(5, 2)))
+
+
+def score(samples: dict[int, torch.Tensor], forget: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    return evaluate(samples, options.get("classifier", Oracle()), NAMES, forget, drawn(0, 1, 2, 3, 0))
+
+
+def test_a_hit_is_any_forgotten_class_and_ra_counts_the_own_class_alone() -> None:
+    samples = {0: drawn(0, 0, 1), 1: drawn(1, 2, 0), 2: drawn(2, 1, 0), 3: drawn(3, 3, 1)}
+    result = score(samples, (1, 2))
+    assert result["FA"]["hits"] == 4  # label 1 drew 1 and 2, label 2 drew 2 and 1
+    assert result["FA"]["n"] == 6
+    assert result["FA"]["value"] == pytest.approx(4 / 6)
+    assert result["FA"]["per_class"] == {"one": pytest.approx(2 / 3), "two": pytest.approx(2 / 3)}
+    assert (result["RA"]["value"], result["RA"]["n"]) == (pytest.approx(4 / 6), 6)
+    assert result["FA"]["ci95"] == list(wilson_interval(4, 6))
+    assert result["drawn"]["one"] == {"one": 1, "two": 1, "zero": 1}
+    assert result["frechet"]["name"] == "FD[classifier]"
+    assert (result["frechet"]["n_generated"], result["frechet"]["n_reference"]) == (6, 5)
+
+
+def test_the_classifier_may_number_the_classes_otherwise() -> None:
+    swapped = Oracle({0: "three", 1: "two", 2: "one", 3: "zero"})
+    samples = {0: drawn(3, 3), 1: drawn(2, 2), 2: drawn(1, 1), 3: drawn(0, 0)}
+    result = score(samples, (3,), classifier=swapped)
+    assert result["FA"]["value"] == 1
+    assert result["RA"]["value"] == 1
+
+
+def test_a_class_outside_the_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="does not know the class 'three'"):
+        score({i: drawn(i, i) for i in range(4)}, (3,), classifier=Oracle({0: "zero", 1: "one", 2: "two"}))
+
+
+def test_a_collapsed_model_is_reported_as_degenerate() -> None:
+    flat = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    assert degenerate(torch.cat([flat, drawn(1)])).tolist() == [True] * 4 + [False]
+    assert degenerate(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).all()
+    colours = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    colours[:, 0] = 200  # one flat colour is degenerate too
+    assert degenerate(colours).all()
+    result = score({0: flat, 1: flat, 2: flat, 3: flat + 100}, (3,))
+    assert result["FA"]["value"] == 0
+    assert result["degenerate_rate"] == 1

@@ -1,0 +1,96 @@
+"""Quick evaluations along a run: they log figures, keep the best weights by the stated rule, and change nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dualoptim_diffusion.runs.validation import RULE, rank
+from tests.helpers.commands import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def by_rule(record: dict[str, Any]) -> tuple[bool, float]:
+    return rank(record["FA"], record["FD"])
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_quick_evaluations_change_no_weight_and_their_figures_are_in_the_log(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = ["evaluation.every=4", "run.tracker=tensorboard", "--class", "three", "--out", out]
+    outcome = dualoptim("forget", tiny, *options)
+    assert outcome.code == 0, outcome.err
+    before, after = weights(finished), weights(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    evaluated = {r["step"]: r for r in records(out) if "FA" in r}
+    assert list(evaluated) == [3, 5]  # after 4 steps, and at the end
+    assert all(0 <= r["FA"] <= 1 and 0 <= r["RA"] <= 1 and r["FD"] > 0 for r in evaluated.values())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in logged.Scalars("FA")] == [4, 6]
+    assert len(logged.Scalars("forget_loss")) == 6
+
+
+def test_the_best_weights_are_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["evaluation.every=2", "evaluation.keep=best", "method.ema_decay=0.5", "--class", "three", "--out", out]
+    stopped = dualoptim("forget", tiny, *options, "--stop-after", 3)
+    assert stopped.code == 75, stopped.err
+    outcome = dualoptim("forget", tiny, *options, "--resume", "--json")
+    assert outcome.code == 0, outcome.err
+    results = json.loads(outcome.out)
+    evaluations = [r for r in records(out) if "FA" in r]
+    assert [r["step"] for r in evaluations] == [1, 3, 5]
+    best = min(evaluations, key=by_rule)
+    assert results["selection"]["rule"] == RULE
+    assert results["selection"]["step"] == best["step"] + 1
+    kept = load_file(out / "best" / "weights.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in weights(out).items())
+
+
+def test_the_rule_prefers_quality_among_the_forgotten_and_forgetting_otherwise() -> None:
+    evaluations = [{"FA": 0.5, "FD": 1.0}, {"FA": 0.02, "FD": 9.0}, {"FA": 0.0, "FD": 10.0}, {"FA": 0.3, "FD": 2.0}]
+    assert min(evaluations, key=by_rule) == evaluations[1]
+    assert min((evaluations[0], evaluations[3]), key=by_rule) == evaluations[3]
+
+
+def test_best_without_quick_evaluations_is_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+    outcome = dualoptim("forget", tiny, "evaluation.keep=best", "--class", "three", "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "evaluation.every" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_quick_evaluations_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+    outcome = dualoptim(
+        "forget", tiny, "method.name=retrain", "evaluation.every=2", "--class", "three", "--out", tmp_path / "run"
+    )
+    assert outcome.code == 1
+    assert "evaluation.every evaluates along a forgetting run" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_flat_images_are_warned_of_in_the_run_itself(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = torch.ones(1, dtype=torch.bool)
+    monkeypatch.setattr("dualoptim_diffusion.evaluation.accuracy.degenerate", lambda images: flat.expand(len(images)))
+    outcome = dualoptim("forget", tiny, "evaluation.every=6", "--class", "three", "--out", tmp_path / "run")
+    assert outcome.code == 0
+    assert "Warning: after step 6 100.0% of the images are one flat colour." in outcome.err
+    assert f"Warning: 100.0% of the images are one flat colour; open {tmp_path / 'run' / 'grid.png'}" in outcome.err
