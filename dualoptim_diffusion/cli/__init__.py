@@ -4,20 +4,20 @@ import logging
 import signal
 import sys
 
-from dualoptim_diffusion.cli import (  # noqa: F401, each adds its verb, in the order of help
-    audit,
-    classes,
-    encode,
-    evaluate,
-    export,
+from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists the verbs in this order
     forget,
-    grid,
-    import_,
-    pretrain,
+    evaluate,
+    audit,
     report,
-    saliency,
+    grid,
     sample,
+    saliency,
+    pretrain,
     train_classifier,
+    encode,
+    import_,
+    export,
+    classes,
 )
 from dualoptim_diffusion.cli.options import app
 from dualoptim_diffusion.core.errors import (
