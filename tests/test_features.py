@@ -19,8 +19,8 @@ from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
-from evaluation import random_weights
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from benchmarks.evaluation import random_weights
 
 
 @pytest.fixture(scope="session")
