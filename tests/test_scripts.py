@@ -1,7 +1,10 @@
-"""The study scripts: cells are kept and not run twice, figures are what the cells say, bad cells are named."""
+"""The scripts: each runs at toy scale; cells are kept and not run twice; figures are what the cells say."""
 
+import ast
 import importlib
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,16 +12,93 @@ from typing import Any
 import psutil
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-import audit_planted  # noqa: E402
-import audit_study  # noqa: E402
-import cells  # noqa: E402
-import dit_step  # noqa: E402
-import kill_and_resume  # noqa: E402
-import reproduce_table2  # noqa: E402
-import stability  # noqa: E402
+import tables
+from benchmarks import dit_step, setup, unet_step
+from command import parse, parser
+from studies import audit_planted, audit_study, kill_and_resume, reproduce_table2, runner, stability
+from studies.runner import Cell
+from studies.works import Work
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+RESULTS = SCRIPTS / "results"
+MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
+RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
+OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
+SLOW = ("processes", "kill_and_resume")  # they start processes
+FLOORS = (("tables", "machine", "toy"), ("command",), ("studies", "benchmarks"))  # from the ground up
+
+
+@pytest.mark.parametrize("script", RUNNABLE, ids=str)
+def test_every_script_tells_in_one_paragraph_what_it_does(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(SCRIPTS)])  # it finds its neighbours itself
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert end.value.code == 0
+    usage, about, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: {script.name}")
+    assert "--scale" in usage
+    assert 100 < len(about) < 1000
+    assert "python scripts/" in (SCRIPTS / script).read_text().partition('"""\n')[0]
+
+
+@pytest.fixture(scope="module")
+def all_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("benchmarks")
+    importlib.import_module("benchmarks.all").main(["--scale", "toy", "--out", str(out)])
+    return out
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in RUNNABLE], ids=str
+)
+def test_every_script_runs_to_its_end_at_toy_scale(
+    script: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if script.stem in ("all", *OF_ALL):
+        pattern = "README.md" if script.stem == "all" else f"{script.stem}*.md"
+        found = list(request.getfixturevalue("all_benchmarks").glob(pattern))
+    else:
+        main = importlib.import_module(".".join(script.with_suffix("").parts)).main
+        main(["--scale", "toy", "--out", str(tmp_path)])
+        found = list(tmp_path.glob("*.md"))
+    (result,) = found
+    assert re.search(r"^\|.*\d", result.read_text(), re.MULTILINE), "no figure in the table"
+
+
+def test_the_toy_scale_does_not_write_to_the_results_unless_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parser("script.py", "What it does.\n\n    not part of the help")
+    assert parse(options, []).out == RESULTS
+    out = parse(options, ["--scale", "toy"]).out
+    assert RESULTS not in (out, *out.parents)
+    assert str(out) in capsys.readouterr().out
+    assert "not part" not in options.format_help()
+    out.rmdir()
+
+
+@pytest.mark.parametrize("script", MODULES, ids=str)
+def test_scripts_import_from_lower_floors_and_never_from_the_tests(script: Path) -> None:
+    level_of = {name: level for level, names in enumerate(FLOORS) for name in names}
+    own = script.parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse((SCRIPTS / script).read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for other in {name.partition(".")[0] for name in names} - {own}:
+            assert other != "tests"
+            assert level_of.get(other, -1) < level_of[own], f"{script} imports {other}"
+
+
+def test_a_table_has_a_head_a_rule_and_rows_and_a_spread_is_in_points_of_its_percentage() -> None:
+    assert tables.table(["a", "b"], [[1, "x"]]) == ["| a | b |", "| --- | --- |", "| 1 | x |"]
+    assert tables.spread([0.01, 0.03], ".1%") == "2.0% ± 1.4"
+    assert tables.spread([2.0, 4.0], ".2f", "±") == "3.00±1.41"
+    assert tables.spread([0.5], ".3f") == "0.500"
+    assert tables.rate({"value": 0.5, "ci95": [0.25, 0.75], "n": 4}) == "50.0% (25.0% to 75.0%, n = 4)"
 
 
 def result(group: str, seed: int, fa: float, fd: float, rate: str = "1e-4", before: float = 0.4) -> dict[str, Any]:
@@ -28,7 +108,6 @@ def result(group: str, seed: int, fa: float, fd: float, rate: str = "1e-4", befo
         "class_name": "three",
         "seed": seed,
         "overrides": [f"method.forget_lr={rate}"],
-        "rate": rate,
         "after": {"FA": fa, "RA": 0.9, "FD": fd},
         "before": {"FA": 0.98, "RA": 0.97, "FD": before},
         "base_sha256": "b",
@@ -38,15 +117,17 @@ def result(group: str, seed: int, fa: float, fd: float, rate: str = "1e-4", befo
 def test_a_summary_is_mean_and_deviation_over_runs_and_counts_those_that_met_the_aim() -> None:
     runs = [result("dual", 0, 0.0, 0.4), result("dual", 1, 0.02, 0.5), result("dual", 2, 0.04, 0.4)]
     runs.append(result("dual", 3, 0.0, 0.6) | {"after": None})
-    summary = cells.summarise(runs)
-    assert summary["FA"] == {"mean": pytest.approx(0.02), "sd": pytest.approx(0.02), "max": 0.04}
-    assert summary["FD ratio"]["mean"] == pytest.approx((1 + 1.25 + 1) / 3)
+    summary = runner.summarise(runs)
+    assert summary["FD ratio"] == pytest.approx([1, 1.25, 1])
     assert (summary["met"], summary["runs"], summary["stopped"]) == (2, 4, 1)
+    fa, _, fd, met = runner.summary_row(summary)
+    assert (fa, met) == ("2.0% ± 2.0 (max 4.0%)", "2 of 4")
+    assert fd == "1.08 ± 0.14 (max 1.25)"
 
 
 def test_the_stability_table_and_figure_hold_every_group_and_rate(tmp_path: Path) -> None:
     runs = [result(g, s, 0.01 * s, 0.4, rate) for g in stability.GROUPS for s in range(2) for rate in stability.RATES]
-    text = stability.tabulate(runs, "command")
+    text = stability.tabulate(runs)
     assert text.count("| dual |") == len(stability.RATES) + 1
     assert "0.5% ± 0.7 (max 1.0%)" in text
     stability.draw(runs, tmp_path / "stability.png")
@@ -63,25 +144,22 @@ def test_the_study_covers_every_rate_class_and_seed_for_each_of_its_main_groups(
 def test_a_study_runs_no_cell_twice_and_says_from_how_many_base_models_its_cells_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = [cells.Cell("dual", "r", "three", seed, ("method.forget_lr=1e-4",)) for seed in (0, 1)]
+    both = [Cell("dual", "r", "three", seed, ("method.forget_lr=1e-4",)) for seed in (0, 1)]
     stored = [result("old name", seed, 0.0, 0.4) for seed in (0, 1)]
     (tmp_path / "s.json").write_text(json.dumps({"cells": stored}))
-    monkeypatch.setattr(cells, "run_cell", None)  # would fail
-    assert [r["group"] for r in cells.run_study(both, tmp_path / "s.json", {}, 1)] == ["dual", "dual"]
+    monkeypatch.setattr(runner, "run_cell", None)  # would fail
+    assert [r["group"] for r in runner.run_study(both, tmp_path / "s.json", {}, 1)] == ["dual", "dual"]
     stored[1]["base_sha256"] = "another"
     (tmp_path / "s.json").write_text(json.dumps({"cells": stored}))
-    found = cells.run_study(both, tmp_path / "s.json", {}, 1)
-    assert cells.origin(found) == "2 runs from 2 base models (another, b)."
+    found = runner.run_study(both, tmp_path / "s.json", {}, 1)
+    assert runner.origin(found) == "2 runs from 2 base models (another, b)."
 
 
 def test_a_cell_forgets_and_scores_as_a_run_does(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    monkeypatch.setattr(cells, "FORGET_IMAGES", 4)
-    monkeypatch.setattr(cells, "RETAIN_IMAGES", 4)
-    monkeypatch.setattr(cells, "SAMPLING", ())
-    done = cells.run_cell(cells.Cell("dual", tiny, "three", 0))
+    monkeypatch.setattr(runner, "FORGET_IMAGES", 4)
+    monkeypatch.setattr(runner, "RETAIN_IMAGES", 4)
+    monkeypatch.setattr(runner, "SAMPLING", ())
+    done = runner.run_cell(Cell("dual", tiny, "three", 0))
     assert done["after"]["n"] == {"FA": 4, "RA": 36}
     assert done["before"]["FD"] != done["after"]["FD"]
     assert -1 <= done["mean_gradient_cosine"] <= 1
@@ -101,12 +179,13 @@ def results_file(folder: Path, fa: float, fd: float) -> None:
 
 
 def test_the_table_has_a_row_a_method_with_mean_and_deviation_beside_the_published_figures(tmp_path: Path) -> None:
-    table = reproduce_table2.Table("cifar10", tmp_path, tmp_path, [], None)
+    table = reproduce_table2.Table("cifar10", tmp_path, [])
     for class_name, fa, fd in (("cat", 0.01, 20.0), ("dog", 0.03, 22.0)):
-        cell = reproduce_table2.Cell("sfron_dual", class_name, 0)
+        cell = table.cell("sfron_dual", class_name, 0)
         results_file(table.folder(cell), fa, fd)
         table.take(cell)
-    text = table.markdown(["sa", "sfron_dual"], ["cat", "dog"], "command")
+    table.save(["sa", "sfron_dual"], ["cat", "dog"], tmp_path / "table", "command")
+    text = (tmp_path / "table.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| SFRon + DualOptim"))
     assert row == (
         "| SFRon + DualOptim | 1.00 / 20.00 | 3.00 / 22.00 | 2.00±1.41 | 21.00±1.41 | 90.00±0.00 | 2.10±0.14 | "
@@ -117,15 +196,15 @@ def test_the_table_has_a_row_a_method_with_mean_and_deviation_beside_the_publish
 
 
 def test_a_cell_whose_run_was_killed_before_its_report_is_not_finished(tmp_path: Path) -> None:
-    table = reproduce_table2.Table("digits", tmp_path, tmp_path, [], None)
-    cell = reproduce_table2.Cell("sfron_dual", "three", 0)
+    table = reproduce_table2.Table("digits", tmp_path, [])
+    cell = table.cell("sfron_dual", "three", 0)
     results_file(table.folder(cell), 0.0, 1.0)
     assert not table.finished(cell)
 
 
 def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path) -> None:
-    table = reproduce_table2.Table("digits", tmp_path, tmp_path, ["method.no_such_key=1"], 1)
-    cell, problem = table.run(reproduce_table2.Cell("finetune", "three", 0))
+    table = reproduce_table2.Table("digits", tmp_path, ["method.no_such_key=1"], here=True)
+    cell, problem = table.run(table.cell("finetune", "three", 0))
     assert problem is not None
     assert "digits_finetune three seed 0 failed" in problem
     assert "no_such_key" in table.folder(cell).with_suffix(".log").read_text()
@@ -156,18 +235,16 @@ def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memor
     text = dit_step.tabulate(content)
     assert "| shared, batch 1, fp32, kept latents | 2.000 | 1.00 | 1.00 GB | 1.00 | 50% |" in text
     assert "| dual, full, batch 1, fp32, kept latents | 3.000 | 1.50 | 1.50 GB | 1.50 | 33% |" in text
-    assert "| dual, compact, batch 1, fp32, kept latents | out of memory | | | | |" in text
+    assert "| dual, compact, batch 1, fp32, kept latents | out of memory |  |  |  |  |" in text
 
 
 def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
-    benchmarks = SCRIPTS / "benchmarks"
-    runner = importlib.import_module("all")
-    text = (benchmarks / "README.md").read_text()
-    assert runner.table(benchmarks / "results", "cpu") in text
+    text = (SCRIPTS / "benchmarks" / "README.md").read_text()
+    assert importlib.import_module("benchmarks.all").table(RESULTS, "cpu") in text
 
 
 def test_our_step_is_the_plain_loop_in_float64_to_the_last_bit() -> None:
-    assert importlib.import_module("unet_step").check_equal() == 0.0
+    assert unet_step.check_equal(setup.SMALL_UNET) == 0.0
 
 
 START = (
@@ -178,11 +255,11 @@ START = (
 def test_work_is_killed_with_all_that_it_started_and_not_before_its_folder_is_there(tmp_path: Path) -> None:
     stages = (("late", "late"), (".", "early"))
     code = f"{START}; open('pid', 'w').write(str(child.pid)); time.sleep(0.2); os.mkdir('run'); time.sleep(99)"
-    work = kill_and_resume.Work("work", (sys.executable, "-c", code), "run", stages, 1)
+    work = Work("work", (sys.executable, "-c", code), "run", stages, 1)
     assert kill_and_resume.kill_after(work, tmp_path, 0)
     assert kill_and_resume.state_of(work, tmp_path) == "early"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-    ended = kill_and_resume.Work("work", (sys.executable, "-c", "open('run/late', 'w')"), "run", stages, 1)
+    ended = Work("work", (sys.executable, "-c", "open('run/late', 'w')"), "run", stages, 1)
     assert not kill_and_resume.kill_after(ended, tmp_path, 60)
     assert kill_and_resume.state_of(work, tmp_path) == "late"
 
@@ -220,7 +297,7 @@ def test_a_planted_model_is_caught_between_the_untouched_and_the_retrained_one(
 
 
 def test_the_planted_models_in_the_results_are_what_their_steps_say() -> None:
-    found = json.loads((SCRIPTS / "benchmarks" / "results" / "audit_planted.json").read_text())["found"]
+    found = json.loads((RESULTS / "audit_planted.json").read_text())["found"]
     assert {part["planted"] for part in found} == {"zeroed", "swapped"}
     assert len({part["seed"] for part in found}) == 3
     for part in found:

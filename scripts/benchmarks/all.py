@@ -1,31 +1,42 @@
-"""Every benchmark of speed and memory on this machine, one after the other, and the table in README.md beside this.
+"""Runs every benchmark of speed and memory on this machine, one after the other, and rewrites the table in README.md
+beside this file. On 2 CPU cores that takes about 30 minutes. Each benchmark writes its JSON and Markdown; one that
+fails is named at the end, and the others still run. At the toy scale the table goes to a README.md in the folder of
+the results, and the benchmark of several processes is left out.
 
-    python scripts/benchmarks/all.py              # on 2 CPU cores about 30 minutes
-    python scripts/benchmarks/all.py --table      # only the table, from results that are here
-
-Each writes its JSON and table under results/; a script that fails is named at the end, and the others still run.
+    python scripts/benchmarks/all.py
+    python scripts/benchmarks/all.py --table      # only the table, from results that are there
 """
 
-import argparse
-import json
+import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import place, row
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+import tables
+from command import parse, parser
+from machine import kind
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+SCRIPTS = ("optimizer_state", "unet_step", "drawing", "evaluation", "processes", "dit_step")
 Found = dict[str, Any]
 
 
-def scripts(on_gpu: bool) -> list[list[str]]:
-    """Command lines, without Python."""
-    sized = ["dit_step.py"] if on_gpu else ["dit_step.py", "--size", "S/2"]
-    return [[f"{name}.py"] for name in ("optimizer_state", "unet_step", "drawing", "evaluation", "processes")] + [sized]
+def run(name: str, out: Path) -> bool:
+    """Runs a benchmark in a process of its own; whether it ended well."""
+    size = ["--size", "S/2"] if name == "dit_step" and kind() == "cpu" else []
+    command = [sys.executable, str(HERE / f"{name}.py"), *size, "--out", str(out)]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def run_toy(name: str, out: Path) -> bool:
+    """Runs a benchmark of the smallest size in this process."""
+    if name != "processes":
+        importlib.import_module(f"benchmarks.{name}").main(["--scale", "toy", "--out", str(out)])
+    return True
 
 
 def on_cpu(found: Found) -> bool:
@@ -112,15 +123,14 @@ TABLES: dict[str, Callable[[Found], Iterator[list[str]]]] = {
 
 def table(results: Path, kind: str) -> str:
     """One row a ratio, from whatever results of this kind of machine (cpu or gpu) are there."""
-    lines = [row(["what", "measured", "aim"]), row(["---"] * 3)]
-    devices = set()
+    devices, body = set(), []
     for name, rows_of in TABLES.items():
         path = results / f"{name}_{kind}.json"
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = tables.read_json(path)
             devices.add(f"{found['device']}, torch {found['torch']}")
-            lines += [row(cells) for cells in rows_of(found)]
-    return "\n".join([*sorted(devices), "", *lines])
+            body += rows_of(found)
+    return "\n".join([*sorted(devices), "", *tables.table(["what", "measured", "aim"], body)])
 
 
 def write_table(readme: Path, text: str, kind: str) -> None:
@@ -133,17 +143,20 @@ def write_table(readme: Path, text: str, kind: str) -> None:
     readme.write_text(re.sub(f"{start}.*?{end}", lambda _: block, whole, flags=re.DOTALL), encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    arguments = parser.parse_args()
-    failed = []
-    for command in [] if arguments.table else scripts(place() == "gpu"):
-        print(f"== {' '.join(command)}", flush=True)
-        if subprocess.run([sys.executable, *command, "--out", str(RESULTS)], cwd=HERE).returncode:
-            failed.append(command[0])
-    text = table(RESULTS, place())
-    write_table(HERE / "README.md", text, place())
+def main(words: Sequence[str] | None = None) -> None:
+    options = parser(__file__, __doc__)
+    options.add_argument("--table", action="store_true", help="run nothing")
+    arguments = parse(options, words)
+    out, readme, failed = arguments.out, HERE / "README.md", []
+    if arguments.toy:
+        readme = out / "README.md"
+        readme.write_text(f"<!-- {kind()} -->\n<!-- end of {kind()} -->\n", encoding="utf-8")
+    for name in [] if arguments.table else SCRIPTS:
+        print(f"== {name}", flush=True)
+        if not (run_toy if arguments.toy else run)(name, out):
+            failed.append(name)
+    text = table(out, kind())
+    write_table(readme, text, kind())
     print(text)
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}.")

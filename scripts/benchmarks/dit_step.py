@@ -1,40 +1,40 @@
-"""What a forgetting step of a DiT costs: seconds, peak memory, share of the device's matmul rate; and drawing.
+"""What does a forgetting step of a DiT cost? Measures seconds, peak memory, the share of the device's matmul rate, and
+the rate of drawing. SFRon runs with one shared AdamW and with two, a mask on a tenth of the weights, full and
+compact state, batches of 1 and 8, fp32 and bf16 passes, with and without gradient checkpointing, from kept latents
+and from images that are encoded at each step. Every row is a process of its own, so that its peak is its own; ratios
+are to the first row of the same run. The default is DiT-XL/2 with random weights, for a GPU of 40 GB or more. Writes
+dit_step_SIZE_DEVICE.json and .md.
 
-    python scripts/benchmarks/dit_step.py                 # DiT-XL/2 with random weights; for a GPU of 40 GB or more
+    python scripts/benchmarks/dit_step.py
     python scripts/benchmarks/dit_step.py --size S/2      # 33 M parameters; minutes on a CPU
-
-SFRon with one shared AdamW and with two, a mask on a tenth of the weights, full and compact state, batches of 1 and 8,
-fp32 and bf16 passes, with and without gradient checkpointing, from kept latents and from images encoded at each step.
-Every row is a process of its own, so that its peak is its own; ratios are to the first row of the same run.
 """
 
-import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from measuring import (
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+from benchmarks import setup
+from benchmarks.measuring import (
     REPEATS,
     bytes_of_libraries,
-    matmul_rate,
+    matmul_rates,
+    one_by_one,
     peak_bytes,
     synchronise,
     timed,
-    where,
     write_results,
 )
-from tqdm import tqdm
+from command import parse, parser
+from machine import where
+from tables import table
 
-SIZES = {
-    "S/2": (12, 6, 64),
-    "B/2": (12, 12, 64),
-    "L/2": (24, 16, 64),
-    "XL/2": (28, 16, 72),
-}  # layers, heads, head width
 DENSITY = 0.1
 DRAWN, STEPS = 8, 50  # images, DDIM steps
 
@@ -79,65 +79,21 @@ ROWS = (
 
 def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     """The accelerator, the model, and a function that takes so many steps."""
-    from diffusers import AutoencoderKL
-
-    from dualoptim_diffusion.core.config import MethodConfig
-    from dualoptim_diffusion.data import Batches, ImageSet
-    from dualoptim_diffusion.models import ConditionalDiT, DiT
-    from dualoptim_diffusion.optim.dual_optim import DualOptim
-    from dualoptim_diffusion.optim.factory import make_optimizer
-    from dualoptim_diffusion.optim.mask_indices import support_of
-    from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
-    from dualoptim_diffusion.runs.obtain import make_accelerator
-    from dualoptim_diffusion.unlearning.loop import unlearn
-    from dualoptim_diffusion.unlearning.methods import find_method, phases
-
-    accelerator = make_accelerator("auto")
-    device = accelerator.device
+    accelerator = setup.make_accelerator()
     torch.manual_seed(0)
-    layers, heads, width = SIZES[size]
-    with device:
-        network = DiT(num_layers=layers, num_attention_heads=heads, attention_head_dim=width)
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-        vae = None if row.latents == "kept" else AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=256,
-        )  # fmt: skip
-        mask = {name: support_of(torch.rand_like(p) < DENSITY) for name, p in network.named_parameters()}
-    model = ConditionalDiT(network, {i: str(i) for i in range(1000)}, vae=vae)
+    with accelerator.device:
+        setup.randomise(network := setup.dit_network(size))
+        vae = None if row.latents == "kept" else setup.autoencoder((128, 256, 512, 512))
+        mask = setup.supports(setup.random_mask(network, DENSITY))
+    model = setup.dit_model(network, vae)
     if row.checkpointing:
         model.checkpoint_gradients()
     model.prepare(accelerator, row.precision)
     network.train()
     images = torch.randn(64, 4, 32, 32) if vae is None else torch.randint(256, (16, 3, 256, 256), dtype=torch.uint8)
-    dataset = ImageSet(images, torch.arange(len(images)), model.id2label)
-    settings = MethodConfig(name="sfron")
-    method = find_method("sfron")(settings, (0,), 1000, lambda x: x.mean())
-    sources = [
-        Batches(dataset, model, seed=0, phase=phase, batch_size=row.batch_size, device=device)
-        for phase in ("forget", "retain")
-    ]
-    parameters = list(network.parameters())
-    retain = make_optimizer("adamw", parameters, 1e-7)
-    forget = retain
-    if row.mode == "dual" and row.state == "compact":
-        forget = MaskedAdamW(parameters, list(mask.values()), 1e-7)
-    elif row.mode == "dual":
-        forget = make_optimizer("adamw", parameters, 1e-7)
-    optimizers = DualOptim(forget, retain)
-    loop = phases(method, model, *sources, mask)
-    done = 0
-
-    def step(count: int) -> None:
-        nonlocal done
-        unlearn(
-            network, optimizers, loop, done + count,
-            first_step=done, accelerator=accelerator, log_cosine=row.log_cosine,
-        )  # fmt: skip
-        done += count
-
-    return accelerator, model, step
+    batches = setup.sources(model, accelerator, [(images, torch.arange(len(images)))] * 2, row.batch_size)
+    pair = setup.optimizers(network, mask, "adamw", 1e-7, shared=row.mode == "shared", state=row.state)
+    return accelerator, model, setup.sfron(model, accelerator, batches, mask, pair, log_cosine=row.log_cosine)
 
 
 def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
@@ -150,24 +106,15 @@ def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
     except torch.cuda.OutOfMemoryError:
         return asdict(row) | {"name": row.name, "seconds": None, "peak_bytes": None}
     parameters = sum(p.numel() for p in model.network.parameters())
-    peak = peak_bytes() - before
+    peak = peak_bytes(before)
     return asdict(row) | {"name": row.name, "seconds": seconds, "peak_bytes": peak, "parameters": parameters}
 
 
 def draw_rate(arguments: tuple[str, str]) -> dict[str, Any]:
     """Images a second of guided DDIM sampling, latents alone."""
-    from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
-
     size, precision = arguments
-    accelerator, model, _ = build(size, Row(precision=precision))
-    model.network.eval()
-    labels, seeds = list(range(DRAWN)), list(range(DRAWN))
-
-    def work() -> None:
-        draw(
-            model.predict, make_scheduler("ddim"), model.x_0_shape, labels, seeds, STEPS, 1.5, device=accelerator.device
-        )
-
+    _, model, _ = build(size, Row(precision=precision))
+    work = setup.drawer(model, DRAWN, STEPS, 1.5)
     synchronise()
     work()
     start = perf_counter()
@@ -180,11 +127,8 @@ def flop_of_forward(size: str) -> int:
     """FLOP of a forward pass of one image."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from dualoptim_diffusion.models import DiT
-
-    layers, heads, width = SIZES[size]
     with torch.device("meta"):
-        network = DiT(num_layers=layers, num_attention_heads=heads, attention_head_dim=width)
+        network = setup.dit_network(size)
         inputs = torch.empty(1, 4, 32, 32), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         network(*inputs)
@@ -193,27 +137,28 @@ def flop_of_forward(size: str) -> int:
 
 def tabulate(content: dict[str, Any]) -> str:
     rows, rates, flop = content["rows"], content["matmul_flop_per_second"], content["flop_of_forward"]
-    first = rows[0]
+    first, body = rows[0], []
+    for row in rows:
+        if row["seconds"] is None:
+            body.append([row["name"], "out of memory", "", "", "", ""])
+            continue
+        work = 2 * 3 * flop * row["batch_size"]  # two phases, each forward and backward
+        body.append(
+            [
+                row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / first['seconds']:.2f}",
+                f"{row['peak_bytes'] / 1e9:.2f} GB", f"{row['peak_bytes'] / first['peak_bytes']:.2f}",
+                f"{work / row['seconds'] / rates[row['precision']]:.0%}",
+            ]
+        )  # fmt: skip
+    head = [
+        "step", "seconds", "of the first's time", "peak", "of the first's peak", "share of the matmul rate",
+    ]  # fmt: skip
     lines = [
         f"# A forgetting step of DiT-{content['size']} ({first['parameters'] / 1e6:.1f} M parameters)", "",
         f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}. SFRon, mask on {DENSITY:.0%} of the weights, one forget and "
-        f"one retain step; median of up to {REPEATS}. Ratios are to the first row.", "",
-        "| step | seconds | of the first's time | peak | of the first's peak | share of the matmul rate |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
-    for row in rows:
-        if row["seconds"] is None:
-            lines.append(f"| {row['name']} | out of memory | | | | |")
-            continue
-        work = 2 * 3 * flop * row["batch_size"]  # two phases, each forward and backward
-        share = work / row["seconds"] / rates[row["precision"]]
-        lines.append(
-            f"| {row['name']} | {row['seconds']:.3f} | {row['seconds'] / first['seconds']:.2f} | "
-            f"{row['peak_bytes'] / 1e9:.2f} GB | {row['peak_bytes'] / first['peak_bytes']:.2f} | {share:.0%} |"
-        )
-    lines += [
-        "", "Matmul rate: " + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in rates.items())
+        f"one retain step; median of up to {REPEATS}. Ratios are to the first row.", "", *table(head, body), "",
+        "Matmul rate: " + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in rates.items())
         + f". A forward pass of an image takes {flop / 1e9:.1f} GFLOP.", "",
         f"Drawing {DRAWN} latents in {STEPS} guided DDIM steps: "
         + ", ".join(f"{d['precision']} {d['images_per_second']:.2f} images/s" for d in content["drawing"]) + ".",
@@ -221,26 +166,26 @@ def tabulate(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="XL/2")
-    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
-    arguments = parser.parse_args()
-    size = arguments.size
+def main(words: Sequence[str] | None = None) -> None:
+    options = parser(__file__, __doc__)
+    sizes = [size for size in setup.DIT_SIZES if size != "toy"]
+    options.add_argument("--size", choices=sizes, default="XL/2", help="[default: %(default)s]")
+    arguments = parse(options, words)
+    small, size, ways = arguments.toy, arguments.size, ROWS
+    if small:
+        size, ways = "toy", [row for row in ROWS if row.latents == "kept" and row.batch_size == 1]
     rows = []
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for row in tqdm(pool.imap(measure, [(size, row) for row in ROWS], chunksize=1), total=len(ROWS), unit="row"):
-            rows.append(row)
-            tqdm.write(f"{row['name']}: {row['seconds']} s, {row['peak_bytes']} bytes")
-        drawing = pool.map(draw_rate, [(size, "fp32"), (size, "bf16")], chunksize=1)
+    for row in tqdm(one_by_one(measure, [(size, row) for row in ways], here=small), total=len(ways), unit="row"):
+        rows.append(row)
+        tqdm.write(f"{row['name']}: {row['seconds']} s, {row['peak_bytes']} bytes")
     content = {
         "command": "python scripts/benchmarks/dit_step.py" + ("" if size == "XL/2" else f" --size {size}"),
         "size": size,
         **where(),
         "flop_of_forward": flop_of_forward(size),
-        "matmul_flop_per_second": {"fp32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)},
+        "matmul_flop_per_second": matmul_rates(small),
         "rows": rows,
-        "drawing": drawing,
+        "drawing": list(one_by_one(draw_rate, [(size, "fp32"), (size, "bf16")], here=small)),
     }
     write_results(arguments.out, f"dit_step_{size.replace('/', '_')}", content, tabulate)
 

@@ -1,13 +1,14 @@
-"""Frechet distance streamed from memory, beside the way through PNG files and torch-fidelity's folders.
+"""How long does a Frechet distance take when it is streamed from memory, beside the way through PNG files and
+torch-fidelity's folders? Takes two sets of uint8 images of 32 pixels (256 each; 5,000 on a GPU): smooth random
+patterns and the same with noise. Both ways use the same Inception network and must give the same number. Without a
+file of weights the network has random ones in the true format. Writes evaluation_DEVICE.json and .md.
 
-    python scripts/benchmarks/evaluation.py                         # random weights in the true format
+    python scripts/benchmarks/evaluation.py
     python scripts/benchmarks/evaluation.py --inception-weights FILE
-
-Two sets of uint8 images of 32 pixels (256 each; 5,000 on a GPU): smooth random patterns and the same with noise. Both
-ways use the same Inception network and must give the same number. Results: evaluation_DEVICE.json and .md.
 """
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -15,10 +16,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import place, row, synchronise, where, write_results
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+from benchmarks.measuring import synchronise, write_results
+from command import parse, parser
+from machine import kind, where
+from tables import table
 
 AT_ONCE = 64
 
@@ -78,42 +84,18 @@ def through_files(sets: list[Tensor], weights: Path, folder: Path) -> float:
     return float(found["frechet_inception_distance"])
 
 
-def tabulate(content: dict[str, Any]) -> str:
-    ours, files = content["streamed"], content["files"]
-    relative = abs(ours["distance"] - files["distance"]) / files["distance"]
-    lines = [
-        "# Frechet distance, streamed and through files", "", f"`{content['command']}`", "",
-        f"{content['device']}, torch {content['torch']}; 2 x {content['images']} images of 32 pixels, "
-        f"{content['weights']} Inception weights. The numbers differ by {relative:.1e} of their size.", "",
-        row(["way", "seconds", "times the rate through files", "image files written", "distance"]), row(["---"] * 5),
-    ]  # fmt: skip
-    for name, found in (("PNG files, torch-fidelity", files), ("streamed", ours)):
-        lines.append(
-            row([
-                name, f"{found['seconds']:.1f}", f"{files['seconds'] / found['seconds']:.2f}",
-                str(found["files"]), f"{found['distance']:.6f}",
-            ])
-        )  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inception-weights", type=Path, help="torch-fidelity's file; random weights without it")
-    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
-    arguments = parser.parse_args()
+def compare(count: int, given: Path | None) -> dict[str, dict[str, Any]]:
+    """Seconds, number and image files of both ways, on sets of so many images."""
     from dualoptim_diffusion.evaluation.features import inception_features
 
-    on_gpu = place() == "gpu"
-    count = 5000 if on_gpu else 256
-    sets = two_sets(count)
+    sets, found = two_sets(count), {}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        weights = arguments.inception_weights or random_weights(folder / "weights.pth")
-        extractor = inception_features(weights, "cuda" if on_gpu else "cpu", AT_ONCE)
-        streamed([images[:AT_ONCE] for images in sets], extractor)  # warm
-        through_files([images[:AT_ONCE] for images in sets], weights, folder / "warm")
-        timings = {}
+        weights = given or random_weights(folder / "weights.pth")
+        extractor = inception_features(weights, "cuda" if kind() == "gpu" else "cpu", AT_ONCE)
+        if count > AT_ONCE:  # warm
+            streamed([images[:AT_ONCE] for images in sets], extractor)
+            through_files([images[:AT_ONCE] for images in sets], weights, folder / "warm")
         for way, work in (
             ("files", lambda: through_files(sets, weights, folder / "all")),
             ("streamed", lambda: streamed(sets, extractor)),
@@ -122,13 +104,40 @@ def main() -> None:
             start = perf_counter()
             distance = work()
             seconds = perf_counter() - start
-            timings[way] = {"seconds": seconds, "distance": distance, "files": 2 * count if way == "files" else 0}
+            found[way] = {"seconds": seconds, "distance": distance, "files": 2 * count if way == "files" else 0}
+    return found
+
+
+def tabulate(content: dict[str, Any]) -> str:
+    ours, files = content["streamed"], content["files"]
+    relative = abs(ours["distance"] - files["distance"]) / files["distance"]
+    body = [
+        [
+            name, f"{found['seconds']:.1f}", f"{files['seconds'] / found['seconds']:.2f}", found["files"],
+            f"{found['distance']:.6f}",
+        ]
+        for name, found in (("PNG files, torch-fidelity", files), ("streamed", ours))
+    ]  # fmt: skip
+    lines = [
+        "# Frechet distance, streamed and through files", "", f"`{content['command']}`", "",
+        f"{content['device']}, torch {content['torch']}; 2 x {content['images']} images of 32 pixels, "
+        f"{content['weights']} Inception weights. The numbers differ by {relative:.1e} of their size.", "",
+        *table(["way", "seconds", "times the rate through files", "image files written", "distance"], body),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = parser(__file__, __doc__)
+    options.add_argument("--inception-weights", type=Path, help="torch-fidelity's file; random weights without it")
+    arguments = parse(options, words)
+    count = 2 if arguments.toy else 5000 if kind() == "gpu" else 256
     content = {
         "command": "python scripts/benchmarks/evaluation.py",
         **where(),
         "images": count,
         "weights": "given" if arguments.inception_weights else "random",
-        **timings,
+        **compare(count, arguments.inception_weights),
     }
     write_results(arguments.out, "evaluation", content, tabulate)
 

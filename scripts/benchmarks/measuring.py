@@ -1,11 +1,10 @@
-"""What scripts that measure share: time, memory, where they ran, and how results are written."""
+"""What the benchmarks measure with: time, memory, the rate of a large matrix product, profiles; how results are
+written."""
 
-import json
-import platform
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -13,41 +12,29 @@ from typing import Any
 
 import torch
 
-LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "torch-fidelity", "torchvision")
+import tables
+from machine import kind
+
 WARM_UP, REPEATS = 2, 5
 LONG = 20  # seconds of repeats after which two are enough
 FLOP_OF_UNET = 12.44e9  # of a forward pass of the CIFAR-10 U-Net, an image of 32 pixels
 PROFILED = 12  # operators named in a profile
 
 
-def where() -> dict[str, Any]:
-    """The device and the versions of what ran on it."""
-    on_gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "device": device,
-        "torch": torch.__version__,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-    }
-
-
-def place() -> str:
-    """The word that result files are named after."""
-    return "gpu" if torch.cuda.is_available() else "cpu"
-
-
 def write_results(out: Path, name: str, content: dict[str, Any], tabulate: Callable[[dict[str, Any]], str]) -> None:
     """Writes `NAME_gpu.json` or `NAME_cpu.json`, and its table as Markdown beside it; prints the table."""
-    stem = out / f"{name}_{place()}"
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     text = tabulate(content)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    tables.write(out / f"{name}_{kind()}", content, text)
     print(text)
 
 
-def row(cells: list[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def one_by_one(work: Callable[[Any], Any], items: Iterable[Any], here: bool) -> Iterator[Any]:
+    """Results in order, each from a process of its own so that its peak is its own; or `here`, in this process."""
+    if here:
+        yield from map(work, items)
+        return
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        yield from pool.imap(work, items, chunksize=1)
 
 
 def synchronise() -> None:
@@ -70,18 +57,18 @@ def timed(work: Callable[[], Any], warm_up: int = WARM_UP, repeats: int = REPEAT
     return median(seconds[warm_up:])
 
 
-def peak_bytes() -> int:
-    """Of device memory, or of this process where there is no such device."""
+def peak_bytes(before: int = 0) -> int:
+    """Of device memory, or of this process where there is no such device, less what was held before; at least 1."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 1)
 
 
 def bytes_of_libraries() -> int:
     """What a process holds when everything is imported and nothing is made."""
-    import dualoptim_diffusion.assets
-    import dualoptim_diffusion.methods  # noqa: F401, they are loaded now
+    import benchmarks.setup
 
+    benchmarks.setup.load_package()
     return 0 if torch.cuda.is_available() else peak_bytes()
 
 
@@ -95,11 +82,16 @@ def cast(batches: Callable[[int], Any], dtype: torch.dtype) -> Callable[[int], A
     return of_update
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product."""
-    n, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
-    a, b = torch.randn(2, n, n, device=device).to(dtype)
-    return 2 * n**3 / timed(lambda: a @ b)
+def matmul_rates(small: bool = False) -> dict[str, float]:
+    """FLOP a second of a large matrix product in each precision."""
+    side, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
+    side = 256 if small else side
+
+    def rate(dtype: torch.dtype) -> float:
+        a, b = torch.randn(2, side, side, device=device).to(dtype)
+        return 2 * side**3 / timed(lambda: a @ b)
+
+    return {"fp32": rate(torch.float32), "bf16": rate(torch.bfloat16)}
 
 
 def profile(work: Callable[[], Any]) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Is the answer the same on 1, 2 and 4 processes, and how much sooner is it there?
+"""Is the answer the same on 1, 2 and 4 processes, and how much sooner is it there? Runs SFRon with two Adams, the
+global batch of 16 shared by the processes: 20 outer steps of a small U-Net without dropout in float64 and in
+float32, weights compared with those of one process. Then images are drawn and compared byte for byte. Every process
+has one thread, and runs on a GPU of its own where there are GPUs, else on the CPU over gloo. Efficiency of sampling
+is the time of one process over N times that of N, where there are N cores or GPUs for them. Writes
+processes_DEVICE.json and .md.
 
-    python scripts/benchmarks/processes.py                # gloo on a CPU; on a machine with GPUs one process each
-
-SFRon with two Adams, the global batch of 16 shared by the processes: 20 outer steps of a small U-Net without dropout in
-float64 and in float32, weights compared with those of one process; then images drawn, compared byte for byte. Every
-process has one thread. Efficiency of sampling is the time of one process over N times that of N, where there are N
-cores or GPUs for them. Results: processes_DEVICE.json and .md.
+    python scripts/benchmarks/processes.py
 """
 
 import argparse
@@ -13,15 +13,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
-from measuring import cast, where, write_results
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+from benchmarks import setup
+from benchmarks.measuring import cast, write_results
+from command import parse, parser
+from machine import where
+from tables import table
 
 COUNTS = (1, 2, 4)
 STEPS, BATCH = 20, 16
@@ -32,49 +38,21 @@ UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
 
 def train(dtype: torch.dtype) -> tuple[Any, Any]:
     """This process's part of the 20 steps; the accelerator and the model after them."""
-    from dualoptim_diffusion.core.config import MethodConfig
-    from dualoptim_diffusion.data import Batches, ImageSet
-    from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
-    from dualoptim_diffusion.optim.dual_optim import DualOptim
-    from dualoptim_diffusion.optim.factory import make_optimizer
-    from dualoptim_diffusion.optim.mask_indices import support_of
-    from dualoptim_diffusion.runs.obtain import make_accelerator
-    from dualoptim_diffusion.unlearning.loop import unlearn
-    from dualoptim_diffusion.unlearning.methods import find_method, phases
-
-    accelerator = make_accelerator("auto")
+    accelerator = setup.make_accelerator()
     torch.manual_seed(0)
-    network = ConditionalUNet(
-        sample_size=SIZE, in_channels=3, num_classes=NUM_CLASSES, width=32, multipliers=(1, 2), layers_per_block=1,
-        attention_resolutions=(8,), dropout=0.0, norm_groups=8,
-    ).to(accelerator.device, dtype)  # fmt: skip
-    names = {i: str(i) for i in range(NUM_CLASSES)}
-    model = ConditionalDDPM(network, names)
+    parts = setup.SMALL_UNET | {"attention_resolutions": (8,), "dropout": 0.0}
+    model = setup.unet_model(accelerator.device, SIZE, NUM_CLASSES, **parts)
+    model.network.to(dtype)
     model.prepare(accelerator)
-    network.train()
+    model.network.train()
     source = torch.Generator().manual_seed(1)
     images = torch.randint(256, (64, 3, SIZE, SIZE), dtype=torch.uint8, generator=source)
     labels = torch.arange(len(images)) % NUM_CLASSES
-    mask = {n: support_of(torch.rand(p.shape, generator=source) < 0.1) for n, p in network.named_parameters()}
-    method = find_method("sfron")(
-        MethodConfig(name="sfron"), (0,), NUM_CLASSES, lambda x: accelerator.reduce(x.mean(), "mean")
-    )
-
-    def batches(phase: str, part: Tensor) -> Any:
-        source = Batches(
-            ImageSet(images[part], labels[part], names), model, seed=0, phase=phase, batch_size=BATCH,
-            device=accelerator.device, process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )  # fmt: skip
-
-        return cast(source, dtype)
-
-    optimizers = DualOptim(*(make_optimizer("adam", network.parameters(), 1e-4) for _ in range(2)))
-    loop = phases(
-        method, model, batches("forget", labels == 0), batches("retain", labels != 0),
-        {name: part.to(accelerator.device) for name, part in mask.items()},
-    )  # fmt: skip
-    unlearn(network, optimizers, loop, STEPS, accelerator=accelerator)
+    mask = setup.supports(setup.random_mask(model.network, 0.1, source))
+    sets = [(images[part], labels[part]) for part in (labels == 0, labels != 0)]
+    batches = [cast(batches, dtype) for batches in setup.sources(model, accelerator, sets, BATCH)]
+    pair = setup.optimizers(model.network, mask, "adam", 1e-4)
+    setup.sfron(model, accelerator, batches, mask, pair)(STEPS)
     return accelerator, model
 
 
@@ -149,43 +127,37 @@ def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
 
 
 def tabulate(content: dict[str, Any]) -> str:
+    body = []
+    for row in content["rows"]:
+        share = row["sampling_efficiency"]
+        efficiency = "more processes than cores" if share is None else f"{share:.0%}"
+        equal = f"{row['shards_equal']} of {row['shards']}"
+        differences = [f"{row[precision]:.1e}" for precision in ("float64", "float32")]
+        body.append([row["processes"], *differences, equal, f"{row['sampling_seconds']:.1f}", efficiency])
+    head = ["processes", "float64", "float32", "equal sample shards", "sampling, s", "efficiency of sampling"]
     lines = [
         "# The same on one process and on several", "", f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}; one thread a process. {STEPS} outer steps of SFRon with two "
         f"Adams, global batch {BATCH}; then {IMAGES * NUM_CLASSES} guided images. Differences are relative norms of "
-        "all weights, against one process.",
-        "",
-        "| processes | float64 | float32 | equal sample shards | sampling, s | efficiency of sampling |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "all weights, against one process.", "", *table(head, body),
     ]  # fmt: skip
-    for row in content["rows"]:
-        efficiency = row["sampling_efficiency"]
-        lines.append(
-            f"| {row['processes']} | {row['float64']:.1e} | {row['float32']:.1e} | {row['shards_equal']} of "
-            f"{row['shards']} | {row['sampling_seconds']:.1f} | "
-            f"{'more processes than cores' if efficiency is None else f'{efficiency:.0%}'} |"
-        )
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
-    parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.work_in:
-        work(arguments.work_in)
+def main(words: Sequence[str] | None = None) -> None:
+    options = parser(__file__, __doc__)
+    options.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
+    if words is None and "--work-in" in sys.argv:  # one of the processes
+        work(options.parse_args().work_in)
         return
+    arguments = parse(options, words)
     gpus = torch.cuda.device_count()
-    counts = tuple(count for count in COUNTS if count <= gpus) if gpus else COUNTS
+    counts = (1, 2) if arguments.toy else COUNTS
+    counts = tuple(count for count in counts if count <= gpus) if gpus else counts
     with TemporaryDirectory() as folder:
         rows = measure(counts, Path(folder))
-    write_results(
-        arguments.out,
-        "processes",
-        {"command": "python scripts/benchmarks/processes.py", **where(), "rows": rows},
-        tabulate,
-    )
+    content = {"command": "python scripts/benchmarks/processes.py", **where(), "rows": rows}
+    write_results(arguments.out, "processes", content, tabulate)
     for row in rows:
         if row["float64"] > UNEQUAL[0] or row["float32"] > UNEQUAL[1] or row["shards_equal"] != row["shards"]:
             raise SystemExit(f"{row['processes']} processes give another answer than one.")

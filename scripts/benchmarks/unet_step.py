@@ -1,42 +1,45 @@
-"""A forgetting step of the CIFAR-10 U-Net beside the loop one would write first: seconds and peak memory.
+"""What does a forgetting step of the CIFAR-10 U-Net cost beside the loop one would write first? Measures seconds and
+peak memory of SFRon with two Adams, a mask on a tenth of the weights, one forget and one retain step, batches of 8
+(128 on a GPU). The plain loop is written out in this file: fp32, dense moments, the mask as a factor, every value
+logged at once. Both loops are first run side by side on a small U-Net in float64 and must end with the same weights.
+Every row is a process of its own; ratios are to the plain loop of the same run. "Memory kept" means that the C
+library gives no freed memory back to the system, which takes time when it is needed again. Writes
+unet_step_DEVICE.json and .md, with profiles.
 
     python scripts/benchmarks/unet_step.py
-
-SFRon with two Adams, a mask on a tenth of the weights, one forget and one retain step, batches of 8 (128 on a GPU). The
-plain loop is written out below: fp32, dense moments, the mask as a factor, every value logged when it is there. Both
-loops are first run side by side on a small U-Net in float64 and must end with the same weights. Every row is a process
-of its own; ratios are to the plain loop of the same run. "Memory kept": the C library gives no freed memory back, which
-costs time in the system when it is taken anew. Results: unet_step_DEVICE.json and .md, with two profiles.
 """
 
-import argparse
 import os
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import (
+from torch import Tensor, nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+from benchmarks import setup
+from benchmarks.measuring import (
     FLOP_OF_UNET,
     REPEATS,
     bytes_of_libraries,
     cast,
-    matmul_rate,
+    matmul_rates,
+    one_by_one,
     peak_bytes,
-    place,
     profile,
-    row,
     timed,
     told,
-    where,
     write_results,
 )
-from torch import Tensor, nn
-from tqdm import tqdm
+from command import parse, parser
+from machine import kind, where
+from tables import table
 
 DENSITY, LR, CLIP = 0.1, 1e-4, 1.0
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc reads them as it starts
@@ -80,29 +83,20 @@ WAYS_ON_CPU = (
 )
 
 
-def setting(small: bool, batch_size: int) -> tuple[Any, Any, list[Any], dict[str, Tensor]]:
-    """Accelerator, model, the two sources of batches and a bool mask."""
-    from dualoptim_diffusion.data import Batches, ImageSet
-    from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
-    from dualoptim_diffusion.runs.obtain import make_accelerator
+TOY_WAYS = (Way(plain=True), Way(state="compact", fused=True), Way(precision="bf16"))
 
-    accelerator = make_accelerator("auto")
+
+def setting(parts: dict[str, Any], batch_size: int) -> tuple[Any, Any, list[Any], setup.Mask]:
+    """Accelerator, model, the two sources of batches and a bool mask."""
+    accelerator = setup.make_accelerator()
     torch.manual_seed(0)
-    parts = {"width": 32, "multipliers": (1, 2), "layers_per_block": 1, "norm_groups": 8} if small else {}
-    names = {i: str(i) for i in range(10)}
-    network = ConditionalUNet(sample_size=32, in_channels=3, num_classes=10, **parts).to(accelerator.device)
-    model = ConditionalDDPM(network, names)
+    model = setup.unet_model(accelerator.device, **parts)
     source = torch.Generator().manual_seed(1)
-    images = torch.randint(256, (2000, 3, 32, 32), dtype=torch.uint8, generator=source)
-    mask = {
-        name: (torch.rand(p.shape, generator=source) < DENSITY).to(p.device) for name, p in network.named_parameters()
-    }
-    sets = [ImageSet(images, torch.full((len(images),), label), names) for label in (0, 1)]
-    sources = [
-        Batches(part, model, seed=0, phase=phase, batch_size=batch_size, device=accelerator.device)
-        for part, phase in zip(sets, ("forget", "retain"), strict=True)
-    ]
-    return accelerator, model, sources, mask
+    size = parts.get("size", 32)
+    images = torch.randint(256, (2000, 3, size, size), dtype=torch.uint8, generator=source)
+    mask = setup.random_mask(model.network, DENSITY, source)
+    sets = [(images, torch.full((len(images),), label)) for label in (0, 1)]
+    return accelerator, model, setup.sources(model, accelerator, sets, batch_size), mask
 
 
 def plain_loop(network: nn.Module, sources: list[Any], mask: dict[str, Tensor]) -> Callable[[int], None]:
@@ -145,45 +139,21 @@ def plain_loop(network: nn.Module, sources: list[Any], mask: dict[str, Tensor]) 
     return step
 
 
-def our_loop(
-    way: Way, accelerator: Any, model: Any, sources: list[Any], mask: dict[str, Tensor]
-) -> Callable[[int], None]:
+def our_loop(way: Way, accelerator: Any, model: Any, sources: list[Any], mask: setup.Mask) -> Callable[[int], None]:
     """The step as `dualoptim forget` takes it."""
-    from dualoptim_diffusion.core.config import MethodConfig
-    from dualoptim_diffusion.optim.dual_optim import DualOptim
-    from dualoptim_diffusion.optim.factory import freeze_off_mask, make_8bit_adamw, make_optimizer
-    from dualoptim_diffusion.optim.mask_indices import smaller_form, support_of
-    from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
-    from dualoptim_diffusion.unlearning.loop import unlearn
-    from dualoptim_diffusion.unlearning.methods import find_method, phases
-
-    network = model.network
     model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
-    network.train()
-    parameters = dict(network.named_parameters())
-    places = {name: (support_of if way.state == "compact" else smaller_form)(part) for name, part in mask.items()}
-    if way.state == "8bit":
-        pair = [make_8bit_adamw(parameters.values(), LR) for _ in range(2)]
-        freeze_off_mask(pair[0], parameters, places)
-    else:
-        pair = [make_optimizer("adam", parameters.values(), LR, way.fused) for _ in range(2)]
-    if way.state == "compact":
-        pair[0] = MaskedAdamW(parameters.values(), list(places.values()), LR, fused=way.fused)
-    settings = MethodConfig(name="sfron", forget_weight_schedule="constant")
-    method = find_method("sfron")(settings, (0,), 10, lambda x: x.mean())
-    loop, optimizers = phases(method, model, *sources, places), DualOptim(*pair)
-
-    def step(k: int) -> None:
-        unlearn(network, optimizers, loop, k + 1, first_step=k, accelerator=accelerator, log_cosine=False)
-
-    return step
+    model.network.train()
+    indices = (setup.supports if way.state == "compact" else setup.smaller_forms)(mask)
+    pair = setup.optimizers(model.network, indices, "adam", LR, state=way.state, fused=way.fused)
+    advance = setup.sfron(model, accelerator, sources, indices, pair, schedule="constant")
+    return lambda k: advance(1)
 
 
-def check_equal() -> float:
+def check_equal(parts: dict[str, Any]) -> float:
     """Largest difference of the weights that both loops end with after three steps of a small U-Net, in float64."""
     ends = []
     for plain in (True, False):
-        accelerator, model, sources, mask = setting(small=True, batch_size=8)
+        accelerator, model, sources, mask = setting(parts, batch_size=2)
         model.network.double()
         sources = [cast(source, torch.float64) for source in sources]
         step = plain_loop(model.network, sources, mask) if plain else our_loop(Way(), accelerator, model, sources, mask)
@@ -193,15 +163,15 @@ def check_equal() -> float:
     return max(float((a - b).abs().max()) for a, b in zip(*ends, strict=True))
 
 
-def measure(arguments: tuple[Way, int]) -> dict[str, Any]:
+def measure(arguments: tuple[Way, int, dict[str, Any]]) -> dict[str, Any]:
     """Seconds a step, of them in the system, and peak bytes of one way, in a process of its own, libraries left out."""
-    way, batch_size = arguments
+    way, batch_size, parts = arguments
     before = bytes_of_libraries()
-    accelerator, model, sources, mask = setting(False, batch_size)
+    accelerator, model, sources, mask = setting(parts, batch_size)
     step = plain_loop(model.network, sources, mask) if way.plain else our_loop(way, accelerator, model, sources, mask)
     done = iter(range(1000))
     seconds = timed(lambda: step(next(done)))
-    found = asdict(way) | {"name": way.name, "seconds": seconds, "peak_bytes": peak_bytes() - before}
+    found = asdict(way) | {"name": way.name, "seconds": seconds, "peak_bytes": peak_bytes(before)}
     before_them = resource.getrusage(resource.RUSAGE_SELF).ru_stime
     for _ in range(REPEATS):
         step(next(done))
@@ -211,44 +181,43 @@ def measure(arguments: tuple[Way, int]) -> dict[str, Any]:
 
 def tabulate(content: dict[str, Any]) -> str:
     rows, rates, batch_size = content["rows"], content["matmul_flop_per_second"], content["batch_size"]
-    plain = rows[0]
+    plain, work = rows[0], 2 * 3 * FLOP_OF_UNET * batch_size  # two phases, each forward and backward
+    head = [
+        "step", "seconds", "times the plain loop's rate", "peak", "of the plain loop's", "of the matmul rate",
+        "system, s",
+    ]  # fmt: skip
+    body = [
+        [
+            found["name"], f"{found['seconds']:.3f}", f"{plain['seconds'] / found['seconds']:.2f}",
+            f"{found['peak_bytes'] / 1e9:.2f} GB", f"{found['peak_bytes'] / plain['peak_bytes']:.2f}",
+            f"{work / found['seconds'] / rates[found['precision']]:.0%}", f"{found['system_seconds']:.2f}",
+        ]
+        for found in rows
+    ]  # fmt: skip
     lines = [
         f"# A forgetting step of the CIFAR-10 U-Net, batch {batch_size}", "", f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}; median of up to {REPEATS} steps. After three steps of a small "
         f"U-Net in float64 the weights of the two loops differ by at most {content['largest_difference']:.1e}.", "",
-        row([
-            "step", "seconds", "times the plain loop's rate", "peak", "of the plain loop's", "of the matmul rate",
-            "system, s",
-        ]),
-        row(["---"] * 7),
+        *table(head, body),
     ]  # fmt: skip
-    for found in rows:
-        work = 2 * 3 * FLOP_OF_UNET * batch_size  # two phases, each forward and backward
-        lines.append(
-            row([
-                found["name"], f"{found['seconds']:.3f}", f"{plain['seconds'] / found['seconds']:.2f}",
-                f"{found['peak_bytes'] / 1e9:.2f} GB", f"{found['peak_bytes'] / plain['peak_bytes']:.2f}",
-                f"{work / found['seconds'] / rates[found['precision']]:.0%}", f"{found['system_seconds']:.2f}",
-            ])
-        )  # fmt: skip
     best = min(rows[1:], key=lambda found: found["seconds"])
     for found in (plain, best):
         lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/results"))
-    arguments = parser.parse_args()
-    batch_size = 128 if place() == "gpu" else 8
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(parser(__file__, __doc__), words)
+    batch_size, parts, small = 128 if kind() == "gpu" else 8, {}, arguments.toy
+    ways = [(WAYS, {}), (() if kind() == "gpu" else WAYS_ON_CPU, KEEP)]
+    if small:
+        batch_size, parts, ways = 2, setup.TOY_UNET, [(TOY_WAYS, {})]
     rows = []
-    with get_context("spawn").Pool(1) as pool:
-        largest = pool.apply(check_equal)
-    for ways, environment in ((WAYS, {}), (() if place() == "gpu" else WAYS_ON_CPU, KEEP)):
-        with patch.dict(os.environ, environment), get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            arguments_of = [(way, batch_size) for way in ways]
-            for found in tqdm(pool.imap(measure, arguments_of, chunksize=1), total=len(ways), unit="row"):
+    (largest,) = one_by_one(check_equal, [parts or setup.SMALL_UNET], here=small)
+    for group, environment in ways:
+        with patch.dict(os.environ, environment):
+            items = [(way, batch_size, parts) for way in group]
+            for found in tqdm(one_by_one(measure, items, here=small), total=len(items), unit="row"):
                 rows.append(found)
                 tqdm.write(f"{found['name']}: {found['seconds']:.3f} s")
     content = {
@@ -256,7 +225,7 @@ def main() -> None:
         **where(),
         "batch_size": batch_size,
         "largest_difference": largest,
-        "matmul_flop_per_second": {"fp32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)},
+        "matmul_flop_per_second": matmul_rates(small),
         "rows": rows,
     }
     write_results(arguments.out, "unet_step", content, tabulate)

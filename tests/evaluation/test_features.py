@@ -21,8 +21,8 @@ from dualoptim_diffusion.evaluation.reference import cached_reference, measure_r
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
 from tests.helpers.numerics import rounding
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
-from evaluation import random_weights
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from benchmarks.evaluation import random_weights
 
 
 @pytest.fixture(scope="session")

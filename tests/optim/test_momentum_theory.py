@@ -12,9 +12,9 @@ from torch import nn
 
 from dualoptim_diffusion.optim.dual_optim import DualOptim
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from momentum_theory import bounds, forget_factor, growth, moments, weights
+from studies.momentum_theory import bounds, forget_factor, growth, moments, weights
 
 Array = NDArray[np.float64]
 SCHEMES = pytest.mark.parametrize("shared", [True, False], ids=["shared", "decoupled"])

@@ -11,8 +11,8 @@ import torch
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.runs.obtain import make_accelerator
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
-import processes
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from benchmarks import processes
 
 
 def test_two_processes_are_two_without_a_gpu_too() -> None:

@@ -1,0 +1,233 @@
+"""Many short forgetting runs, each scored with few images: what most studies in this folder are made of.
+
+A cell is a recipe, a class, a seed and overrides. Cells run on one thread each, several processes side by side. Every
+finished cell is written at once, so a study that was stopped continues where it was. No run folders are left behind.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tables import read_json, spread, write_json
+
+AIM_FA, AIM_FD = 0.02, 1.25  # a run that forgets and keeps: FA at most this, FD at most so many times the original's
+FORGET_IMAGES, RETAIN_IMAGES = 200, 50  # drawn of the forgotten label, and of each other one
+SAMPLING = ("sampling.scheduler=ddim", "sampling.num_inference_steps=25", "sampling.batch_size=50")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `group` names what is compared, `recipe` and `overrides` make it so."""
+
+    group: str
+    recipe: str
+    class_name: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Equal for cells that are the same run, whatever group they stand in."""
+        return json.dumps([self.recipe, self.class_name, self.seed, *self.overrides])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Of the command line `dualoptim forget`."""
+        return self.recipe, *self.overrides, f"run.seed={self.seed}", "--class", self.class_name
+
+    @classmethod
+    def of(cls, result: dict[str, Any]) -> "Cell":
+        """The cell that a stored result came from."""
+        names = ("group", "recipe", "class_name", "seed")
+        return cls(**{name: result[name] for name in names}, overrides=tuple(result["overrides"]))
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Forgets in memory and scores: FA, RA, FD beside the original's, and what the loop logged last."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return asdict(cell) | _run(cell)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(cell: Cell) -> dict[str, Any]:
+    from dualoptim_diffusion.runs.forget import prepare_forgetting
+    from dualoptim_diffusion.runs.models import open_base_model
+    from dualoptim_diffusion.unlearning.saliency import density
+
+    started = perf_counter()
+    experiment = _open(cell.recipe, cell.class_name, (f"run.seed={cell.seed}", *cell.overrides))
+    forgetting = prepare_forgetting(experiment, open_base_model(experiment))
+    last, cosines, stopped = _forget(forgetting)
+    forgot = perf_counter()
+    figures = _score(experiment, forgetting.model) if stopped is None else None
+    return {
+        "after": figures,
+        "before": _original(cell.recipe, cell.class_name, overrides_of_original(cell)),
+        "stopped": stopped,
+        "last": last,
+        "mean_gradient_cosine": sum(cosines) / len(cosines) if cosines else None,
+        "mask_density": density(forgetting.mask) if forgetting.mask else None,
+        "base_sha256": forgetting.base_sha256,
+        "seconds": {"forgetting": round(forgot - started, 1), "scoring": round(perf_counter() - forgot, 1)},
+    }
+
+
+def _open(recipe: str, class_name: str, overrides: Sequence[str]) -> Any:
+    """The experiment on a CPU."""
+    from accelerate.state import AcceleratorState
+
+    from dualoptim_diffusion.runs.experiment import open_experiment
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return open_experiment(recipe, [class_name], [*SAMPLING, "run.device=cpu", *overrides])
+
+
+def _forget(forgetting: Any) -> tuple[dict[str, float], list[float], str | None]:
+    """What the last step logged, the cosine of each step's gradients, and why the loop stopped early, if it did."""
+    from dualoptim_diffusion.core.errors import NonFiniteError
+    from dualoptim_diffusion.unlearning.loop import unlearn
+
+    last: dict[str, float] = {}
+    cosines: list[float] = []
+    stopped = None
+
+    def on_step(finished: int, record: dict[str, float]) -> None:
+        last.update(record)
+        cosines.append(record.get("gradient_cosine", 0.0))
+
+    training = forgetting.training()
+    network, ema = training.network, training.ema
+    try:
+        unlearn(network, training.optimizers, training.phases, training.num_steps, ema=ema, on_step=on_step)
+    except NonFiniteError as error:  # a result too: the weights are those before the bad step
+        stopped = str(error)
+    if ema is not None:
+        network.load_state_dict(ema.state_dict())
+    return last, cosines, stopped
+
+
+def overrides_of_original(cell: Cell) -> tuple[str, ...]:
+    """Those that change the original model or what it draws."""
+    return tuple(o for o in cell.overrides if o.startswith(("model.", "sampling.", "evaluation.")))
+
+
+def _score(experiment: Any, model: Any) -> dict[str, Any]:
+    from dualoptim_diffusion.drawing.samples import LazySamples
+    from dualoptim_diffusion.evaluation import evaluate
+    from dualoptim_diffusion.evaluation.reference import cached_reference
+    from dualoptim_diffusion.runs.evaluate import open_evaluation
+
+    setup = open_evaluation(experiment)
+    seeds = {
+        label: range(FORGET_IMAGES if label in experiment.forget_classes else RETAIN_IMAGES)
+        for label in experiment.labels
+    }
+    results = evaluate(
+        LazySamples(model, seeds, setup.settings, experiment.accelerator),
+        setup.classifier,
+        experiment.labels,
+        experiment.forget_classes,
+        cached_reference(setup.reference, setup.extractor),
+        extractor=setup.extractor,
+    )
+    return {
+        "FA": results["FA"]["value"],
+        "RA": results["RA"]["value"],
+        "FD": results["frechet"]["value"],
+        "degenerate_rate": results["degenerate_rate"],
+        "n": {"FA": results["FA"]["n"], "RA": results["RA"]["n"]},
+        "drawn": {name: results["drawn"][name] for name in experiment.forget_names},
+        "classifier_sha256": setup.classifier.sha256,
+    }
+
+
+@lru_cache(maxsize=64)
+def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The same figures of the base model."""
+    from dualoptim_diffusion.runs.models import open_base_model
+
+    experiment = _open(recipe, class_name, overrides)
+    model, _ = open_base_model(experiment)
+    model.prepare(experiment.accelerator)
+    return _score(experiment, model)
+
+
+def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """FA, RA and FD ratio of all runs that ended, and how many runs there are, were stopped, and met the aim."""
+    results = list(results)
+    finished = [r for r in results if r["after"]]
+    return {
+        "runs": len(results),
+        "stopped": len(results) - len(finished),
+        "met": sum(met(r) for r in finished),
+        "FA": [r["after"]["FA"] for r in finished],
+        "RA": [r["after"]["RA"] for r in finished],
+        "FD ratio": [r["after"]["FD"] / r["before"]["FD"] for r in finished],
+    }
+
+
+def met(result: dict[str, Any]) -> bool:
+    """Whether a run met the aim."""
+    after = result["after"]
+    return bool(after) and after["FA"] <= AIM_FA and after["FD"] / result["before"]["FD"] <= AIM_FD
+
+
+def summary_row(summary: dict[str, Any]) -> list[str]:
+    """FA, RA, FD ratio and how many runs met the aim, for a table."""
+    fa, ra, fd = (summary[name] for name in ("FA", "RA", "FD ratio"))
+    if not fa:
+        return ["", "", "", f"0 of {summary['runs']}"]
+    return [
+        f"{spread(fa, '.1%')} (max {max(fa):.1%})",
+        spread(ra, ".1%"),
+        f"{spread(fd, '.2f')} (max {max(fd):.2f})",
+        f"{summary['met']} of {summary['runs']}",
+    ]
+
+
+def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int) -> list[dict[str, Any]]:
+    """Results of all cells, in their order; `out` (JSON) holds them with `about`, finished ones are not run again.
+
+    With one job the cells run in this process. With none nothing is run: the results are those of the finished cells.
+    """
+    known = {Cell.of(result).key: result for result in (read_json(out)["cells"] if out.is_file() else [])}
+    waiting = [cell for cell in dict.fromkeys(cells) if cell.key not in known]
+    if waiting and jobs:
+        bar = tqdm(_run_all(waiting, jobs), total=len(waiting), unit="run")
+        for result in bar:
+            known[Cell.of(result).key] = result
+            write_json(out, about | {"cells": list(known.values())})
+            after = result["after"] or {}
+            bar.set_postfix_str(
+                f"{result['group']} {result['class_name']} seed {result['seed']}: "
+                + (f"FA {after['FA']:.1%} RA {after['RA']:.1%} FD {after['FD']:.2f}" if after else "stopped")
+            )
+    return [known[cell.key] | {"group": cell.group} for cell in cells if cell.key in known]
+
+
+def _run_all(cells: Sequence[Cell], jobs: int) -> Iterable[dict[str, Any]]:
+    """Results as they come."""
+    if jobs == 1:
+        yield from map(run_cell, cells)
+        return
+    with get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool:
+        yield from pool.imap_unordered(run_cell, cells)
+
+
+def origin(results: Sequence[dict[str, Any]]) -> str:
+    """How many runs there are and from how many base models: one recipe rounds differently on different machines."""
+    bases = {result["base_sha256"][:12] for result in results}
+    return (
+        f"{len(results)} runs from {len(bases)} base model{'s' if len(bases) > 1 else ''} ({', '.join(sorted(bases))})."
+    )
