@@ -1,18 +1,137 @@
-"""What the README shows works as it stands there."""
+"""What the README pages show works as it stands there."""
 
+import ast
+import importlib
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
+from typing import Any, NamedTuple, get_args
 
+import pytest
 import torch
+import typer
+from pydantic import BaseModel
 from torch import nn
 
-from dualoptim_diffusion.core.recipes import recipe_folder
+from dualoptim_diffusion import cli
+from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.recipes import load_recipe, parse_recipe, recipe_folder
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.evaluation.protocol import PROTOCOLS
+from dualoptim_diffusion.unlearning.methods import METHODS
+from tests.test_architecture import FLOORS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in sorted(
+        [
+            ROOT / "README.md",
+            ROOT / "configs" / "README.md",
+            *(ROOT / "scripts").rglob("README.md"),
+            *(ROOT / "dualoptim_diffusion").rglob("README.md"),
+        ]
+    )
+}
+README = PAGES["README.md"]
+MOST_LINES = 170
+RECIPES: dict[str, Any] = {
+    "forget": ForgetRecipe,
+    "saliency": ForgetRecipe,
+    "encode": ForgetRecipe,
+    "pretrain": PretrainRecipe,
+    "train-classifier": ClassifierRecipe,
+}
+PLACEHOLDERS = {"VERB"}
+IN_THE_STUDY = {  # methods by their row in the study of audits; sa is not in it
+    "sfron": "SFRon + DualOptim",
+    "salun": "SalUn + DualOptim",
+    "null_matching": "null matching",
+    "gradient_ascent": "gradient ascent",
+    "finetune": "finetune",
+    "retrain": "retrain",
+}
+
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    language: str
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [Block(language, dedent(content)) for _, language, content in found]
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^( *)```(\w*)\n(.*?)^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def spans(text: str) -> list[str]:
+    """Inline code."""
+    return re.findall(r"`([^`\n]+)`", prose(text))
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    for block in blocks(text):
+        if block.language == "bash":
+            yield from block.text.replace("\\\n", " ").splitlines()
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words behind `dualoptim` of every command in a page: in bash blocks, and in inline code."""
+    for line in [*shell_lines(text), *(span for span in spans(text) if span.startswith("dualoptim "))]:
+        words = shlex.split(line, comments=True)
+        for program in ("dualoptim", ".venv/bin/dualoptim", "dualoptim_diffusion"):
+            if program in words:
+                yield words[words.index(program) + 1 :]
+                break
+
+
+def keys(section: Any, prefix: str = "") -> set[str]:
+    """Dotted keys of a recipe, those of its sections included."""
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return {key for part in get_args(section) for key in keys(part, prefix)}
+    found = set()
+    for name, field in section.model_fields.items():
+        found |= {f"{prefix}{name}"} | keys(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+KEYS = set().union(*(keys(kind) for kind in (*RECIPES.values(), AuditConfig)))
+
+
+def slug(heading: str) -> str:
+    """GitHub's anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """The cells of the table whose head begins with `first`, below its head."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    table = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
 
 
 def test_the_ten_line_loop_runs_on_a_plain_module_and_forgets() -> None:
-    (code,) = re.findall(r"```python\n(# the loop.*?)```", README, flags=re.DOTALL)
+    (loop,) = re.findall(r"```python\n(# the loop.*?)```", README, flags=re.DOTALL)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
     forget_x, retain_x = torch.randn(64, 2) + 2, torch.randn(64, 2) - 2
@@ -30,15 +149,107 @@ def test_the_ten_line_loop_runs_on_a_plain_module_and_forgets() -> None:
         "forget_loss": lambda step: loss(network, forget_x),
         "retain_loss": lambda step: loss(network, retain_x),
     }
-    exec(code, names)
+    exec(loop, names)
     assert loss(network, forget_x) > 0.5
     assert loss(network, retain_x) < 0.1
-    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("#")]) <= 10
+    assert len([line for line in loop.splitlines() if line.strip() and not line.startswith("#")]) <= 10
 
 
-def test_every_recipe_and_file_the_readme_names_exists() -> None:
-    for name in re.findall(r"dualoptim (?:forget|saliency|pretrain|train-classifier) ([a-z0-9_]+)", README):
-        assert (recipe_folder() / f"{name}.yaml").is_file(), name
-    root = Path(__file__).parent.parent
-    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (root / path).exists(), path
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= MOST_LINES
+
+
+@each_page
+def test_every_link_and_script_a_page_names_exists(page: str) -> None:
+    missing = []
+    for link in re.findall(r"\]\(((?!http)[^)\s]+)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        if not target.exists():
+            missing.append(link)
+        elif anchor:
+            headings = re.findall(r"^#+ (.+)$", prose(target.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            missing += [] if anchor in map(slug, headings) else [link]
+    scripts = re.findall(r"(?:python|bash) (scripts/[\w/]+\.(?:py|sh))", PAGES[page])
+    missing += [script for script in scripts if not (ROOT / script).is_file()]
+    assert not missing
+
+
+@each_page
+def test_every_command_a_page_shows_is_one_that_the_command_line_takes(page: str) -> None:
+    verbs = typer.main.get_command(cli.app).commands
+    for verb, *arguments in filter(None, commands(PAGES[page])):
+        if verb in PLACEHOLDERS:
+            continue
+        assert verb in verbs, f"{page}: dualoptim {verb}"
+        if not arguments or arguments == ["--help"]:  # the verb alone, in a sentence
+            continue
+        parsed = verbs[verb].make_context(verb, list(arguments)).params
+        check_overrides(verb, parsed.get("recipe"), parsed.get("overrides") or [])
+
+
+def check_overrides(verb: str, recipe: str | None, overrides: list[str]) -> None:
+    """Loads the recipe with the overrides; those of runs are tried on a recipe of the digits."""
+    if verb in RECIPES:
+        assert recipe is not None
+        assert (recipe_folder() / f"{recipe}.yaml").is_file(), recipe
+        load_recipe(RECIPES[verb], recipe, overrides)
+        return
+    of_audit = [override for override in overrides if override.startswith("audit.")]
+    parse_recipe(AuditConfig, {"audit": {}}, of_audit, "Audit")
+    load_recipe(ForgetRecipe, "digits_sfron_dual", [o for o in overrides if o not in of_audit])
+
+
+@each_page
+def test_every_recipe_and_key_in_inline_code_exists(page: str) -> None:
+    sections = {key.partition(".")[0] for key in KEYS}
+    for span in spans(PAGES[page]):
+        if re.fullmatch(r"(digits|cifar10|imagenet)_\w+", span):
+            assert (recipe_folder() / f"{span}.yaml").is_file(), span
+        for word in span.split():
+            key = re.match(r"(\w+)\.([\w.]+)(?=[=:]|$)", word)
+            if key and key[1] in sections and Path(word).suffix not in (".yaml", ".json", ".py", ".md"):
+                assert key[0] in KEYS, f"{page}: {span}"
+
+
+@each_page
+def test_python_snippets_compile_and_what_they_import_from_the_package_exists(page: str) -> None:
+    for block in blocks(PAGES[page]):
+        if block.language != "python":
+            continue
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dualoptim_diffusion"):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_the_figures_of_the_recipes_are_those_at_their_heads() -> None:
+    reached = {}
+    for path in recipe_folder().glob("digits_*.yaml"):
+        if found := re.search(r'^# Reached for "three", seed 0: (.+?); original', path.read_text(), flags=re.MULTILINE):
+            reached[path.stem] = found[1]
+    table = {code(name)[0]: figures for name, _, figures in rows(PAGES["configs/README.md"], "recipe")}
+    assert table == {name: figures for name, figures in reached.items() if "_dit_" not in name}
+
+
+def test_the_readme_lists_every_method_with_figures_of_committed_results() -> None:
+    table = rows(README, "`method.name`")
+    assert {code(row[0])[0] for row in table} == METHODS.keys()
+    study = (ROOT / "scripts" / "results" / "audit_study.md").read_text(encoding="utf-8")
+    largest = {row[0]: row[4] for row in rows(study, "method")}
+    for method, _, recipe, accuracy, excess in table:
+        head = (recipe_folder() / f"{code(recipe)[0]}.yaml").read_text()
+        assert f'"three", seed 0: FA {accuracy} (' in head
+        assert excess == largest.get(IN_THE_STUDY.get(code(method)[0], ""), "not measured")
+
+
+def test_the_pages_list_every_floor_probe_budget_and_protocol() -> None:
+    floors = rows(PAGES["dualoptim_diffusion/README.md"], "floor")
+    assert [int(row[0]) for row in floors] == list(range(len(FLOORS), 0, -1))
+    assert [tuple(code(row[1])) for row in floors] == list(reversed(FLOORS))
+    audit = PAGES["dualoptim_diffusion/audit/README.md"]
+    assert [code(row[0])[0] for row in rows(audit, "probe")] == list(PROBE_NAMES)
+    budgets = {code(row[0])[0]: int(row[1].replace(",", "")) for row in rows(audit, "budget")}
+    assert budgets == {name: budget.images for name, budget in BUDGETS.items()}
+    protocols = rows(PAGES["dualoptim_diffusion/evaluation/README.md"], "protocol")
+    assert [code(row[0])[0] for row in protocols] == list(PROTOCOLS)
