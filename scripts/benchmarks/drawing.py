@@ -225,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "matmul_flop_per_second": matmul_rates(arguments.toy),
         "unet": unet_rows(batch_size, ways, **parts),
         "dit": dit_rows(size, dit_batch_size, dit_ways),
-        "extraction": extraction(batch_size, 1 if arguments.toy else 3, **parts),
+        "extraction": extraction(1, 1, **parts) if arguments.toy else extraction(batch_size),
     }
     write_results(arguments.out, "drawing", content, tabulate)
 

@@ -158,7 +158,7 @@ def main(words: Sequence[str] | None = None) -> None:
     out, overrides, repeats = arguments.out, arguments.overrides, arguments.repeats
     samplers, steps = arguments.sampler or list(GRID), arguments.steps
     if arguments.toy:
-        overrides, repeats, samplers, steps = toy.overrides(out / "recipes"), 1, ["ddim"], [2, 3]
+        overrides, repeats, samplers, steps = toy.overrides(out / "recipes"), 1, ["ddim"], [2]
     subject = Subject(arguments.recipe, overrides, arguments.model)
     path, identity = out / "fid_benchmark.json", subject.identity(repeats)
     stored = tables.read_json(path) if path.is_file() else {}

@@ -85,9 +85,9 @@ def cells(num_seeds: int) -> dict[tuple[str, str], list[Cell]]:
 
 
 def toy_cells(folder: Path) -> dict[tuple[str, str], list[Cell]]:
-    """One tiny run for each row of the second table's first two."""
+    """One tiny run for the first row of the second table."""
     tiny = (*toy.overrides(folder), *toy.MASK)
-    chosen = [row for row in rows() if row[0].startswith("Which moments")][:2]
+    chosen = [row for row in rows() if row[0].startswith("Which moments")][:1]
     return {
         (title, name): [Cell(name, RECIPE, CLASSES[0], 0, (*SETTING, *words.split(), *tiny))]
         for title, name, words in chosen

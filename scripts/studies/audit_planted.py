@@ -77,7 +77,7 @@ class Planting:
         if not (control / "results.json").is_file():
             self.forget("digits_retrain", control, class_name, f"run.seed={seed}")
         found = []
-        for kind in HIDDEN:
+        for kind in HIDDEN[1:] if self.here else HIDDEN:
             self.plant(folder := self.runs / f"{kind}-{class_name}", kind, class_name)
             probes = [word for probe, _ in ATTACKS for word in ("--probe", probe)]
             self.call("audit", str(folder), f"audit.seed={seed}", *self.budget, *probes, "--control", str(control))

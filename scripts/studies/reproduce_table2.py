@@ -202,7 +202,7 @@ def arguments_of(words: Sequence[str] | None) -> Namespace:
     arguments = parse(options, words)
     if arguments.toy:
         arguments.recipe_family, arguments.quick, arguments.jobs = "digits", True, 1
-        arguments.methods, arguments.seeds = ["sfron_dual", "finetune"], [0]
+        arguments.methods, arguments.seeds = ["sfron_dual"], [0]
         arguments.runs = arguments.out / "runs"
         arguments.overrides = [*toy.overrides(arguments.out / "recipes"), *arguments.overrides]
     return arguments
