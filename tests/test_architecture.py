@@ -27,7 +27,6 @@ FLOOR_OF = {folder: level for level, folders in enumerate(FLOORS) for folder in 
 SEEN_BY_CLI = {"cli", "runs", "report", "files", "core"}
 STARTS_WITHOUT_TORCH = {"core", "report", "cli"}
 HEAVY = {"torch", "torchvision", "diffusers", "timm", "sklearn", "scipy", "matplotlib", "accelerate"}
-SCRIPT_FLOORS = (("tables",), ("studies", "benchmarks"))
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 280, 60, 8
 
 FILES = sorted(PACKAGE.rglob("*.py"))
