@@ -36,8 +36,8 @@ IMAGES, DRAWN_AT_ONCE = 32, 8  # of each class
 UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
 
 
-def train(dtype: torch.dtype) -> tuple[Any, Any]:
-    """This process's part of the 20 steps; the accelerator and the model after them."""
+def train(dtype: torch.dtype, steps: int) -> tuple[Any, Any]:
+    """This process's part of the steps; the accelerator and the model after them."""
     accelerator = setup.make_accelerator()
     torch.manual_seed(0)
     parts = setup.SMALL_UNET | {"attention_resolutions": (8,), "dropout": 0.0}
@@ -52,26 +52,26 @@ def train(dtype: torch.dtype) -> tuple[Any, Any]:
     sets = [(images[part], labels[part]) for part in (labels == 0, labels != 0)]
     batches = [cast(batches, dtype) for batches in setup.sources(model, accelerator, sets, BATCH)]
     pair = setup.optimizers(model.network, mask, "adam", 1e-4)
-    setup.sfron(model, accelerator, batches, mask, pair)(STEPS)
+    setup.sfron(model, accelerator, batches, mask, pair)(steps)
     return accelerator, model
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, toy: bool) -> None:
     """What every process runs."""
     from dualoptim_diffusion.core.config import SamplingConfig
     from dualoptim_diffusion.drawing.samples import draw_samples
 
     torch.set_num_threads(1)
     for dtype in (torch.float64, torch.float32):
-        accelerator, model = train(dtype)
+        accelerator, model = train(dtype, 1 if toy else STEPS)
         if accelerator.is_main_process:
             weights = {name: value.cpu() for name, value in model.network.state_dict().items()}
             save_file(weights, folder / f"{str(dtype).removeprefix('torch.')}.safetensors")
     torch.manual_seed(0)  # the images are drawn from one and the same model, whatever training rounded
     for parameter in model.network.parameters():
         parameter.data = torch.randn(parameter.shape).to(parameter) * 0.02
-    settings = SamplingConfig(num_inference_steps=10, guidance_scale=2.0, batch_size=DRAWN_AT_ONCE)
-    seeds = dict.fromkeys(range(NUM_CLASSES), range(IMAGES))
+    settings = SamplingConfig(num_inference_steps=2 if toy else 10, guidance_scale=2.0, batch_size=DRAWN_AT_ONCE)
+    seeds = dict.fromkeys(range(NUM_CLASSES), range(DRAWN_AT_ONCE if toy else IMAGES))
     draw_samples(
         folder / "warm", model, "", {0: range(DRAWN_AT_ONCE * accelerator.num_processes)}, settings, accelerator
     )
@@ -82,10 +82,11 @@ def work(folder: Path) -> None:
         (folder / "seconds.json").write_text(json.dumps({"seconds": seconds, "processes": found}))
 
 
-def launch(count: int, folder: Path) -> None:
+def launch(count: int, folder: Path, toy: bool) -> None:
     """Runs `work` in so many processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
     command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--work-in", str(folder)]
+    command += ["--scale", "toy"] if toy else []
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
@@ -118,11 +119,11 @@ def compare(folder: Path, count: int) -> dict[str, Any]:
     }
 
 
-def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
+def measure(counts: tuple[int, ...], folder: Path, toy: bool = False) -> list[dict[str, Any]]:
     """All counts in turn, each beside one process."""
     for count in counts:
         (folder / str(count)).mkdir(parents=True)
-        launch(count, folder / str(count))
+        launch(count, folder / str(count), toy)
     return [compare(folder, count) for count in counts]
 
 
@@ -148,14 +149,15 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser(__file__, __doc__)
     options.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     if words is None and "--work-in" in sys.argv:  # one of the processes
-        work(options.parse_args().work_in)
+        own = options.parse_args()
+        work(own.work_in, own.scale == "toy")
         return
     arguments = parse(options, words)
     gpus = torch.cuda.device_count()
     counts = (1, 2) if arguments.toy else COUNTS
     counts = tuple(count for count in counts if count <= gpus) if gpus else counts
     with TemporaryDirectory() as folder:
-        rows = measure(counts, Path(folder))
+        rows = measure(counts, Path(folder), arguments.toy)
     content = {"command": "python scripts/benchmarks/processes.py", **where(), "rows": rows}
     write_results(arguments.out, "processes", content, tabulate)
     for row in rows:

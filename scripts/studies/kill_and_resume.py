@@ -102,7 +102,7 @@ def contents(trial: Path) -> dict[str, bytes]:
     return found
 
 
-def study(work: Work, folder: Path, jobs: int) -> dict[str, Any]:
+def study(work: Work, folder: Path, jobs: int, kills_each: int = KILLS_EACH) -> dict[str, Any]:
     """Kills and resumes; what differed and where the kills fell."""
     (whole := folder / "whole").mkdir(parents=True)
     process = begin(work, whole)
@@ -111,7 +111,7 @@ def study(work: Work, folder: Path, jobs: int) -> dict[str, Any]:
         raise RuntimeError((whole / "stderr.txt").read_text(errors="replace")[-2000:])
     seconds, expected = perf_counter() - start, contents(whole)
     source = random.Random(work.name)
-    instants = [[source.uniform(0, seconds) for _ in range(KILLS_EACH)] for _ in range(work.runs)]
+    instants = [[source.uniform(0, seconds) for _ in range(kills_each)] for _ in range(work.runs)]
 
     def trial(number: int) -> dict[str, Any]:
         (place := folder / str(number)).mkdir()
@@ -168,7 +168,8 @@ def main(words: Sequence[str] | None = None) -> None:
             chosen = [work for work in works(root) if work.name in arguments.only]
         for number, work in enumerate(chosen):
             work = replace(work, runs=max(1, round(arguments.share * work.runs)))
-            studies[work.name] = {"command": command} | study(work, root / str(number), arguments.jobs)
+            kills = 1 if arguments.toy else KILLS_EACH
+            studies[work.name] = {"command": command} | study(work, root / str(number), arguments.jobs, kills)
             content = {"studies": [studies[name] for name in names if name in studies]}
             tables.write(stem, content, tabulate(content))
     print(tabulate(content))
