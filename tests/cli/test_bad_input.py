@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from dualoptim_diffusion.core.errors import EXIT_DIVERGED
 from tests.helpers.commands import Outcome, refused
@@ -45,10 +44,6 @@ def test_a_wrong_request_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_recipe_file_names_its_neighbours(dualoptim: Run) -> None:
-    refused(dualoptim("forget", "digits_sfron_dula", "--class", "three"), "did you mean digits_sfron_dual")
-
-
 def test_an_existing_run_is_kept_unless_overwrite_is_asked_for(
     dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
 ):
@@ -73,19 +68,6 @@ def test_a_folder_that_is_no_run_is_never_overwritten(
     for option in ([], ["--overwrite"], ["--resume"]):
         refused(dualoptim("forget", tiny, "--class", "three", "--out", tmp_path, *option), "is not a run folder")
     assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-def test_a_mask_of_another_model_is_refused(dualoptim: Run, tiny: str, tmp_path: Path, finished: Path) -> None:
-    save_file({"weight": torch.ones(3, dtype=torch.bool)}, tmp_path / "other.safetensors")
-    (tmp_path / "text.safetensors").write_text("not a mask")
-    out = tmp_path / "run"
-    for mask, sentence in (
-        (tmp_path / "other.safetensors", "of another model"),
-        (tmp_path / "text.safetensors", "is no safetensors mask"),
-        (finished / "mask.safetensors", "was made to forget ['three']"),
-    ):
-        refused(dualoptim("forget", tiny, "--class", "four", "--mask", mask, "--out", out), sentence)
-    assert not out.exists()
 
 
 def test_a_classifier_without_the_class_is_refused_before_anything_is_trained(
@@ -173,13 +155,6 @@ def test_a_folder_is_never_replaced_by_a_file(dualoptim: Run, finished: Path, ti
     refused(dualoptim("saliency", tiny, "--out", tmp_path / "pictures", "--overwrite"), "not what this command writes")
     refused(dualoptim("sample", finished, "--out", tmp_path / "pictures"), "holds no samples of this kind")
     assert (tmp_path / "pictures" / "cat.txt").read_text() == "precious"
-
-
-def test_a_mask_for_a_method_without_one_is_refused(dualoptim: Run, tiny: str, finished: Path, tmp_path: Path) -> None:
-    mask = finished / "mask.safetensors"
-    command = ["forget", tiny, "method.name=finetune", "--class", "three", "--mask", mask, "--out", tmp_path / "run"]
-    refused(dualoptim(*command), "finetune uses no mask")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_whose_base_model_changed_is_not_scored(dualoptim: Run, finished: Path, tmp_path: Path) -> None:

@@ -69,22 +69,6 @@ def test_the_rule_prefers_quality_among_the_forgotten_and_forgetting_otherwise()
     assert min((evaluations[0], evaluations[3]), key=by_rule) == evaluations[3]
 
 
-def test_best_without_quick_evaluations_is_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
-    outcome = dualoptim("forget", tiny, "evaluation.keep=best", "--class", "three", "--out", tmp_path / "run")
-    assert outcome.code == 1
-    assert "evaluation.every" in outcome.err
-    assert not (tmp_path / "run").exists()
-
-
-def test_quick_evaluations_along_a_retraining_are_refused(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
-    outcome = dualoptim(
-        "forget", tiny, "method.name=retrain", "evaluation.every=2", "--class", "three", "--out", tmp_path / "run"
-    )
-    assert outcome.code == 1
-    assert "evaluation.every evaluates along a forgetting run" in outcome.err
-    assert not (tmp_path / "run").exists()
-
-
 def test_flat_images_are_warned_of_in_the_run_itself(
     dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
