@@ -5,7 +5,6 @@ all by `dualoptim encode`. The key of an image is twice its number, plus one if 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
 from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
 from dualoptim_diffusion.files.locks import locked_cache
-from dualoptim_diffusion.files.shards import ShardFolder
+from dualoptim_diffusion.files.shards import MANIFEST, ShardFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -79,13 +78,13 @@ class LatentCache:
 
     def _refresh(self) -> None:
         """Learns what the folder holds."""
-        if not (manifest := self._folder.read()):
+        if (manifest := self._folder.read()) is None:
             return
         try:
             found = dict(manifest["made_from"])
             shards = {str(name): int(count) for name, count in manifest["shards"].items()}
         except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.folder} holds no latents: its manifest.json cannot be read ({error}).") from None
+            raise InputError(f"{self.folder} holds no latents: its {MANIFEST} cannot be read ({error}).") from None
         for part, words in MADE_FROM.items():
             if found.get(part) != self.made_from[part]:
                 raise InputError(
@@ -93,7 +92,7 @@ class LatentCache:
                     f"{self.made_from[part]!r}); name another folder as data.latents, or keep."
                 )
         if problem := next((n for n in shards if Path(n).name != n or not (self.folder / n).is_file()), None):
-            raise InputError(f"{self.folder} lacks the shard {problem} of its manifest.json; delete the folder.")
+            raise InputError(f"{self.folder} lacks the shard {problem} of its {MANIFEST}; delete the folder.")
         self._shards = shards
         self.__dict__.pop("_table", None)
 
@@ -134,7 +133,7 @@ class LatentCache:
         with tqdm(total=sum(map(len, mine)), desc="encoding images", unit="img", disable=quiet) as bar:
             for chunk in mine:
                 path = self.folder / _shard_name(chunk)
-                if self._folder.rows(path.name, "moments") != len(chunk) or not _has_keys(path, chunk):
+                if not _is_sound(path, chunk):
                     moments = torch.cat([self._moments(part) for part in chunk.split(ENCODER_BATCH)])
                     with atomic_path(path) as beside:
                         save_file({"keys": chunk, "moments": moments}, beside)
@@ -212,7 +211,11 @@ def _shard_name(keys: Tensor) -> str:
     return f"moments-{sha256(keys.numpy().tobytes()).hexdigest()[:16]}.safetensors"
 
 
-def _has_keys(path: Path, keys: Tensor) -> bool:
-    with suppress(SafetensorError), safe_open(path, framework="pt") as stored:
-        return torch.equal(stored.get_tensor("keys"), keys)
-    return False
+def _is_sound(path: Path, keys: Tensor) -> bool:
+    """Whether a shard is there, readable and complete."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            count = stored.get_slice("moments").get_shape()[0]
+            return bool(count == len(keys) and torch.equal(stored.get_tensor("keys"), keys))
+    except (OSError, SafetensorError):
+        return False

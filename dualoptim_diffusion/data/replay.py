@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.data.stored import Shard, ShardRows
 from dualoptim_diffusion.files.json_files import read_json
-from dualoptim_diffusion.files.shards import SAMPLES
+from dualoptim_diffusion.files.shards import MANIFEST, SAMPLES
 
 
 class ReplaySet(NamedTuple):
@@ -39,13 +39,13 @@ def open_replay(folder: str | Path) -> ReplaySet:
     root = Path(folder)
     sentence = partial(_sentence, root)
     try:
-        manifest: dict[str, Any] = read_json(root / "manifest.json")
+        manifest: dict[str, Any] = read_json(root / MANIFEST)
         id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
         named = sorted(manifest["shards"].items())
         shards, labels, chosen, seen, total = [], [], [], set(), 0
         for name, sha256 in named:
             if not (found := SAMPLES.fullmatch(name)):
-                raise ValueError(f"its manifest.json names the file {name}")
+                raise ValueError(f"its {MANIFEST} names the file {name}")
             with safe_open(root / name, framework="pt") as stored:
                 seeds = stored.get_tensor("seeds").tolist()
             if (label := int(found[1])) in id2label:  # not those of the null label

@@ -117,12 +117,12 @@ def draw_samples(
     wanted = describe(model, model_sha256, settings) | {"latents": autoencoder_sha256}
     shards = ShardFolder(folder, "samples of this kind", "choose another folder")
     found = shards.read()
-    if found and {key: found.get(key) for key in wanted} != wanted:
+    if found is not None and {key: found.get(key) for key in wanted} != wanted:
         raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
-    known: dict[str, str] = found.get("shards", {})
+    known: dict[str, str] = (found or {}).get("shards", {})
     about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not found:
+    if accelerator.is_main_process and found is None:
         shards.write(about)
     accelerator.wait_for_everyone()
 

@@ -6,12 +6,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.atomic import visible
 from dualoptim_diffusion.files.json_files import read_json, write_json
 
+MANIFEST = "manifest.json"
 SAMPLES = re.compile(r"class(\d{4})-seed[\w-]+\.safetensors")  # as `samples_shard` names them; the group is the label
 
 
@@ -33,23 +32,18 @@ class ShardFolder:
 
     def __init__(self, path: Path, content: str, remedy: str) -> None:
         self.path, self._content, self._remedy = path, content, remedy
-        self._manifest = path / "manifest.json"
+        self._manifest = path / MANIFEST
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is a manifest."""
-        return self._manifest.is_file()
-
-    def read(self) -> dict[str, Any]:
-        """The manifest; its `shards` maps file names to what is known of each. {} where nothing is there yet.
+    def read(self) -> dict[str, Any] | None:
+        """The manifest; its `shards` maps file names to what is known of each. None where nothing is there yet.
 
         Raises:
             InputError: if the manifest is damaged, or the folder holds something else.
         """
-        if not self.exists:
+        if not self._manifest.is_file():
             if self.path.exists() and (not self.path.is_dir() or visible(self.path)):
                 raise InputError(f"{self.path} exists and holds no {self._content}; {self._remedy}.")
-            return {}
+            return None
         try:
             manifest = read_json(self._manifest)
             if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
@@ -63,11 +57,3 @@ class ShardFolder:
     def write(self, about: Mapping[str, Any], shards: Mapping[str, Any] | None = None) -> None:
         """Writes the manifest; without shards it says what those that follow are made from."""
         write_json(self._manifest, {**about} | ({} if shards is None else {"shards": dict(shards)}))
-
-    def rows(self, name: str, tensor: str) -> int | None:
-        """How many rows a shard's tensor has; None where the shard is missing or damaged."""
-        try:
-            with safe_open(self.path / name, framework="pt") as stored:
-                return int(stored.get_slice(tensor).get_shape()[0])
-        except (OSError, SafetensorError):
-            return None

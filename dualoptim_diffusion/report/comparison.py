@@ -54,7 +54,7 @@ class Run:
     @property
     def exchanged(self) -> list[str]:
         """A warning for each file of figures that is of other weights than the run's model has now."""
-        now = self.folder.model_files_sha256()
+        now = self.folder.model_files_sha256() if self.folder.is_run else None
         measured = {"evaluated": self.results.get("model_files"), "audited": (self.audit or {}).get("model_files")}
         return [
             f"the model in {self.name} was replaced after it was {verb}; the figures are of the model before. "

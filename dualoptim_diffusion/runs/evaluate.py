@@ -173,8 +173,8 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
     results = _results(experiment, setup, original, unlearned, seconds)
     if selection is not None:
         results["selection"] = selection
-    results["model_files"] = folder.model_files_sha256()
     if accelerator.is_main_process:
+        results["model_files"] = folder.model_files_sha256()
         write_json(folder.results, results)
         before, after = (drawn.of(list(labels)) for drawn in (samples.original, samples.unlearned))
         draw_grid(folder.grid, before, after, labels, forgotten)

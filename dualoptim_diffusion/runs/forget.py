@@ -131,7 +131,8 @@ def forget(
             setup = open_evaluation(experiment)
         match_classes(setup.classifier, experiment.labels)
         forgetting = prepare_forgetting(experiment, base, mask_path)
-        checkpointer = Checkpointer(folder.checkpoints, forgetting.identity, experiment.recipe.run.checkpoint_every)
+        every = (experiment.training_recipe or experiment.recipe).run.checkpoint_every
+        checkpointer = Checkpointer(folder.checkpoints, forgetting.identity, every)
         if resume:  # damaged files and those of other runs are refused before anything is written
             folder.read_metrics(checkpointer.read())
         origin = _origin(forgetting, setup)
@@ -182,7 +183,7 @@ def _train(
     experiment, model = forgetting.experiment, forgetting.model
     recipe, accelerator = experiment.recipe, experiment.accelerator
     if (pretraining := experiment.training_recipe) is not None:
-        return pretrain(pretraining, experiment.sets[1], accelerator, folder, forgetting.identity, stop_after)
+        return pretrain(pretraining, experiment.sets[1], accelerator, folder, checkpointer, stop_after)
     start_tracker(experiment, folder)
     training = forgetting.training()
     validation = Validation(experiment, model, setup, training.ema, folder) if recipe.evaluation.every else None

@@ -12,7 +12,7 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.runs.experiment import Experiment
-from dualoptim_diffusion.runs.obtain import obtain_model
+from dualoptim_diffusion.runs.models import obtain_base
 from dualoptim_diffusion.unlearning.class_fisher import ClassFishers
 from dualoptim_diffusion.unlearning.saliency import (
     Mask,
@@ -42,8 +42,7 @@ def make_mask(experiment: Experiment, out: Path) -> dict[str, Any] | None:
     Returns:
         File, density and provenance, on the main process.
     """
-    names = experiment.facts.id2label
-    model = obtain_model(experiment.recipe.model, experiment.recipe_path, experiment.accelerator, names)
+    model = obtain_base(experiment)
     base_sha256 = model_sha256(model)
     experiment.prepare(model)
     mask = saliency(experiment, model)

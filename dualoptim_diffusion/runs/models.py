@@ -19,6 +19,12 @@ class OpenedModel(NamedTuple):
     sha256: str
 
 
+def obtain_base(experiment: Experiment) -> DenoisingModel:
+    """The model before forgetting: loaded, or pretrained and cached."""
+    recipe, names = experiment.recipe.model, experiment.facts.id2label
+    return obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names)
+
+
 def open_base_model(experiment: Experiment) -> OpenedModel:
     """The model before forgetting: loaded, or pretrained and cached; checked against the data and the method.
 
@@ -26,8 +32,7 @@ def open_base_model(experiment: Experiment) -> OpenedModel:
         InputError: if it cannot be had or does not fit.
     """
     with timed("base model"):
-        recipe, names = experiment.recipe.model, experiment.facts.id2label
-        model = obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names)
+        model = obtain_base(experiment)
     check_model(experiment, model)
     return OpenedModel(model, model_sha256(model))
 
@@ -38,9 +43,8 @@ def open_both_models(experiment: Experiment, folder: RunFolder) -> dict[str, Ope
     Raises:
         InputError: if one cannot be had, or the original is not the one that the run was made with.
     """
-    recipe, names = experiment.recipe.model, experiment.facts.id2label
     models = {
-        "original": obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names),
+        "original": obtain_base(experiment),
         "unlearned": load_model(folder.model, experiment.accelerator.device),
     }
     opened = {role: OpenedModel(model, model_sha256(model)) for role, model in models.items()}

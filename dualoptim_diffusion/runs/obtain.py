@@ -29,6 +29,7 @@ from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
 from dualoptim_diffusion.judge.training import train_classifier
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.models.loading import load_model, save_model
+from dualoptim_diffusion.unlearning.driver import Checkpointer
 from dualoptim_diffusion.unlearning.pretraining import pretrain
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -88,7 +89,8 @@ def obtain_pretrained(
     folder, inputs = _pretraining(recipe, dataset)
     with locked_cache(folder.path, accelerator):
         if not folder.holds_model:
-            model = pretrain(recipe, dataset, accelerator, folder, inputs, stop_after)
+            checkpointer = Checkpointer(folder.checkpoints, inputs, recipe.run.checkpoint_every)
+            model = pretrain(recipe, dataset, accelerator, folder, checkpointer, stop_after)
             save_model(model, folder.model, accelerator)
             if accelerator.is_main_process:
                 shutil.rmtree(folder.checkpoints)

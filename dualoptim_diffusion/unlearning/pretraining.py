@@ -1,7 +1,5 @@
 """Pretraining a denoiser: the loop with a retain phase alone."""
 
-from collections.abc import Mapping
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -49,7 +47,7 @@ def pretrain(
     dataset: ImageSet,
     accelerator: Accelerator,
     folder: RunFolder,
-    identity: Mapping[str, str],
+    checkpointer: Checkpointer,
     stop_after: int | None = None,
 ) -> DenoisingModel:
     """A denoiser trained from scratch on `dataset`: the loop with a retain phase alone; averaged weights if asked."""
@@ -82,7 +80,7 @@ def pretrain(
     optimizers = OptimizerPlan.single(settings.optimizer, settings.lr).build(network)
     drive(
         Training(network, optimizers, [phase], settings.num_steps, ema),
-        Checkpointer(folder.checkpoints, identity, recipe.run.checkpoint_every),
+        checkpointer,
         Recorder(folder, "pretraining", accelerator),
         accelerator,
         stop_after=stop_after,
