@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.data.ahead import Ahead
 from dualoptim_diffusion.data.datasets import ImageSet
 from dualoptim_diffusion.data.latents import CachedMoments, every_way
-from dualoptim_diffusion.diffusion.randomness import draw_examples, draw_update, seed_dropout
+from dualoptim_diffusion.diffusion.randomness import Draws, draw_examples, draw_update, seed_dropout
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Batches:
         share = batch_size // num_processes
         self._mine = slice(process_index * share, (process_index + 1) * share)
         self._images, self._labels = dataset.images.to(device), dataset.class_labels.to(device)
+        self._on_gpu = torch.device(device).type == "cuda"
+        self._ahead = Ahead(self._on_host, enabled=self._on_gpu)
 
     def prepare(self, num_updates: int) -> None:
         """Encodes the images of the first updates, for a model of latents; all processes call it alike."""
@@ -92,6 +95,20 @@ class Batches:
         return indices, flips & self.horizontal_flip
 
     def __call__(self, update: int) -> Batch:
+        on_host, images = self._ahead(update)
+        draws = on_host.each(self._to_device)
+        labels = self._labels[draws.indices]
+        seed_dropout(self.seed, self.phase, update, self.process_index)
+        null = self.model.null_class
+        dropped = labels if null is None else torch.where(draws.label_drops, null, labels)
+        x_0 = self._x_0(draws, None if images is None else self._to_device(images))
+        return Batch(x_0, draws.timesteps, draws.noise, labels, dropped)
+
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)  # pinned where there is a GPU, so nothing waits
+
+    def _on_host(self, update: int) -> tuple[Draws, Tensor | None]:
+        """This process's part of the draws, and its images (or their moments) where they are not on the device."""
         draws = draw_update(
             self.seed,
             self.phase,
@@ -103,23 +120,26 @@ class Batches:
             label_drop=self.model.label_drop,
             posterior=self.model.autoencoder is not None,
         )
-        indices, flips, timesteps, noise, drops = (part[self._mine].to(self.device) for part in draws[:5])
-        posterior = draws.posterior_noise
-        posterior = None if posterior is None else posterior[self._mine].to(self.device)
-        labels, flips = self._labels[indices], flips & self.horizontal_flip
-        seed_dropout(self.seed, self.phase, update, self.process_index)
-        null = self.model.null_class
-        dropped = labels if null is None else torch.where(drops, null, labels)
-        return Batch(self._x_0(indices, flips, posterior), timesteps, noise, labels, dropped)
+        draws = draws.each(lambda part: part[self._mine])
+        draws = draws._replace(flips=draws.flips & self.horizontal_flip)
+        images: Tensor | None = None
+        if isinstance(self._images, CachedMoments):
+            images = self._images.moments(draws.indices, draws.flips)
+        elif not isinstance(self._images, Tensor):
+            images = self._images[draws.indices]
+        if not self._on_gpu:
+            return draws, images
+        return draws.each(Tensor.pin_memory), None if images is None else images.pin_memory()
 
-    def _x_0(self, indices: Tensor, flips: Tensor, posterior_noise: Tensor | None) -> Tensor:
+    def _x_0(self, draws: Draws, images: Tensor | None) -> Tensor:
         """What the model trains on: from images, from cached moments of them, or latents as they are."""
         if isinstance(self._images, CachedMoments):
-            moments = self._images.moments(indices.cpu(), flips.cpu()).to(self.device)
-            return self.model.from_moments(moments, posterior_noise)
-        images = self._images[indices].to(self.device)
+            assert images is not None  # moments
+            return self.model.from_moments(images, draws.posterior_noise)
+        if images is None:
+            images = self._images[draws.indices]
         if images.is_floating_point():  # drawn by a model in its own latents
             return images
         if self.horizontal_flip:
-            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
-        return self.model.encode(images, posterior_noise)
+            images = torch.where(draws.flips.view(-1, 1, 1, 1), images.flip(-1), images)
+        return self.model.encode(images, draws.posterior_noise)

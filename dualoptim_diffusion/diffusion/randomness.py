@@ -3,6 +3,7 @@
 Nothing depends on loader state, on what ran before or on the number of processes, so a resumed run is bit-identical.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
@@ -21,7 +22,11 @@ class Draws(NamedTuple):
     timesteps: Tensor  # [B] in 0..T-1
     noise: Tensor  # [B, C, H, W]
     label_drops: Tensor  # [B] bool
-    posterior_noise: Tensor | None  # [B, C, H, W] for an autoencoder's latents; none without one
+    posterior_noise: Tensor | None = None  # [B, C, H, W] for an autoencoder's latents; none without one
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        """The same with every tensor changed."""
+        return Draws(**{name: change(part) for name, part in self._asdict().items() if part is not None})
 
 
 def derive_seed(*key: int | str) -> int:

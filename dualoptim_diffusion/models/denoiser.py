@@ -103,16 +103,16 @@ class Denoiser:
         Args:
             precision: of its passes, fp32 or bf16; weights and gradients stay as they are.
             channels_last: memory order of what passes through it; weights keep theirs, which optimizers rely on.
-            compiled: by torch.compile; of a network of equal blocks the block alone.
+            compiled: by torch.compile, once a shape; of a network of equal blocks the block alone.
         """
         self._autocast = precision == "bf16"
         self._memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.passes = ", ".join([precision, *["channels_last"] * channels_last, *["compiled"] * compiled])
         by_block = compiled and bool(self.network._repeated_blocks)
         if by_block:
-            self.network.compile_repeated_blocks()
+            self.network.compile_repeated_blocks(dynamic=False)
         prepared = accelerator.prepare(self._wrapped)
-        self._forward = torch.compile(prepared) if compiled and not by_block else prepared
+        self._forward = torch.compile(prepared, dynamic=False) if compiled and not by_block else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
 
     def frozen_copy(self: Model) -> Model:

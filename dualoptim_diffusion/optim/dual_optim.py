@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dualoptim_diffusion.core.errors import InputError
@@ -40,6 +41,18 @@ class DualOptim:
     def step_retain(self) -> None:
         """One step of the retain optimizer on the present gradients."""
         self.retain.step()
+
+    def skip_where(self, phase: PhaseName, skip: Tensor) -> bool:
+        """Makes the phase's next step change nothing if `skip` is 1, which is decided on the device without a wait.
+
+        Returns:
+            Whether the optimizer can do so: torch's fused Adams and `MaskedAdamW` in its fused form.
+        """
+        optimizer: Any = self[phase]
+        if not all(group.get("fused") for group in optimizer.param_groups):
+            return False
+        optimizer.found_inf = skip  # the name that torch's gradient scaler uses
+        return True
 
     def zero_grad(self) -> None:
         """Clears the gradients, which both optimizers share."""

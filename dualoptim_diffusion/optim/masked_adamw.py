@@ -68,6 +68,7 @@ class MaskedAdamW(Optimizer):
             [state["step"] for state in states],
             foreach=foreach and not group["fused"],
             fused=group["fused"],
+            found_inf=getattr(self, "found_inf", None),
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -108,9 +108,9 @@ class OptimizerPlan:
         return cls(mode, OptimizerOfPhase(name, method.forget_lr, state, momentum, True, fused), retain)
 
     @classmethod
-    def single(cls, name: str, lr: float) -> "OptimizerPlan":
+    def single(cls, name: str, lr: float, fused: bool = False) -> "OptimizerPlan":
         """One optimizer without a mask, as in pretraining."""
-        return cls("shared", None, OptimizerOfPhase(name, lr))
+        return cls("shared", None, OptimizerOfPhase(name, lr, fused=fused))
 
     @property
     def by_phase(self) -> dict[str, OptimizerOfPhase]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,20 @@ class Phase:
     add_gradient: Callable[[], None] | None = None
 
 
+class Update(NamedTuple):
+    """What one update came to.
+
+    Attributes:
+        values: loss and gradient norm [2], on the device.
+        read: the same on the host, where something waited for them.
+    """
+
+    phase: PhaseName
+    weight: float
+    values: Tensor
+    read: Sequence[float] | None = None
+
+
 def unlearn(
     network: nn.Module,
     optimizers: DualOptim,
@@ -69,21 +83,23 @@ def unlearn(
         log_cosine: record the cosine between the last gradients of two phases; holds one more set of gradients.
 
     Raises:
-        NonFiniteError: before the step that would have used a loss or gradient that is not finite.
+        NonFiniteError: if a loss or gradient is not finite; no step has used it, and none was taken after it.
     """
     for step in range(first_step, num_steps):
-        record: Record = {"step": step}
+        updates: list[Update] = []
+        cosine: list[Tensor] = []
         gradients: Gradients = {}
         for phase in phases:
             for inner in range(phase.steps):
-                record |= _update(network, optimizers, phase, step, inner, num_steps, accelerator)
+                updates.append(_update(network, optimizers, phase, (step, inner, num_steps), updates, accelerator))
             if log_cosine and len(phases) > 1 and phase.steps:
                 present = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
                 if gradients:
-                    record["gradient_cosine"] = gradient_cosine(gradients, present).item()
+                    cosine = [gradient_cosine(gradients, present)]
                 gradients = present
         if ema is not None:
             ema.update(network, step)
+        record = _read(step, updates, cosine)  # waits for the device, so all work is queued before
         if on_step is not None:
             on_step(step + 1, record)
 
@@ -92,11 +108,12 @@ def _update(
     network: nn.Module,
     optimizers: DualOptim,
     phase: Phase,
-    step: int,
-    inner: int,
-    num_steps: int,
+    position: tuple[int, int, int],
+    before: Sequence[Update],
     accelerator: "Accelerator | None",
-) -> Record:
+) -> Update:
+    """One step on one batch, unless its loss or gradient, or one `before` in this outer step, is not finite."""
+    step, inner, num_steps = position
     weight = phase.weight * SCHEDULES[phase.weight_schedule](step, num_steps)  # alpha_k
     optimizers.scale_lr(phase.name, SCHEDULES[phase.lr_schedule](step, num_steps))
     optimizers.zero_grad()
@@ -109,17 +126,36 @@ def _update(
     if phase.add_gradient is not None:
         phase.add_gradient()
     norm = edit_gradients(network, phase.mask, phase.clip_norm, phase.clip_first)
-    loss_value, norm_value = torch.stack([loss.detach().to(norm), norm]).tolist()  # the update's one wait for a GPU
-    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-        raise NonFiniteError(
-            f"The {phase.name} phase of step {step} has loss {loss_value:g} and gradient norm {norm_value:g}; "
-            f"nothing was stepped. Lower the learning rate."
-        )
+    update = Update(phase.name, weight, torch.stack([loss.detach().to(norm), norm]))
+    finite = torch.cat([u.values for u in (*before, update)]).isfinite().all()
+    if not optimizers.skip_where(phase.name, (~finite).float()):
+        update = update._replace(read=update.values.tolist())
+        _read(step, [update])
     if phase.name == "forget":
         optimizers.step_forget()
     else:
         optimizers.step_retain()
-    return {f"{phase.name}_loss": loss_value, f"{phase.name}_grad_norm": norm_value, f"{phase.name}_weight": weight}
+    return update
+
+
+def _read(step: int, updates: Sequence[Update], cosine: Sequence[Tensor] = ()) -> Record:
+    """The record of an outer step: its one wait for a GPU where the optimizers can skip a step by themselves.
+
+    Raises:
+        NonFiniteError: if a loss or gradient norm is not finite.
+    """
+    unread = [*(update.values for update in updates if update.read is None), *(c.reshape(1) for c in cosine)]
+    numbers = torch.cat([part.to(unread[0]) for part in unread]).tolist() if unread else []
+    record: Record = {"step": step}
+    for name, weight, _, read in updates:
+        loss, norm = read or (numbers.pop(0), numbers.pop(0))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"The {name} phase of step {step} has loss {loss:g} and gradient norm {norm:g}; "
+                f"nothing was stepped. Lower the learning rate."
+            )
+        record |= {f"{name}_loss": loss, f"{name}_grad_norm": norm, f"{name}_weight": weight}
+    return record | ({"gradient_cosine": numbers[-1]} if cosine else {})
 
 
 @torch.no_grad()

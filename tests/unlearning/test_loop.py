@@ -1,12 +1,14 @@
 """The loop: order of updates, decays, masks and clips; stopping before a bad step."""
 
+import copy
+from collections.abc import Callable
 from math import cos, pi
 
 import pytest
 import torch
 from torch import nn
 
-from dualoptim_diffusion import DualOptim, Phase, unlearn
+from dualoptim_diffusion import DualOptim, MaskedAdamW, Phase, unlearn
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.optim.mask_indices import smaller_form
@@ -18,6 +20,10 @@ def sgd_pair(model: nn.Module, forget_lr: float = 1.0, retain_lr: float = 1.0) -
     return DualOptim(
         torch.optim.SGD(model.parameters(), lr=forget_lr), torch.optim.SGD(model.parameters(), lr=retain_lr)
     )
+
+
+def fused_pair(model: nn.Module) -> DualOptim:
+    return DualOptim(*(torch.optim.Adam(model.parameters(), lr=0.1, fused=True) for _ in range(2)))
 
 
 def line() -> nn.Linear:
@@ -139,16 +145,50 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_phase_and_step(bad: f
     assert torch.equal(model.weight.detach(), snapshots[-1] + moved)
 
 
+@pytest.mark.parametrize(
+    ("pair", "reads"), [(sgd_pair, 6), (fused_pair, 3)], ids=["one an update", "one an outer step"]
+)
 @pytest.mark.parametrize("masked", [False, True])
-def test_an_update_reads_from_the_device_once(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+def test_the_loop_reads_from_the_device_once(
+    monkeypatch: pytest.MonkeyPatch, masked: bool, pair: Callable[[nn.Module], DualOptim], reads: int
+) -> None:
     model, together = line(), []
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: together.append(1) or tolist(t))
     mask = {"weight": torch.tensor([[True, False]])} if masked else None
     phases = [Phase(name, lambda _: model.weight.sum(), mask=mask, clip_norm=1.0) for name in ("forget", "retain")]
     with Operators() as counter:
-        unlearn(model, sgd_pair(model), phases, num_steps=3, log_cosine=False)
-    assert (len(together), counter.reads) == (6, 0)
+        unlearn(model, pair(model), phases, num_steps=3, log_cosine=reads == 3)
+    assert (len(together), counter.reads) == (reads, 0)
+
+
+@pytest.mark.parametrize("phase", ["forget", "retain"])
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_fused_optimizer_skips_the_bad_step_and_all_after_it_before_anything_is_read(
+    phase: str, compact: bool
+) -> None:
+    model, kept = line(), []
+    pair = fused_pair(model)
+    if compact:
+        mask = torch.ones(1, 2, dtype=torch.bool)
+        pair = DualOptim(*(MaskedAdamW(model.parameters(), [mask], lr=0.1, fused=True) for _ in range(2)))
+
+    def loss(name: str) -> Callable[[int], torch.Tensor]:
+        return lambda update: model.weight.sum() * (float("nan") if (name, update) == (phase, 4) else 1.0)
+
+    def keep(finished: int, _: object) -> None:  # the last good outer step: T_f = 2 and T_r = 2
+        kept[:] = [copy.deepcopy(part) for part in (model.state_dict(), pair.state_dict())]
+
+    phases = [Phase("forget", loss("forget"), steps=2), Phase("retain", loss("retain"), steps=2)]
+    with pytest.raises(NonFiniteError, match=f"{phase} phase of step 2"):
+        unlearn(model, pair, phases, num_steps=4, on_step=keep)
+    before, states = kept
+    if phase == "forget":  # its first update: weights and both states are as step 1 left them
+        assert torch.equal(model.weight, before["weight"])
+        torch.testing.assert_close(pair.state_dict(), states, rtol=0, atol=0)
+    else:  # the two good forget updates alone were made
+        assert not torch.equal(model.weight, before["weight"])
+        torch.testing.assert_close(pair.retain.state_dict(), states["retain"], rtol=0, atol=0)
 
 
 def test_first_step_continues_as_if_unbroken() -> None:
