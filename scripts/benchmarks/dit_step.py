@@ -21,18 +21,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
-from benchmarks.measuring import (
-    REPEATS,
-    bytes_of_libraries,
-    matmul_rates,
-    one_by_one,
-    peak_bytes,
-    synchronise,
-    timed,
-    write_results,
-)
+from benchmarks.measuring import bytes_of_libraries, one_by_one, peak_bytes, write_results
 from command import parse, parser
-from machine import where
+from machine import REPEATS, matmul_rates, synchronise, timed, where
 from tables import table
 
 DENSITY = 0.1

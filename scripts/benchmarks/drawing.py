@@ -23,9 +23,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
 from benchmarks.evaluation import random_weights
-from benchmarks.measuring import FLOP_OF_UNET, matmul_rates, profile, timed, told, write_results
+from benchmarks.measuring import FLOP_OF_UNET, profile, told, write_results
 from command import parse, parser
-from machine import kind, where
+from machine import kind, matmul_rates, timed, where
 from tables import table
 
 STEPS = 10

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
-from benchmarks.measuring import synchronise, write_results
+from benchmarks.measuring import write_results
 from command import parse, parser
-from machine import kind, where
+from machine import kind, synchronise, where
 from tables import table
 
 AT_ONCE = 64

@@ -1,13 +1,10 @@
-"""What the benchmarks measure with: time, memory, the rate of a large matrix product, profiles; how results are
-written."""
+"""What the benchmarks measure with: memory, profiles, rows in processes of their own; how results are written."""
 
 import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -15,8 +12,6 @@ import torch
 import tables
 from machine import kind
 
-WARM_UP, REPEATS = 2, 5
-LONG = 20  # seconds of repeats after which two are enough
 FLOP_OF_UNET = 12.44e9  # of a forward pass of the CIFAR-10 U-Net, an image of 32 pixels
 PROFILED = 12  # operators named in a profile
 
@@ -35,26 +30,6 @@ def one_by_one(work: Callable[[Any], Any], items: Iterable[Any], here: bool) -> 
         return
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         yield from pool.imap(work, items, chunksize=1)
-
-
-def synchronise() -> None:
-    """Waits for the GPU, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def timed(work: Callable[[], Any], warm_up: int = WARM_UP, repeats: int = REPEATS) -> float:
-    """Median seconds."""
-    seconds: list[float] = []
-    for i in range(warm_up + repeats):
-        synchronise()
-        start = perf_counter()
-        work()
-        synchronise()
-        seconds.append(perf_counter() - start)
-        if i > warm_up and sum(seconds) > LONG:
-            break
-    return median(seconds[warm_up:])
 
 
 def peak_bytes(before: int = 0) -> int:
@@ -80,18 +55,6 @@ def cast(batches: Callable[[int], Any], dtype: torch.dtype) -> Callable[[int], A
         return replace(batch, x_0=batch.x_0.to(dtype), noise=batch.noise.to(dtype))
 
     return of_update
-
-
-def matmul_rates(small: bool = False) -> dict[str, float]:
-    """FLOP a second of a large matrix product in each precision."""
-    side, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
-    side = 256 if small else side
-
-    def rate(dtype: torch.dtype) -> float:
-        a, b = torch.randn(2, side, side, device=device).to(dtype)
-        return 2 * side**3 / timed(lambda: a @ b)
-
-    return {"fp32": rate(torch.float32), "bf16": rate(torch.bfloat16)}
 
 
 def profile(work: Callable[[], Any]) -> list[dict[str, Any]]:

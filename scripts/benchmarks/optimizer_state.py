@@ -19,9 +19,9 @@ from torch.optim import AdamW, Optimizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
-from benchmarks.measuring import timed, write_results
+from benchmarks.measuring import write_results
 from command import parse, parser
-from machine import where
+from machine import timed, where
 from tables import table
 
 DENSITIES = (0.1, 0.5)

@@ -26,19 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scrip
 from benchmarks import setup
 from benchmarks.measuring import (
     FLOP_OF_UNET,
-    REPEATS,
     bytes_of_libraries,
     cast,
-    matmul_rates,
     one_by_one,
     peak_bytes,
     profile,
-    timed,
     told,
     write_results,
 )
 from command import parse, parser
-from machine import kind, where
+from machine import REPEATS, kind, matmul_rates, timed, where
 from tables import table
 
 DENSITY, LR, CLIP = 0.1, 1e-4, 1.0

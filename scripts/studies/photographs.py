@@ -1,0 +1,436 @@
+"""What the study at the paper's scale works with: one U-Net, its photographs and two judges, in one process.
+
+The network is compiled once a shape. Every later stage reuses these graphs: training and each forgetting run share the
+batch size, all drawing shares another.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+from dualoptim_diffusion.core.config import DataConfig, FisherRatioMask, ForgetRecipe
+from dualoptim_diffusion.core.errors import NonFiniteError
+from dualoptim_diffusion.core.rates import rate
+from dualoptim_diffusion.core.recipes import load_recipe
+from dualoptim_diffusion.core.training_config import PretrainRecipe
+from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
+from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
+from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
+from dualoptim_diffusion.evaluation.features import classifier_features
+from dualoptim_diffusion.judge.classifier import Classifier
+from dualoptim_diffusion.models import model_sha256
+from dualoptim_diffusion.optim.ema import EMA
+from dualoptim_diffusion.optim.mask_indices import indices_of, smaller_form
+from dualoptim_diffusion.optim.plan import OptimizerPlan
+from dualoptim_diffusion.runs.obtain import make_accelerator
+from dualoptim_diffusion.unlearning.loop import Phase, unlearn
+from dualoptim_diffusion.unlearning.methods import find_method, phases
+from dualoptim_diffusion.unlearning.pretraining import new_model
+from dualoptim_diffusion.unlearning.saliency import (
+    Mask,
+    density,
+    diagonal_fisher,
+    fisher_ratio_mask,
+    gradients,
+    top_fraction_mask,
+)
+from machine import synchronise
+from studies.figures import frechet_infinity, kernel_distance
+from studies.small_judges import train_judge, untrained
+
+JUDGES = {"judge": "resnet18", "features": "dla34"}  # networks by what they are for; seeds 0 and 1
+Samples = Mapping[int, Tensor]  # uint8 images [N, C, H, W] by label
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        unet: overrides of the recipe `cifar10_pretrain`.
+        batch_size: of training and forgetting.
+        drawn_at_once: images of a batch that is drawn; every one has this size.
+        num_steps: of a sampler.
+        forgotten, retained: images drawn of the forgotten label, and of each other one, to score a cell.
+        of_base: images drawn of each label to score the base model.
+        mask_batches: of each class.
+        judge_epochs: passes over the training images.
+        ema_decay: of the base model's averaged weights.
+        steps: of each forgetting run; None for the recipe's.
+    """
+
+    unet: tuple[str, ...] = ()
+    batch_size: int = 128
+    drawn_at_once: int = 500
+    num_steps: int = 50
+    forgotten: int = 500
+    retained: int = 277
+    of_base: int = 500
+    mask_batches: int = 20
+    judge_epochs: int = 12
+    ema_decay: float = 0.999
+    steps: int | None = None
+
+
+FULL = Scale(unet=("model.dropout=0",))  # for minutes of training; no parameter hangs on it
+TOY = Scale(
+    unet=(
+        "model.width=16", "model.multipliers=[1, 2]", "model.layers_per_block=1", "model.attention_resolutions=[]",
+        "model.mid_attention=false", "model.norm_groups=4", "run.precision=fp32", "run.compile=false",
+    ),
+    batch_size=4, drawn_at_once=8, num_steps=2, forgotten=4, retained=4, of_base=4, mask_batches=1, judge_epochs=1,
+    ema_decay=0.9, steps=2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A forgetting run: a packaged recipe with overrides, a class and a seed; `group` names what is compared."""
+
+    group: str
+    recipe: str
+    class_name: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass
+class Clock:
+    """Seconds that each part took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        synchronise()
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+        print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
+
+
+class Study:
+    """The model, its images and the judges.
+
+    Args:
+        data: folder with `train/CLASS` and `test/CLASS` or `val/CLASS`.
+        seed: of the base model and of the draws of its training.
+    """
+
+    def __init__(self, data: Path, scale: Scale, seed: int) -> None:
+        self.scale, self.seed = scale, seed
+        self.train, self.held_out = load_dataset(DataConfig(name="image_folder", path=str(data)))
+        self.id2label = self.train.id2label
+        self.judges: dict[str, Classifier] = {}
+        self._open_model()
+        self._held_out_features: dict[int, Tensor] = {}
+
+    def _open_model(self) -> None:
+        recipe = load_recipe(PretrainRecipe, "cifar10_pretrain", [*self.scale.unet, f"run.seed={self.seed}"])
+        self.recipe = recipe
+        self.accelerator = make_accelerator("auto")
+        self.device = self.accelerator.device
+        self.model = new_model(recipe, self.id2label, tuple(self.train.images.shape[1:]))
+        compiled = recipe.run.compile and self.device.type == "cuda"
+        self.model.prepare(self.accelerator, recipe.run.precision, recipe.run.channels_last, compiled)
+        self.network = self.model.network
+
+    def label_of(self, name: str) -> int:
+        return next(i for i, other in self.id2label.items() if other == name)
+
+    def batches(self, images: ImageSet, phase: str, seed: int, batch_size: int | None = None) -> Batches:
+        return Batches(
+            images, self.model, seed=seed, phase=phase, batch_size=batch_size or self.scale.batch_size,
+            horizontal_flip=True, device=self.device,
+        )  # fmt: skip
+
+    def compile_training(self) -> None:
+        """Compiles the graph of a training step."""
+        self.network.train()
+        batch = self.batches(self.train, "warm-up", 0)(0)
+        self.model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean().backward()
+        self.network.zero_grad()
+        synchronise()
+
+    def compile_drawing(self) -> None:
+        """Compiles the graph of a step of drawing."""
+        self.draw({0: self.scale.drawn_at_once}, num_steps=1)
+
+    def prepare(self, data: Path, work: Path) -> None:
+        """Trains the judges and compiles both graphs: on a GPU side by side, in processes; other shapes of the
+        network's inputs run uncompiled from then on."""
+        if self.device.type == "cuda":
+            with in_another_process(_train_judges, data, self.scale, work) as judged:
+                with in_another_process(_compile_drawing, data, self.scale) as compiled:
+                    self.compile_training()
+                    compiled()
+                self.compile_drawing()  # from the cache on disk
+                judged()
+        self.obtain_judges(work)
+        torch.compiler.set_stance("eager_on_recompile")
+
+    # The judges
+
+    def obtain_judges(self, folder: Path) -> None:
+        """The ten-way judge of FA and the network of features, trained once and kept in the folder."""
+        for role, architecture in JUDGES.items():
+            path = folder / f"judge_{role}.safetensors"
+            if path.is_file():
+                channels, side = self.model.x_0_shape[:2]
+                judge = untrained(architecture, self.id2label, channels, side)
+                judge.network.load_state_dict(load_file(path))
+                judge.network.to(self.device)
+            else:
+                judge = train_judge(
+                    architecture, self.train, self.held_out,
+                    seed=list(JUDGES).index(role), epochs=self.scale.judge_epochs, device=self.device,
+                )  # fmt: skip
+                save_file({k: v.contiguous() for k, v in judge.network.state_dict().items()}, path)
+            self.judges[role] = judge
+        features = self.judges["features"]
+        for label in self.id2label:
+            images = self.held_out.of_classes([label]).images[:]
+            self._held_out_features[label] = features(images)[0].to(self.device)
+
+    def judge_accuracies(self) -> dict[str, float]:
+        """Of each judge, on all held-out images."""
+        found = {}
+        for role, judge in self.judges.items():
+            predicted = torch.cat([judge(part)[1].argmax(1) for part in self.held_out.batches(1000)])
+            found[role] = float((predicted == self.held_out.class_labels).double().mean())
+        return found
+
+    # The base model
+
+    def train_base(self, num_steps: int, lr: float, title: str = "base model") -> EMA:
+        """Trains from the present weights; returns their moving average."""
+        self.network.train()
+        batches = self.batches(self.train, "pretrain", self.seed)
+
+        def loss(update: int) -> Tensor:
+            batch = batches(update)
+            return self.model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean()
+
+        phase = Phase("retain", loss, lr_schedule="one_cycle", clip_norm=1.0)
+        optimizers = OptimizerPlan.single("adam", lr, fused=True).build(self.network)
+        ema = EMA(self.network, self.scale.ema_decay, warmup=True)
+        with tqdm(total=num_steps, desc=title, mininterval=5) as bar:
+
+            def on_step(finished: int, record: dict[str, float]) -> None:
+                bar.set_postfix({"loss": f"{record['retain_loss']:.3g}"}, refresh=False)
+                bar.update()
+
+            unlearn(
+                self.network, optimizers, [phase], num_steps,
+                ema=ema, accelerator=self.accelerator, on_step=on_step,
+            )  # fmt: skip
+        return ema
+
+    @torch.no_grad()
+    def held_out_loss(self, weights: Mapping[str, Tensor], num_batches: int = 4) -> float:
+        """Mean squared error a pixel of predicted noise on held-out images; the same draws each time."""
+        before = self.keep_weights()
+        self.network.load_state_dict(weights)
+        self.network.eval()
+        size = min(self.scale.drawn_at_once, len(self.held_out))
+        batches = self.batches(self.held_out, "held-out", 0, size)
+        total = 0.0
+        for i in range(num_batches):
+            batch = batches(i)
+            losses = self.model.loss(batch.x_0, batch.timesteps, batch.noise, batch.class_labels)
+            total += float(losses.mean()) / batch.x_0[0].numel() / num_batches
+        self.network.load_state_dict(before)
+        return total
+
+    def keep_weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(weights)
+
+    @property
+    def sha256(self) -> str:
+        return model_sha256(self.model)
+
+    # Forgetting
+
+    @cached_property
+    def fishers(self) -> dict[int, dict[str, Tensor]]:
+        """Mean squared gradient of each class's batches, by parameter name: one pass serves the mask of every class.
+
+        Of the base model's weights, so first asked for while the network has them.
+        """
+        return {label: diagonal_fisher(self._gradients(label)) for label in self.id2label}
+
+    def _gradients(self, label: int) -> Iterator[Mapping[str, Tensor]]:
+        images = self.train.of_classes([label])
+        batches = self.batches(images, f"saliency-class{label}", self.seed)
+        return gradients(self.model, batches, self.scale.mask_batches, "plain", "saliency")
+
+    def mask(self, config: Any, label: int) -> Mask:
+        parameters = {name: p.detach() for name, p in self.network.named_parameters()}
+        if not isinstance(config, FisherRatioMask):
+            return top_fraction_mask(self._gradients(label), parameters, config.top_fraction)
+        others = [part for other, part in self.fishers.items() if other != label]
+        retain = {name: torch.stack([part[name] for part in others]).mean(0) for name in others[0]}
+        return fisher_ratio_mask(self.fishers[label], retain, parameters, config.threshold)
+
+    def forget(self, cell: Cell) -> dict[str, Any]:
+        """Changes the weights as the cell says; returns what the loop logged and how long it took."""
+        words = [*cell.overrides, f"run.seed={cell.seed}"]
+        words += [] if self.scale.steps is None else [f"method.num_steps={self.scale.steps}"]
+        recipe = load_recipe(ForgetRecipe, cell.recipe, words)
+        label = self.label_of(cell.class_name)
+        method = find_method(recipe.method.name)(recipe.method, (label,), len(self.id2label))
+        reads_mask = "mask" in method.reads and recipe.method.mask is not None
+        start = perf_counter()
+        whole = self.mask(recipe.method.mask, label) if reads_mask else None
+        share = None if whole is None else density(whole)
+        plan = OptimizerPlan.of_recipe(
+            recipe.optimizers.model_copy(update={"fused": True}), recipe.method, method.alternates, method.masks_retain
+        )
+        form = indices_of if plan.needs_indices else smaller_form
+        mask = None if whole is None else {name: form(part) for name, part in whole.items()}
+        others = [i for i in self.id2label if i != label]
+        forget_set, retain_set = self.train.of_classes([label]), self.train.of_classes(others)
+        sources = (self.batches(forget_set, "forget", cell.seed), self.batches(retain_set, "retain", cell.seed))
+        self.network.train()
+        method.prepare(self.model, retain_set)
+        optimizers = plan.build(self.network, mask)
+        last: dict[str, float] = {}
+        cosines: list[float] = []
+        stopped = None
+
+        def on_step(finished: int, record: dict[str, float]) -> None:
+            last.update(record)
+            cosines.append(record.get("gradient_cosine", 0.0))
+
+        synchronise()
+        prepared = perf_counter()
+        try:
+            unlearn(
+                self.network, optimizers, phases(method, self.model, *sources, mask), method.num_steps,
+                accelerator=self.accelerator, on_step=on_step,
+            )  # fmt: skip
+        except NonFiniteError as error:
+            stopped = str(error)
+        synchronise()
+        return {
+            "num_steps": method.num_steps,
+            "images": method.num_steps * self.scale.batch_size * sum(phase_steps(method)),
+            "mask_density": share,
+            "stopped": stopped,
+            "last": last,
+            "mean_gradient_cosine": sum(cosines) / len(cosines) if cosines else None,
+            "seconds": {"preparing": round(prepared - start, 2), "forgetting": round(perf_counter() - prepared, 2)},
+        }
+
+    # Drawing and scoring
+
+    def draw(self, counts: Mapping[int, int], num_steps: int | None = None, sampler: str = "ddim") -> dict[int, Tensor]:
+        """Images by label, from seeds 0, 1, ...; batches mix labels, and all have one size."""
+        wanted = [(label, seed) for label, count in counts.items() for seed in range(count)]
+        size = self.scale.drawn_at_once
+        padded = wanted + wanted[-1:] * (-len(wanted) % size)
+        scheduler: Any = make_scheduler(sampler)  # type: ignore[arg-type]
+        self.network.eval()
+        parts = []
+        for first in range(0, len(padded), size):
+            labels, seeds = zip(*padded[first : first + size], strict=True)
+            x_0 = draw(
+                self.model.predict, scheduler, self.model.x_0_shape, labels, seeds,
+                num_steps or self.scale.num_steps, 1.0, self.device,
+            )  # fmt: skip
+            parts.append(self.model.decode(x_0).cpu())
+        images = torch.cat(parts)[: len(wanted)].split(list(counts.values()))
+        return dict(zip(counts, images, strict=True))
+
+    def score(self, samples: Samples, forgotten: Sequence[int] = ()) -> dict[str, Any]:
+        """What every label draws, by the ten-way judge, and how far the retained ones are from held-out images.
+
+        Returns:
+            `FA`: share of the images of forgotten labels that the judge calls a forgotten class, where there are any;
+            `RA`: of the other labels, called by their own; `drawn`: what it calls the images of each label;
+            `flat`: share of images of one flat colour; `spread`: variance of each label's features, of that of the
+            class's held-out images; `kid` and `fd_infinity`: of the retained labels.
+        """
+        extractor = classifier_features(self.judges["features"])
+        scores = [
+            score_label(label, images, self.judges["judge"], list(forgotten), label, extractor, None)
+            for label, images in samples.items()
+        ]
+        gone = [s for s in scores if s.label in forgotten]
+        kept = [s for s in scores if s.label not in forgotten]
+        generated = torch.cat([s.features for s in kept]).to(self.device)
+        reference = torch.cat([self._held_out_features[s.label] for s in kept])
+        return {
+            "FA": rate(sum(s.hits for s in gone), sum(s.n for s in gone)) if gone else None,
+            "RA": rate(sum(s.correct for s in kept), sum(s.n for s in kept)),
+            "drawn": {self.id2label[s.label]: self._called(s) for s in scores},
+            "flat": sum(s.flat for s in scores) / sum(s.n for s in scores),
+            "spread": {self.id2label[s.label]: self._spread(s) for s in scores},
+            "kid": kernel_distance(generated, reference),
+            "fd_infinity": frechet_infinity(generated, reference),
+        }
+
+    def distance_to(self, images: Tensor, samples: Samples) -> dict[str, Any]:
+        """Distances of drawn images to other real ones, uint8 [N, C, H, W]."""
+        features = self.judges["features"]
+        reference = torch.cat([features(part)[0] for part in images.split(2000)]).to(self.device)
+        generated = torch.cat([features(part)[0] for part in samples.values()]).to(self.device)
+        found = {"kid": kernel_distance(generated, reference), "fd_infinity": frechet_infinity(generated, reference)}
+        return found | {"n_reference": len(reference), "n_generated": len(generated)}
+
+    def _called(self, score: LabelScore) -> dict[str, int]:
+        return {self.id2label[i]: n for i, n in enumerate(score.called) if n}
+
+    def _spread(self, score: LabelScore) -> float:
+        real = self._held_out_features[score.label]
+        return float(score.features.double().var(0).sum() / real.double().var(0).sum().cpu())
+
+
+def phase_steps(method: Any) -> tuple[int, int]:
+    """Updates an outer step takes: of the forget and of the retain set."""
+    updates = method.num_updates
+    return updates["forget"] // method.num_steps, updates["retain"] // method.num_steps
+
+
+@contextmanager
+def in_another_process(work: Callable[..., None], *arguments: Any) -> Iterator[Callable[[], None]]:
+    """While the block runs, another process does the work; the function that is given waits for it.
+
+    Raises:
+        RuntimeError: if the work fails.
+    """
+    process = get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+
+    def wait() -> None:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"{work.__name__} ended with exit code {process.exitcode}.")
+
+    try:
+        yield wait
+    finally:
+        process.kill()
+
+
+def _train_judges(data: Path, scale: Scale, work: Path) -> None:
+    Study(data, scale, 0).obtain_judges(work)
+
+
+def _compile_drawing(data: Path, scale: Scale) -> None:
+    Study(data, scale, 0).compile_drawing()
