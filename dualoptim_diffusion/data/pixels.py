@@ -23,6 +23,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 CROP = "box halvings, then bicubic; centre"  # how `decode` makes images of one size
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
 AT_ONCE = 256  # files in the hands of the decoding threads
+SMALL_FILE = 10_000  # bytes of a file that is decoded sooner than a thread is told to
 
 
 class Entry(NamedTuple):
@@ -53,6 +54,8 @@ class FolderPixels:
         chosen = self._entries[index] if isinstance(index, slice) else [self._entries[i] for i in index.tolist()]
         if not chosen:
             return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        if sum(entry.size for entry in chosen) < SMALL_FILE * len(chosen):
+            return torch.stack([self._decode(entry) for entry in chosen])
         with ThreadPoolExecutor() as pool:
             return torch.stack(list(pool.map(self._decode, chosen)))
 

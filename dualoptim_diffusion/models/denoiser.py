@@ -1,7 +1,7 @@
 """What all denoising models share: the network behind its wrappers, the diffusion process, prediction and loss."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -115,6 +115,28 @@ class Denoiser:
         self._forward = torch.compile(prepared, dynamic=False) if compiled and not by_block else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
 
+    def capture_training(self, batch_size: int) -> None:
+        """Replays training passes of this batch size as CUDA graphs, one launch forward and one backward, from now on.
+
+        For networks whose many small kernels a CPU cannot launch fast enough. Other passes stay as they are. Gradients
+        then lie in fixed memory, which the next backward pass overwrites. Call it after `prepare`, on a GPU.
+        """
+        device, plain = next(self.network.parameters()).device, self._forward
+        x_t = torch.zeros(batch_size, *self.x_0_shape, device=device).to(memory_format=self._memory_format)
+        zeros = torch.zeros(batch_size, dtype=torch.long, device=device)
+        was_training = self.network.training
+        self.network.train()
+        with self._passes(cache_enabled=False):
+            replay = torch.cuda.make_graphed_callables(FirstOutput(plain), (x_t, zeros, zeros))
+        self.network.train(was_training)
+
+        def forward(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **options: Any) -> Any:
+            if torch.is_grad_enabled() and self.network.training and len(x_t) == batch_size:
+                return (replay(x_t, timesteps, class_labels),)
+            return plain(x_t, timesteps, class_labels, **options)
+
+        self._forward = forward
+
     def frozen_copy(self: Model) -> Model:
         """A model with the present weights that nothing trains: eval mode, no gradients, full precision."""
         model = copy(self)
@@ -125,8 +147,15 @@ class Denoiser:
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         ordered = x_t.to(memory_format=self._memory_format)
-        with torch.autocast(x_t.device.type, torch.bfloat16) if self._autocast else nullcontext():
+        with self._passes():
             return self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+
+    def _passes(self, cache_enabled: bool = True) -> AbstractContextManager[Any]:
+        """The precision of the network's passes."""
+        if not self._autocast:
+            return nullcontext()
+        device = next(self.network.parameters()).device
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=cache_enabled)
 
     def predict(
         self,
@@ -176,6 +205,18 @@ class Denoiser:
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 -> uint8 images."""
         return decode_images(x_0)
+
+
+class FirstOutput(nn.Module):
+    """A network that returns the first of its outputs alone, and takes tensors alone: what a CUDA graph can replay."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        first: Tensor = self.network(x_t, timesteps, class_labels, return_dict=False)[0]
+        return first
 
 
 class MicroBatched(nn.Module):

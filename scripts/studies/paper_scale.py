@@ -98,7 +98,10 @@ def choose_rate(study: Study, rates: Sequence[float], seconds: float, weights: d
 
 
 def train_base(study: Study, rates: Sequence[float], seconds: Callable[[], float], trial: float) -> Found:
-    """Trains the base model for so many seconds at the best of the rates; the network ends with averaged weights."""
+    """Trains the base model for so many seconds at the best of the rates.
+
+    The network ends with its last or its averaged weights, whichever have the lower loss on held-out images.
+    """
     fresh = study.keep_weights()
     tried = choose_rate(study, rates, trial, fresh) if len(rates) > 1 else []
     lr = min(tried, key=lambda part: part["held_out_loss"])["lr"] if tried else rates[0]
@@ -110,7 +113,7 @@ def train_base(study: Study, rates: Sequence[float], seconds: Callable[[], float
     taken = perf_counter() - start
     raw, averaged = study.keep_weights(), ema.state_dict()
     losses = {"raw": study.held_out_loss(raw), "averaged": study.held_out_loss(averaged)}
-    study.restore(averaged)
+    study.restore(min((raw, averaged), key=lambda weights: losses["raw" if weights is raw else "averaged"]))
     images = num_steps * study.scale.batch_size
     return {
         "rates_tried": tried, "lr": lr, "num_steps": num_steps, "batch_size": study.scale.batch_size,
@@ -124,8 +127,9 @@ def obtain_base(study: Study, work: Path, rates: Sequence[float], seconds: Calla
     stem = work / f"base_{study.seed}"
     about = stem.with_suffix(".json")
     if about.is_file():
-        study.restore(load_file(work / f"base_{study.seed}_averaged.safetensors", device=str(study.device)))
         found: Found = tables.read_json(about)
+        chosen = min(found["held_out_loss"], key=lambda name: float(found["held_out_loss"][name]))
+        study.restore(load_file(work / f"base_{study.seed}_{chosen}.safetensors", device=str(study.device)))
         return found
     found = train_base(study, rates, seconds, trial)
     for name, weights in found.pop("weights").items():
@@ -378,8 +382,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, help="for everything [default: 10; toy: as long as it takes]")
     options.add_argument("--seed", type=int, default=0, help="of the base model [default: %(default)s]")
     options.add_argument(
-        "--rates", type=float, nargs="+", default=[3e-4, 6e-4, 1.2e-3],
-        help="learning rates of the base model; of several the best after a short trial [default: %(default)s]",
+        "--rates", type=float, nargs="+", default=[3e-4],
+        help="learning rate of the base model; of several, the best after a short trial [default: 3e-4]",
     )  # fmt: skip
     options.add_argument("--cells", type=int, default=1000, help="at most so many [default: all]")
     options.add_argument("--work", type=Path, default=Path("runs/paper_scale"), help="[default: %(default)s]")

@@ -156,30 +156,25 @@ class Study:
             horizontal_flip=True, device=self.device,
         )  # fmt: skip
 
-    def compile_training(self) -> None:
-        """Compiles the graph of a training step."""
-        self.network.train()
-        batch = self.batches(self.train, "warm-up", 0)(0)
-        self.model.loss(batch.x_0, batch.timesteps, batch.noise, batch.dropped_labels).mean().backward()
-        self.network.zero_grad()
-        synchronise()
-
-    def compile_drawing(self) -> None:
-        """Compiles the graph of a step of drawing."""
-        self.draw({0: self.scale.drawn_at_once}, num_steps=1)
-
     def prepare(self, data: Path, work: Path) -> None:
-        """Trains the judges and compiles both graphs: on a GPU side by side, in processes; other shapes of the
-        network's inputs run uncompiled from then on."""
+        """Trains the judges and compiles the two graphs, of a training step and of a step of drawing.
+
+        On a GPU these go on side by side in processes, and training passes are replayed as CUDA graphs. Other shapes of
+        the network's inputs run uncompiled from then on.
+        """
         if self.device.type == "cuda":
             with in_another_process(_train_judges, data, self.scale, work) as judged:
                 with in_another_process(_compile_drawing, data, self.scale) as compiled:
-                    self.compile_training()
+                    self.model.capture_training(self.scale.batch_size)
                     compiled()
                 self.compile_drawing()  # from the cache on disk
                 judged()
         self.obtain_judges(work)
         torch.compiler.set_stance("eager_on_recompile")
+
+    def compile_drawing(self) -> None:
+        """Compiles the graph of a step of drawing."""
+        self.draw({0: self.scale.drawn_at_once}, num_steps=1)
 
     # The judges
 
@@ -310,19 +305,17 @@ class Study:
         method.prepare(self.model, retain_set)
         optimizers = plan.build(self.network, mask)
         last: dict[str, float] = {}
-        cosines: list[float] = []
         stopped = None
 
         def on_step(finished: int, record: dict[str, float]) -> None:
             last.update(record)
-            cosines.append(record.get("gradient_cosine", 0.0))
 
         synchronise()
         prepared = perf_counter()
         try:
             unlearn(
                 self.network, optimizers, phases(method, self.model, *sources, mask), method.num_steps,
-                accelerator=self.accelerator, on_step=on_step,
+                accelerator=self.accelerator, on_step=on_step, log_cosine=False,
             )  # fmt: skip
         except NonFiniteError as error:
             stopped = str(error)
@@ -333,7 +326,6 @@ class Study:
             "mask_density": share,
             "stopped": stopped,
             "last": last,
-            "mean_gradient_cosine": sum(cosines) / len(cosines) if cosines else None,
             "seconds": {"preparing": round(prepared - start, 2), "forgetting": round(perf_counter() - prepared, 2)},
         }
 

@@ -1,0 +1,67 @@
+"""Training passes as CUDA graphs: which passes are replayed. That replays are right needs a GPU."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+
+SMALL = {
+    "sample_size": 8, "in_channels": 1, "num_classes": 2, "width": 8, "multipliers": (1, 2), "layers_per_block": 1,
+    "attention_resolutions": (), "mid_attention": False, "norm_groups": 2,
+}  # fmt: skip
+
+
+def small_model(device: str = "cpu") -> ConditionalDDPM:
+    torch.manual_seed(0)
+    return ConditionalDDPM(ConditionalUNet(**SMALL, dropout=0.0).to(device), {0: "a", 1: "b"})
+
+
+def inputs(count: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x_t = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
+    return x_t.to(device), torch.arange(count, device=device), torch.arange(count, device=device) % 2
+
+
+def test_only_training_passes_of_the_batch_size_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = []
+
+    def make(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
+        assert module.training
+        assert [tuple(part.shape) for part in args] == [(4, 1, 8, 8), (4,), (4,)]
+        return lambda *args: replayed.append(len(args[0])) or module(*args)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+    model = small_model()
+    model.prepare(Accelerator(cpu=True))
+    expected = {count: model.predict(*inputs(count)) for count in (3, 4)}
+    model.network.eval()
+    model.capture_training(4)
+    assert not model.network.training
+    assert torch.equal(model.predict(*inputs(4)), expected[4])
+    assert replayed == []
+    model.network.train()
+    with torch.no_grad():
+        model.predict(*inputs(4))
+    assert torch.equal(model.predict(*inputs(3)), expected[3])
+    assert replayed == []
+    assert torch.equal(model.predict(*inputs(4)), expected[4])
+    assert replayed == [4]
+
+
+@pytest.mark.gpu
+def test_a_replayed_step_has_the_gradients_of_a_plain_one() -> None:
+    gradients = []
+    for captured in (False, True):
+        model = small_model("cuda")
+        model.prepare(Accelerator())
+        model.network.train()
+        if captured:
+            model.capture_training(4)
+        for _ in range(3):  # a replay overwrites the gradients of the one before
+            model.network.zero_grad()
+            model.predict(*inputs(4, "cuda")).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.network.parameters()])
+    for plain, replayed in zip(*gradients, strict=True):
+        torch.testing.assert_close(replayed, plain, rtol=1e-4, atol=1e-5)
