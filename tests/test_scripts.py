@@ -6,16 +6,18 @@ import json
 import re
 import runpy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import tables
-from benchmarks import dit_step, setup, unet_step
+from benchmarks import dit_step, measuring, setup, unet_step
 from command import parse, parser
 from studies import audit_planted, audit_study, kill_and_resume, reproduce_table2, runner, stability
 from studies.runner import Cell
@@ -27,6 +29,9 @@ MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
 RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
 OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
 SLOW = ("processes", "kill_and_resume")  # they start processes
+START = (
+    "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
+)
 FLOORS = (("tables", "machine", "toy"), ("command",), ("studies", "benchmarks"))  # from the ground up
 
 
@@ -50,7 +55,7 @@ def test_every_script_tells_in_one_paragraph_what_it_does(
 @pytest.fixture(scope="module")
 def all_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmarks")
-    importlib.import_module("benchmarks.all").main(["--scale", "toy", "--out", str(out)])
+    importlib.import_module("benchmarks.all").main(["--scale", "toy", "--minutes", "30", "--out", str(out)])
     return out
 
 
@@ -69,6 +74,84 @@ def test_every_script_runs_to_its_end_at_toy_scale(
         found = list(tmp_path.glob("*.md"))
     (result,) = found
     assert re.search(r"^\|.*\d", result.read_text(), re.MULTILINE), "no figure in the table"
+
+
+def problems_in(found: Any) -> list[str]:
+    """Of all rows, but for libraries that are not there."""
+    if isinstance(found, list):
+        return [problem for part in found for problem in problems_in(part)]
+    if not isinstance(found, dict):
+        return []
+    own = [found["problem"]] if "problem" in found and "not installed" not in found["problem"] else []
+    return own + problems_in(list(found.values()))
+
+
+def test_no_row_of_a_benchmark_fails(all_benchmarks: Path) -> None:
+    paths = list(all_benchmarks.glob("*.json"))
+    assert len(paths) == len(OF_ALL)
+    assert [problem for path in paths for problem in problems_in(json.loads(path.read_text()))] == []
+
+
+def test_benchmarks_without_time_say_what_is_missing_and_make_a_table(tmp_path: Path) -> None:
+    benchmarks = importlib.import_module("benchmarks.all")
+    benchmarks.main(["--scale", "toy", "--minutes", "0", "--out", str(tmp_path)])
+    for name in OF_ALL:
+        (path,) = tmp_path.glob(f"{name}*.json")
+        assert set(problems_in(json.loads(path.read_text()))) == {measuring.OUT_OF_TIME}
+        assert measuring.OUT_OF_TIME in path.with_suffix(".md").read_text()
+    assert "| what | measured | aim |" in (tmp_path / "README.md").read_text()
+
+
+@dataclass(frozen=True)
+class Sized:
+    name: str
+    needs: str | None = None
+
+
+def test_a_row_that_fails_is_recorded_and_the_next_ones_are_measured(tmp_path: Path) -> None:
+    def work(row: Sized) -> dict[str, Any]:
+        if row.name == "large":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if row.name == "broken":
+            raise ValueError("a | b\nmore")
+        assert json.loads((tmp_path / "b_cpu.json").read_text())["rows"][-1]["problem"] == measuring.NOT_MEASURED
+        return {"seconds": 1.0}
+
+    arguments = measuring.parse(measuring.parser("b.py", "What."), ["--out", str(tmp_path)])
+    rows = [Sized("large"), Sized("broken"), Sized("rare", needs="no_such_library"), Sized("small")]
+    benchmark = measuring.Benchmark(arguments, "b", {}, lambda content: "table", here=True)
+    benchmark.stem = tmp_path / "b_cpu"
+    benchmark.run(rows, work)
+    found = json.loads((tmp_path / "b_cpu.json").read_text())["rows"]
+    expected = ["out of memory", "ValueError: a / b", "no_such_library is not installed", None]
+    assert [row.get("problem") for row in found] == expected
+    assert measuring.there(found) == found[3:]
+
+
+def test_a_benchmark_that_overruns_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmarks = importlib.import_module("benchmarks.all")
+    monkeypatch.setattr(benchmarks, "HERE", tmp_path)
+    pid = tmp_path / "pid"
+    (tmp_path / "slow.py").write_text(f"{START}; open({str(pid)!r}, 'w').write(str(child.pid)); time.sleep(99)")
+    (tmp_path / "wrong.py").write_text("raise SystemExit(3)")
+    assert benchmarks.run("slow", tmp_path, 1, 2).startswith("stopped after 2 s")
+    assert not psutil.pid_exists(child := int(pid.read_text())) or psutil.Process(child).status() == "zombie"
+    assert benchmarks.run("wrong", tmp_path) == "exit code 3"
+
+
+def test_what_a_benchmark_leaves_of_its_share_goes_to_the_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmarks, shares = importlib.import_module("benchmarks.all"), []
+
+    def run_one(name: str, out: Path, own: float, limit: float) -> str:
+        shares.append(own)
+        assert limit == pytest.approx(min(own + benchmarks.OVER, 100 + benchmarks.OVER_IN_ALL), abs=1)
+        return "failed" if name == "drawing" else ""
+
+    assert benchmarks.run_all(run_one, Path(), 100) == {"drawing": "failed"}
+    assert shares[0] == pytest.approx(34, abs=1)
+    assert shares[-1] == pytest.approx(100, abs=1)
 
 
 def test_the_toy_scale_does_not_write_to_the_results_unless_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,25 +300,23 @@ def test_a_forward_pass_of_dit_xl_2_takes_the_published_work() -> None:
 
 
 def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memory_ended() -> None:
-    rows = [
-        {
-            "name": row.name,
-            "batch_size": row.batch_size,
-            "precision": "fp32",
-            "seconds": s,
-            "peak_bytes": b,
-            "parameters": 1e6,
-        }
-        for row, s, b in zip(dit_step.ROWS, (2.0, 3.0, None), (10**9, 15 * 10**8, None), strict=False)
+    ways = [dit_step.Row(), dit_step.Row("dual"), dit_step.Row("dual", "compact")]
+    rows: list[dict[str, Any]] = [
+        {"name": way.name, "batch_size": 1, "precision": "fp32", "seconds": s, "peak_bytes": b, "parameters": 1e6}
+        for way, s, b in zip(ways, (2.0, 3.0, None), (10**9, 15 * 10**8, None), strict=True)
     ]
+    rows[2]["problem"] = "out of memory"
+    drawing = {"name": "drawing", "precision": "fp32", "at_once": 3, "seconds": 10.0, "images_per_second": 1.0}
     content = {
         "size": "S/2", "command": "c", "device": "d", "torch": "t", "flop_of_forward": 10**9, "rows": rows,
-        "matmul_flop_per_second": {"fp32": 6e9}, "drawing": [{"precision": "fp32", "images_per_second": 1.0}],
+        "matmul_flop_per_second": {"fp32": 6e9}, "drawing": [drawing | {"peak_bytes": 10**9}],
+        "drawn_at_once": 3,
     }  # fmt: skip
     text = dit_step.tabulate(content)
     assert "| shared, batch 1, fp32, kept latents | 2.000 | 1.00 | 1.00 GB | 1.00 | 50% |" in text
     assert "| dual, full, batch 1, fp32, kept latents | 3.000 | 1.50 | 1.50 GB | 1.50 | 33% |" in text
     assert "| dual, compact, batch 1, fp32, kept latents | out of memory |  |  |  |  |" in text
+    assert "| drawing | 1.00 | 1.00 GB | 10% |" in text
 
 
 def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
@@ -245,11 +326,6 @@ def test_the_table_of_benchmarks_is_what_the_results_beside_it_say() -> None:
 
 def test_our_step_is_the_plain_loop_in_float64_to_the_last_bit() -> None:
     assert unet_step.check_equal(setup.SMALL_UNET) == 0.0
-
-
-START = (
-    "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
-)
 
 
 def test_work_is_killed_with_all_that_it_started_and_not_before_its_folder_is_there(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """What does a forgetting step of a DiT cost? Measures seconds, peak memory, the share of the device's matmul rate, and
-the rate of drawing. SFRon runs with one shared AdamW and with two, a mask on a tenth of the weights, full and
-compact state, batches of 1 and 8, fp32 and bf16 passes, with and without gradient checkpointing, from kept latents
-and from images that are encoded at each step. Every row is a process of its own, so that its peak is its own; ratios
-are to the first row of the same run. The default is DiT-XL/2 with random weights, for a GPU of 40 GB or more. Writes
-dit_step_SIZE_DEVICE.json and .md.
+the rate of drawing. SFRon runs with one shared AdamW and with two, a mask on a tenth of the weights, full, compact and
+8-bit state, batches of 1 and 8, fp32 and bf16 passes, with and without gradient checkpointing and micro-batches, from
+kept latents and from images that are encoded at each step. Every row's peak is its own: on a CPU each is a process of
+its own. Ratios are to the first row of the same run. The default is DiT-XL/2 with random weights, for a GPU of 40 GB
+or more. Writes dit_step_SIZE_DEVICE.json and .md after each row.
 
     python scripts/benchmarks/dit_step.py
     python scripts/benchmarks/dit_step.py --size S/2      # 33 M parameters; minutes on a CPU
@@ -11,23 +11,22 @@ dit_step_SIZE_DEVICE.json and .md.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
-from benchmarks.measuring import bytes_of_libraries, one_by_one, peak_bytes, write_results
-from command import parse, parser
-from machine import REPEATS, matmul_rates, synchronise, timed, where
+from benchmarks.measuring import Benchmark, Found, bytes_of_libraries, parse, parser, peak_bytes, ratio, there
+from machine import REPEATS, kind, matmul_rates, timed, where
 from tables import table
 
 DENSITY = 0.1
-DRAWN, STEPS = 8, 50  # images, DDIM steps
+MICRO_BATCH = 2
+STEPS, TIMED_STEPS = 50, 10  # DDIM steps of an image, and those that are timed: all cost the same
 
 
 @dataclass(frozen=True)
@@ -41,35 +40,64 @@ class Row:
     checkpointing: bool = False
     latents: str = "kept"
     log_cosine: bool = False
+    micro_batches: bool = False
 
     @property
     def name(self) -> str:
         parts = [self.mode, *([self.state] if self.mode == "dual" else []), f"batch {self.batch_size}", self.precision]
         parts += ["checkpointing"] if self.checkpointing else []
+        parts += [f"micro-batches of {MICRO_BATCH}"] if self.micro_batches else []
         parts += ["cosine logged"] if self.log_cosine else []
         return ", ".join([*parts, f"{self.latents} latents" if self.latents == "kept" else "encoding each step"])
 
+    @property
+    def needs(self) -> str | None:
+        return "bitsandbytes" if self.state == "8bit" else None
 
-ROWS = (
+
+@dataclass(frozen=True)
+class Drawing:
+    """One way to draw latents with guidance."""
+
+    precision: str = "fp32"
+    compiled: bool = False
+    part: ClassVar[str] = "drawing"
+
+    @property
+    def name(self) -> str:
+        return f"drawing, {self.precision}" + ", compiled block" * self.compiled
+
+    @property
+    def takes(self) -> float:
+        return 20 if self.compiled else 0
+
+
+ROWS: tuple[Row | Drawing, ...] = (  # most telling first
     Row(),
     Row("dual"),
     Row("dual", "compact"),
-    Row("dual", "compact", log_cosine=True),
-    Row("dual", "compact", latents="encoded"),
+    Row("dual", "8bit"),
+    Row("shared", "full", 8, "bf16"),
+    Row("dual", "full", 8, "bf16"),
+    Row("dual", "compact", 8, "bf16"),
+    Row("dual", "compact", 8, "bf16", checkpointing=True),
+    Row("dual", "compact", 8, "bf16", micro_batches=True),
+    Drawing("bf16"),
     Row("dual", "compact", precision="bf16"),
     Row("shared", batch_size=8),
     Row("dual", "full", 8),
     Row("dual", "compact", 8),
+    Drawing("bf16", compiled=True),
     Row("dual", "compact", 8, checkpointing=True),
-    Row("shared", "full", 8, "bf16"),
-    Row("dual", "compact", 8, "bf16"),
-    Row("dual", "compact", 8, "bf16", checkpointing=True),
+    Row("dual", "compact", log_cosine=True),
     Row("dual", "compact", 8, "bf16", latents="encoded"),
+    Row("dual", "compact", latents="encoded"),
+    Drawing(),
 )
 
 
-def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
-    """The accelerator, the model, and a function that takes so many steps."""
+def build(size: str, row: Row) -> tuple[Any, Callable[[int], None]]:
+    """The model, and a function that takes so many steps."""
     accelerator = setup.make_accelerator()
     torch.manual_seed(0)
     with accelerator.device:
@@ -79,39 +107,47 @@ def build(size: str, row: Row) -> tuple[Any, Any, Callable[[int], None]]:
     model = setup.dit_model(network, vae)
     if row.checkpointing:
         model.checkpoint_gradients()
+    if row.micro_batches:
+        model.limit_batches(MICRO_BATCH)
     model.prepare(accelerator, row.precision)
     network.train()
     images = torch.randn(64, 4, 32, 32) if vae is None else torch.randint(256, (16, 3, 256, 256), dtype=torch.uint8)
     batches = setup.sources(model, accelerator, [(images, torch.arange(len(images)))] * 2, row.batch_size)
     pair = setup.optimizers(network, mask, "adamw", 1e-7, shared=row.mode == "shared", state=row.state)
-    return accelerator, model, setup.sfron(model, accelerator, batches, mask, pair, log_cosine=row.log_cosine)
+    return model, setup.sfron(model, accelerator, batches, mask, pair, log_cosine=row.log_cosine)
 
 
-def measure(arguments: tuple[str, Row]) -> dict[str, Any]:
-    """Seconds a step and peak bytes of one row, in a process of its own; without what the libraries take."""
-    size, row = arguments
+def measure(size: str, row: Row | Drawing) -> Found:
+    """Seconds a step and peak bytes of one row, without what the libraries take; or the rate of drawing."""
+    if isinstance(row, Drawing):
+        return draw_rate(size, row)
     before = bytes_of_libraries()
-    try:
-        _, model, step = build(size, row)
-        seconds = timed(lambda: step(1))
-    except torch.cuda.OutOfMemoryError:
-        return asdict(row) | {"name": row.name, "seconds": None, "peak_bytes": None}
+    model, step = build(size, row)
+    seconds = timed(lambda: step(1))
     parameters = sum(p.numel() for p in model.network.parameters())
-    peak = peak_bytes(before)
-    return asdict(row) | {"name": row.name, "seconds": seconds, "peak_bytes": peak, "parameters": parameters}
+    return {"seconds": seconds, "peak_bytes": peak_bytes(before), "parameters": parameters}
 
 
-def draw_rate(arguments: tuple[str, str]) -> dict[str, Any]:
-    """Images a second of guided DDIM sampling, latents alone."""
-    size, precision = arguments
-    _, model, _ = build(size, Row(precision=precision))
-    work = setup.drawer(model, DRAWN, STEPS, 1.5)
-    synchronise()
-    work()
-    start = perf_counter()
-    work()
-    synchronise()
-    return {"precision": precision, "images_per_second": DRAWN / (perf_counter() - start), "steps": STEPS}
+def drawn_at_once(size: str) -> int:
+    """A batch that fills the device."""
+    return 1 if size == "toy" else 32 if kind() == "gpu" else 8
+
+
+def draw_rate(size: str, row: Drawing) -> Found:
+    """Seconds of a guided DDIM step of one batch of latents, and images a second."""
+    before, at_once = bytes_of_libraries(), drawn_at_once(size)
+    accelerator = setup.make_accelerator()
+    torch.manual_seed(0)
+    with accelerator.device:
+        setup.randomise(network := setup.dit_network(size))
+    model = setup.dit_model(network)
+    model.prepare(accelerator, row.precision, compiled=row.compiled)
+    seconds = timed(setup.drawer(model, at_once, TIMED_STEPS, 1.5), warm_up=1, repeats=3) / TIMED_STEPS
+    rate = at_once / seconds / STEPS
+    return {
+        "seconds": seconds, "at_once": at_once, "steps": STEPS, "images_per_second": rate,
+        "peak_bytes": peak_bytes(before),
+    }  # fmt: skip
 
 
 def flop_of_forward(size: str) -> int:
@@ -126,35 +162,56 @@ def flop_of_forward(size: str) -> int:
     return counter.get_total_flops()
 
 
-def tabulate(content: dict[str, Any]) -> str:
-    rows, rates, flop = content["rows"], content["matmul_flop_per_second"], content["flop_of_forward"]
-    first, body = rows[0], []
-    for row in rows:
-        if row["seconds"] is None:
-            body.append([row["name"], "out of memory", "", "", "", ""])
-            continue
-        work = 2 * 3 * flop * row["batch_size"]  # two phases, each forward and backward
-        body.append(
-            [
-                row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / first['seconds']:.2f}",
-                f"{row['peak_bytes'] / 1e9:.2f} GB", f"{row['peak_bytes'] / first['peak_bytes']:.2f}",
-                f"{work / row['seconds'] / rates[row['precision']]:.0%}",
-            ]
-        )  # fmt: skip
+def step_cells(row: Found, content: Found) -> list[str]:
+    first = content["rows"][0]
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", "", "", ""]
+    work = 2 * 3 * content["flop_of_forward"] * row["batch_size"]  # two phases, each forward and backward
+    return [
+        row["name"], f"{row['seconds']:.3f}", ratio(row, first), f"{row['peak_bytes'] / 1e9:.2f} GB",
+        ratio(row, first, "peak_bytes"),
+        f"{work / row['seconds'] / content['matmul_flop_per_second'][row['precision']]:.0%}",
+    ]  # fmt: skip
+
+
+def drawing_cells(row: Found, content: Found) -> list[str]:
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", ""]
+    work = 2 * content["flop_of_forward"] * row["at_once"]  # with a label and without
+    share = work / row["seconds"] / content["matmul_flop_per_second"][row["precision"]]
+    return [row["name"], f"{row['images_per_second']:.2f}", f"{row['peak_bytes'] / 1e9:.2f} GB", f"{share:.0%}"]
+
+
+def tabulate(content: Found) -> str:
+    rows, drawing, rates = content["rows"], content.get("drawing", []), content["matmul_flop_per_second"]
+    parameters = next((f" ({row['parameters'] / 1e6:.1f} M parameters)" for row in there(rows)), "")
     head = [
         "step", "seconds", "of the first's time", "peak", "of the first's peak", "share of the matmul rate",
     ]  # fmt: skip
     lines = [
-        f"# A forgetting step of DiT-{content['size']} ({first['parameters'] / 1e6:.1f} M parameters)", "",
+        f"# A forgetting step of DiT-{content['size']}{parameters}", "",
         f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}. SFRon, mask on {DENSITY:.0%} of the weights, one forget and "
-        f"one retain step; median of up to {REPEATS}. Ratios are to the first row.", "", *table(head, body), "",
+        f"one retain step; median of up to {REPEATS}. Ratios are to the first row.", "",
+        *table(head, [step_cells(row, content) for row in rows]), "",
         "Matmul rate: " + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in rates.items())
-        + f". A forward pass of an image takes {flop / 1e9:.1f} GFLOP.", "",
-        f"Drawing {DRAWN} latents in {STEPS} guided DDIM steps: "
-        + ", ".join(f"{d['precision']} {d['images_per_second']:.2f} images/s" for d in content["drawing"]) + ".",
+        + f". A forward pass of an image takes {content['flop_of_forward'] / 1e9:.1f} GFLOP.",
     ]  # fmt: skip
+    if drawing:
+        lines += [
+            "", f"Images a second, {content['drawn_at_once']} latents at once, in {STEPS} guided DDIM steps, by the "
+            f"time of {TIMED_STEPS}:", "",
+            *table(
+                ["drawing", "images a second", "peak", "share of the matmul rate"],
+                [drawing_cells(row, content) for row in drawing],
+            ),
+        ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def in_toy(row: Row | Drawing) -> bool:
+    """All but what takes long on a CPU at any size."""
+    return not row.compiled if isinstance(row, Drawing) else row.latents == "kept" and row.precision == "fp32"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -162,23 +219,20 @@ def main(words: Sequence[str] | None = None) -> None:
     sizes = [size for size in setup.DIT_SIZES if size != "toy"]
     options.add_argument("--size", choices=sizes, default="XL/2", help="[default: %(default)s]")
     arguments = parse(options, words)
-    small, size, ways = arguments.toy, arguments.size, ROWS
-    if small:
-        size, ways = "toy", [row for row in ROWS if row.latents == "kept" and row.batch_size == 1]
-    rows = []
-    for row in tqdm(one_by_one(measure, [(size, row) for row in ways], here=small), total=len(ways), unit="row"):
-        rows.append(row)
-        tqdm.write(f"{row['name']}: {row['seconds']} s, {row['peak_bytes']} bytes")
+    size, ways = arguments.size, ROWS
+    if arguments.toy:
+        size, ways = "toy", tuple(row for row in ROWS if in_toy(row))
     content = {
         "command": "python scripts/benchmarks/dit_step.py" + ("" if size == "XL/2" else f" --size {size}"),
         "size": size,
         **where(),
         "flop_of_forward": flop_of_forward(size),
-        "matmul_flop_per_second": matmul_rates(small),
-        "rows": rows,
-        "drawing": list(one_by_one(draw_rate, [(size, "fp32"), (size, "bf16")], here=small)),
+        "drawn_at_once": drawn_at_once(size),
+        "matmul_flop_per_second": matmul_rates(arguments.toy),
     }
-    write_results(arguments.out, f"dit_step_{size.replace('/', '_')}", content, tabulate)
+    benchmark = Benchmark(arguments, f"dit_step_{size.replace('/', '_')}", content, tabulate)
+    benchmark.run(ways, partial(measure, size))
+    benchmark.end()
 
 
 if __name__ == "__main__":

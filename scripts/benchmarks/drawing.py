@@ -3,7 +3,7 @@ the CIFAR-10 U-Net, DDIM and guidance 3, 8 images at once (128 on a GPU): the co
 two calls, by one call on twice the batch, and that in bf16, in channels_last and compiled. Then a DiT (S/2; XL/2 on
 a GPU) draws in latents with guidance 1.5 and a small autoencoder: diffusers' DiTPipeline beside ours on the same
 weights and seeds. Last, a batch of the U-Net in 50 steps and Inception's features of another batch are computed one
-after the other and at the same time. Writes drawing_DEVICE.json and .md.
+after the other and at the same time. Writes drawing_DEVICE.json and .md after each row, with profiles at the end.
 
     python scripts/benchmarks/drawing.py
 """
@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,13 +23,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
 from benchmarks.evaluation import random_weights
-from benchmarks.measuring import FLOP_OF_UNET, profile, told, write_results
-from command import parse, parser
+from benchmarks.measuring import FLOP_OF_UNET, Benchmark, Found, named, parse, parser, profile, ratio, there, told
 from machine import kind, matmul_rates, timed, where
 from tables import table
 
 STEPS = 10
 STEPS_OF_RUN = 50  # the recipes' default
+TWO_CALLS, STOCK = "two calls, fp32", "diffusers' DiTPipeline, fp32"  # what the others are beside
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,78 @@ class Way:
     precision: str = "fp32"
     channels_last: bool = False
     compiled: bool = False
+    part: ClassVar[str] = "unet"
 
     @property
     def name(self) -> str:
         words = ["two calls" if self.two_calls else "one call", self.precision]
         return ", ".join(words + ["channels_last"] * self.channels_last + ["compiled"] * self.compiled)
 
+    @property
+    def takes(self) -> float:
+        return 40 if self.compiled else 0
 
-WAYS = (
+
+@dataclass(frozen=True)
+class DiTWay:
+    """How the DiT draws: diffusers' pipeline or ours."""
+
+    stock: bool = False
+    precision: str = "fp32"
+    compiled: bool = False
+    part: ClassVar[str] = "dit"
+
+    @property
+    def name(self) -> str:
+        if self.stock:
+            return f"diffusers' DiTPipeline, {self.precision}"
+        return f"ours, {self.precision}" + ", compiled block" * self.compiled
+
+    @property
+    def takes(self) -> float:
+        return 20 if self.compiled else 0
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Drawing beside the extraction of features."""
+
+    name: str = "extraction"
+    part: ClassVar[str] = "extraction"
+    alone: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A way whose operators are timed."""
+
+    way: Way
+    part: ClassVar[str] = "profiles"
+
+    @property
+    def name(self) -> str:
+        return self.way.name
+
+
+Row = Way | DiTWay | Extraction | Profiled
+ROWS: tuple[Row, ...] = (  # most telling first
     Way(two_calls=True),
-    Way(),
-    Way(channels_last=True),
-    Way(two_calls=True, precision="bf16"),
-    Way(precision="bf16"),
     Way(precision="bf16", channels_last=True),
+    Way(precision="bf16"),
+    Way(),
+    DiTWay(stock=True),
+    DiTWay(precision="bf16"),
+    DiTWay(),
+    Extraction(),
+    Way(two_calls=True, precision="bf16"),
+    Way(channels_last=True),
+    DiTWay(precision="bf16", compiled=True),
     Way(precision="bf16", channels_last=True, compiled=True),
+    *(Profiled(way) for way in (Way(two_calls=True), Way(), Way(precision="bf16"))),
 )
-TOY_WAYS = (Way(two_calls=True), Way(), Way(precision="bf16"))
-DIT_WAYS = (("fp32", False), ("bf16", False), ("bf16", True))  # precision, compiled
+TOY_ROWS: tuple[Row, ...] = (
+    Way(two_calls=True), Way(), Way(precision="bf16"), DiTWay(stock=True), DiTWay(), Extraction(), Profiled(Way()),
+)  # fmt: skip
 
 
 def unet_model(way: Way, **parts: Any) -> Any:
@@ -69,68 +123,103 @@ def unet_model(way: Way, **parts: Any) -> Any:
     return model
 
 
-def unet_rows(batch_size: int, ways: Sequence[Way] = WAYS, **parts: Any) -> list[dict[str, Any]]:
-    """Seconds and profile of a denoising step, one row a way."""
-    rows: list[dict[str, Any]] = []
-    first: Tensor | None = None
-    for way in ways:
-        model = unet_model(way, **parts)
+def unet_drawer(way: Way, batch_size: int, steps: int, **parts: Any) -> Any:
+    """A function that draws a batch in this way."""
+    model = unet_model(way, **parts)
 
-        def two_calls(x_t: Tensor, t: Tensor, labels: Tensor, scale: float, model: Any = model) -> Tensor:
-            null = model.predict(x_t, t, torch.full_like(labels, model.null_class))
-            return null + scale * (model.predict(x_t, t, labels) - null)
+    def two_calls(x_t: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+        null = model.predict(x_t, t, torch.full_like(labels, model.null_class))
+        return null + scale * (model.predict(x_t, t, labels) - null)
 
-        work = setup.drawer(model, batch_size, STEPS, 3.0, two_calls if way.two_calls else None)
-        x_0 = work()
-        first = x_0 if first is None else first
+    return setup.drawer(model, batch_size, steps, 3.0, two_calls if way.two_calls else None)
+
+
+class Measured:
+    """What rows are compared with: the first images of the U-Net and of the DiT, and the DiT itself."""
+
+    def __init__(self, size: str, batch_size: int, dit_batch_size: int, toy: bool, parts: dict[str, Any]) -> None:
+        self.size, self.batch_size, self.dit_batch_size, self.toy, self.parts = (
+            size, batch_size, dit_batch_size, toy, parts,
+        )  # fmt: skip
+        self.first: Tensor | None = None
+        self.pixels: Tensor | None = None
+        self.dit: tuple[Any, Any] | None = None  # network and autoencoder
+
+    def __call__(self, row: Row) -> Found:
+        if isinstance(row, Way):
+            return self.unet(row)
+        if isinstance(row, DiTWay):
+            return self.of_dit(row)
+        if isinstance(row, Profiled):
+            work = unet_drawer(row.way, self.batch_size, 1, **self.parts)
+            work()
+            return {"seconds": 0.0, "profile": profile(work)}
+        self.dit = None
+        return extraction(1, 1, **self.parts) if self.toy else extraction(self.batch_size)
+
+    def unet(self, way: Way) -> Found:
+        """Seconds of a denoising step."""
+        work = unet_drawer(way, self.batch_size, STEPS, **self.parts)
+        x_0 = work().float().cpu()
+        self.first = x_0 if self.first is None and way.two_calls else self.first
         seconds = timed(work, warm_up=1, repeats=3) / STEPS
-        difference = float((x_0 - first).norm() / first.norm())
-        rows.append({"name": way.name, "precision": way.precision, "seconds": seconds, "difference": difference})
-        rows[-1]["profile"] = profile(work)
-    return rows
+        difference = None if self.first is None else float((x_0 - self.first).norm() / self.first.norm())
+        return {"seconds": seconds, "difference": difference}
+
+    def of_dit(self, way: DiTWay) -> Found:
+        """Seconds of a batch of images, decoding included."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.dit is None:
+            self.dit = dit_and_autoencoder(self.size, device)
+        work = (stock_drawer if way.stock else our_drawer)(way, *self.dit, self.dit_batch_size, device)
+        images = work()
+        self.pixels = images if way.stock else self.pixels
+        apart = None if self.pixels is None else float(((images - self.pixels).abs() > 1).float().mean())
+        return {"pixels": apart, "seconds": timed(work, 0, 3)}
 
 
-def dit_rows(size: str, batch_size: int, ways: Sequence[tuple[str, bool]] = DIT_WAYS) -> list[dict[str, Any]]:
-    """Images a second of diffusers' pipeline and of ours, decoding included."""
+def dit_and_autoencoder(size: str, device: str) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    with torch.device(device):
+        setup.randomise(network := setup.dit_network(size))
+        vae = setup.autoencoder((16, 16, 16, 16), layers=1, groups=8)
+        with torch.no_grad():  # so that its images have contrast
+            spread = vae.decode(torch.randn(1, 4, 32, 32)).sample.std()
+            vae.decoder.conv_out.weight.mul_(0.5 / spread)
+    return network, vae
+
+
+def stock_drawer(way: DiTWay, network: Any, vae: Any, batch_size: int, device: str) -> Any:
+    """diffusers' pipeline; a function that draws a batch of int images on the CPU."""
     from diffusers import DDIMScheduler, DiTPipeline
 
     from dualoptim_diffusion.diffusion.sampling import make_scheduler
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    setup.randomise(network := setup.dit_network(size))
-    vae = setup.autoencoder((16, 16, 16, 16), layers=1, groups=8)
-    with torch.no_grad():  # so that its images have contrast
-        spread = vae.decode(torch.randn(1, 4, 32, 32)).sample.std()
-        vae.decoder.conv_out.weight.mul_(0.5 / spread)
-    stock = DiTPipeline(network.to_stock(), vae, DDIMScheduler.from_config(make_scheduler("ddim").config)).to(device)
-    stock.set_progress_bar_config(disable=True)
-    labels = [i % 1000 for i in range(batch_size)]
+    with torch.device(device):
+        stock = network.to_stock()
+    pipeline = DiTPipeline(stock, vae, DDIMScheduler.from_config(make_scheduler("ddim").config)).to(device)
+    pipeline.set_progress_bar_config(disable=True)
 
-    def theirs() -> Tensor:
+    def work() -> Tensor:
         generators = [torch.Generator().manual_seed(i) for i in range(batch_size)]
-        drawn = stock(
-            labels, guidance_scale=1.5, num_inference_steps=STEPS, output_type="np", generator=generators
-        ).images
+        drawn = pipeline(
+            [i % 1000 for i in range(batch_size)], guidance_scale=1.5, num_inference_steps=STEPS, output_type="np",
+            generator=generators,
+        ).images  # fmt: skip
         return (torch.from_numpy(drawn) * 255).round().permute(0, 3, 1, 2).int()
 
-    first = theirs()
-    rows = [
-        {"name": "diffusers' DiTPipeline, fp32", "precision": "fp32", "pixels": 0.0, "seconds": timed(theirs, 0, 3)}
-    ]
-    for precision, compiled in ways:
-        ours = deepcopy(network).to(device)  # compiled blocks stay compiled
-        model = setup.dit_model(ours, vae)
-        model.prepare(setup.make_accelerator(), precision, compiled=compiled)
-        work = setup.drawer(model, batch_size, STEPS, 1.5)
-        apart = float(((model.decode(work()).cpu().int() - first).abs() > 1).float().mean())
-        seconds = timed(lambda work=work, model=model: model.decode(work()), 0, 3)
-        name = f"ours, {precision}" + (", compiled block" if compiled else "")
-        rows.append({"name": name, "precision": precision, "pixels": apart, "seconds": seconds})
-    return rows
+    return work
 
 
-def extraction(batch_size: int, repeats: int = 3, **parts: Any) -> dict[str, float]:
+def our_drawer(way: DiTWay, network: Any, vae: Any, batch_size: int, device: str) -> Any:
+    """Ours; the same."""
+    model = setup.dit_model(deepcopy(network), vae)  # compiled blocks stay compiled
+    model.prepare(setup.make_accelerator(), way.precision, compiled=way.compiled)
+    draw = setup.drawer(model, batch_size, STEPS, 1.5)
+    return lambda: model.decode(draw()).cpu().int()
+
+
+def extraction(batch_size: int, repeats: int = 3, **parts: Any) -> Found:
     """Seconds to draw one batch and to take features of another: features alone, both in turn, both at once."""
     from dualoptim_diffusion.evaluation.features import inception_features
 
@@ -158,53 +247,57 @@ def extraction(batch_size: int, repeats: int = 3, **parts: Any) -> dict[str, flo
 
     with ThreadPoolExecutor(1) as workers:
         ways = {"features": extract, "in_turn": in_turn, "at_once": at_once}
-        return {name: timed(work, warm_up=repeats > 1, repeats=repeats) for name, work in ways.items()}
+        found = {name: timed(work, warm_up=int(repeats > 1), repeats=repeats) for name, work in ways.items()}
+        return {"seconds": sum(found.values()), **found}
 
 
-def unet_table(content: dict[str, Any]) -> list[str]:
-    two_calls = next(r for r in content["unet"] if r["name"] == "two calls, fp32")
+def unet_cells(row: Found, content: Found) -> list[str]:
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", "", ""]
     work, rates = 2 * FLOP_OF_UNET * content["batch_size"], content["matmul_flop_per_second"]
-    body = [
-        [
-            found["name"], f"{found['seconds']:.3f}", f"{two_calls['seconds'] / found['seconds']:.2f}",
-            f"{work / found['seconds'] / rates[found['precision']]:.0%}", f"{found['difference']:.0e}",
-        ]
-        for found in content["unet"]
+    return [
+        row["name"], f"{row['seconds']:.3f}", ratio(named(content["unet"], TWO_CALLS), row),
+        f"{work / row['seconds'] / rates[row['precision']]:.0%}",
+        "" if row["difference"] is None else f"{row['difference']:.0e}",
     ]  # fmt: skip
-    return table(["prediction", "seconds a step", "times two calls' rate", "of the matmul rate", "difference"], body)
 
 
-def dit_table(content: dict[str, Any]) -> list[str]:
-    stock, batch_size = content["dit"][0], content["dit_batch_size"]
-    body = [
-        [
-            found["name"], f"{batch_size / found['seconds']:.2f}", f"{stock['seconds'] / found['seconds']:.2f}",
-            f"{found['pixels']:.1%}",
-        ]
-        for found in content["dit"]
+def dit_cells(row: Found, content: Found) -> list[str]:
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", ""]
+    return [
+        row["name"], f"{content['dit_batch_size'] / row['seconds']:.2f}", ratio(named(content["dit"], STOCK), row),
+        "" if row["pixels"] is None else f"{row['pixels']:.1%}",
     ]  # fmt: skip
-    return table(["pipeline", "images a second", "times diffusers' rate", "pixels"], body)
 
 
-def tabulate(content: dict[str, Any]) -> str:
+def tabulate(content: Found) -> str:
     batch_size, parts = content["batch_size"], content["extraction"]
+    head = ["prediction", "seconds a step", "times two calls' rate", "of the matmul rate", "difference"]
     lines = [
         "# Guided sampling", "", f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}. CIFAR-10 U-Net, {batch_size} images at once, {STEPS} DDIM "
         "steps. The last column is the relative norm of the difference to the images of the first row.", "",
-        *unet_table(content),
+        *table(head, [unet_cells(row, content) for row in content["unet"]]),
     ]  # fmt: skip
-    for found in content["unet"]:
-        if found["name"] in ("two calls, fp32", "one call, fp32", "one call, bf16"):
-            lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
+    for found in there(content.get("profiles", [])):
+        lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
     lines += [
         "", f"DiT-{content['size']}, {content['dit_batch_size']} latents at once, {STEPS} DDIM steps, decoded by "
         "a small autoencoder. The last column is the share of pixels that differ by more than one grey level from the "
-        "first row's.", "", *dit_table(content), "",
+        "first row's.", "",
+        *table(
+            ["pipeline", "images a second", "times diffusers' rate", "pixels"],
+            [dit_cells(row, content) for row in content["dit"]],
+        ), "",
         f"A batch of {batch_size} images of the U-Net in bf16 and {STEPS_OF_RUN} steps, and Inception's features "
-        f"of another batch: {parts['in_turn']:.2f} s one after the other, of which the features take "
-        f"{parts['features'] / parts['in_turn']:.1%}; {parts['at_once']:.2f} s at the same time, "
-        f"{parts['in_turn'] / parts['at_once']:.2f} times the rate.",
+        f"of another batch: "
+        + (
+            parts["problem"] if parts["seconds"] is None else
+            f"{parts['in_turn']:.2f} s one after the other, of which the features take "
+            f"{parts['features'] / parts['in_turn']:.1%}; {parts['at_once']:.2f} s at the same time, "
+            f"{parts['in_turn'] / parts['at_once']:.2f} times the rate"
+        ) + ".",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -212,10 +305,10 @@ def tabulate(content: dict[str, Any]) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(parser(__file__, __doc__), words)
     size, batch_size, dit_batch_size = ("XL/2", 128, 32) if kind() == "gpu" else ("S/2", 8, 4)
-    ways, dit_ways, parts = WAYS, DIT_WAYS, {}
+    rows, parts = ROWS, {}
     if arguments.toy:
         size, batch_size, dit_batch_size = "toy", 2, 1
-        ways, dit_ways, parts = TOY_WAYS, DIT_WAYS[:1], setup.TOY_UNET
+        rows, parts = TOY_ROWS, setup.TOY_UNET
     content = {
         "command": "python scripts/benchmarks/drawing.py",
         **where(),
@@ -223,11 +316,10 @@ def main(words: Sequence[str] | None = None) -> None:
         "batch_size": batch_size,
         "dit_batch_size": dit_batch_size,
         "matmul_flop_per_second": matmul_rates(arguments.toy),
-        "unet": unet_rows(batch_size, ways, **parts),
-        "dit": dit_rows(size, dit_batch_size, dit_ways),
-        "extraction": extraction(1, 1, **parts) if arguments.toy else extraction(batch_size),
     }
-    write_results(arguments.out, "drawing", content, tabulate)
+    benchmark = Benchmark(arguments, "drawing", content, tabulate, here=True)
+    benchmark.run(rows, Measured(size, batch_size, dit_batch_size, arguments.toy, parts))
+    benchmark.end()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ file of weights the network has random ones in the true format. Writes evaluatio
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
@@ -21,8 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
-from benchmarks.measuring import write_results
-from command import parse, parser
+from benchmarks.measuring import Benchmark, Found, parse, parser
 from machine import kind, synchronise, where
 from tables import table
 
@@ -84,7 +85,16 @@ def through_files(sets: list[Tensor], weights: Path, folder: Path) -> float:
     return float(found["frechet_inception_distance"])
 
 
-def compare(count: int, given: Path | None) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Comparison:
+    """Both ways in one row: one alone gives no ratio."""
+
+    name: str = "both ways"
+    part: ClassVar[str] = "ways"
+    alone: ClassVar[bool] = True
+
+
+def compare(count: int, given: Path | None, row: Comparison) -> Found:
     """Seconds, number and image files of both ways, on sets of so many images."""
     from dualoptim_diffusion.evaluation.features import inception_features
 
@@ -105,11 +115,15 @@ def compare(count: int, given: Path | None) -> dict[str, dict[str, Any]]:
             distance = work()
             seconds = perf_counter() - start
             found[way] = {"seconds": seconds, "distance": distance, "files": 2 * count if way == "files" else 0}
-    return found
+    return found | {"seconds": sum(part["seconds"] for part in found.values())}
 
 
-def tabulate(content: dict[str, Any]) -> str:
-    ours, files = content["streamed"], content["files"]
+def tabulate(content: Found) -> str:
+    title = ["# Frechet distance, streamed and through files", "", f"`{content['command']}`", ""]
+    ways = content["ways"]
+    if ways["seconds"] is None:
+        return "\n".join([*title, f"Both ways: {ways['problem']}."]) + "\n"
+    ours, files = ways["streamed"], ways["files"]
     relative = abs(ours["distance"] - files["distance"]) / files["distance"]
     body = [
         [
@@ -119,7 +133,7 @@ def tabulate(content: dict[str, Any]) -> str:
         for name, found in (("PNG files, torch-fidelity", files), ("streamed", ours))
     ]  # fmt: skip
     lines = [
-        "# Frechet distance, streamed and through files", "", f"`{content['command']}`", "",
+        *title,
         f"{content['device']}, torch {content['torch']}; 2 x {content['images']} images of 32 pixels, "
         f"{content['weights']} Inception weights. The numbers differ by {relative:.1e} of their size.", "",
         *table(["way", "seconds", "times the rate through files", "image files written", "distance"], body),
@@ -137,9 +151,10 @@ def main(words: Sequence[str] | None = None) -> None:
         **where(),
         "images": count,
         "weights": "given" if arguments.inception_weights else "random",
-        **compare(count, arguments.inception_weights),
     }
-    write_results(arguments.out, "evaluation", content, tabulate)
+    benchmark = Benchmark(arguments, "evaluation", content, tabulate, here=True)
+    benchmark.run([Comparison()], partial(compare, count, arguments.inception_weights))
+    benchmark.end()
 
 
 if __name__ == "__main__":

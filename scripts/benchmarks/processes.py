@@ -1,9 +1,9 @@
 """Is the answer the same on 1, 2 and 4 processes, and how much sooner is it there? Runs SFRon with two Adams, the
 global batch of 16 shared by the processes: 20 outer steps of a small U-Net without dropout in float64 and in
 float32, weights compared with those of one process. Then images are drawn and compared byte for byte. Every process
-has one thread, and runs on a GPU of its own where there are GPUs, else on the CPU over gloo. Efficiency of sampling
-is the time of one process over N times that of N, where there are N cores or GPUs for them. Writes
-processes_DEVICE.json and .md.
+has one thread, and runs on a GPU of its own where there are GPUs (over NCCL, which one process is launched with too),
+else on the CPU over gloo. Efficiency of sampling is the time of one process over N times that of N, where there are N
+cores or GPUs for them. Writes processes_DEVICE.json and .md after each row.
 
     python scripts/benchmarks/processes.py
 """
@@ -13,7 +13,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,16 +26,32 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
-from benchmarks.measuring import cast, write_results
-from command import parse, parser
+from benchmarks.measuring import Benchmark, Found, cast, parse, parser
 from machine import where
 from tables import table
 
-COUNTS = (1, 2, 4)
+COUNTS = (2, 4)  # beside one
+GRACE = 60  # seconds that processes may go on after the time is up
 STEPS, BATCH = 20, 16
 NUM_CLASSES, SIZE = 4, 16
 IMAGES, DRAWN_AT_ONCE = 32, 8  # of each class
 UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
+
+
+@dataclass(frozen=True)
+class Row:
+    """So many processes; one alone is what the others are compared with, and needs no launcher."""
+
+    processes: int
+    launched: bool = True
+
+    @property
+    def name(self) -> str:
+        return "1 process" if not self.launched else f"{self.processes} launched"
+
+    @property
+    def folder(self) -> str:
+        return str(self.processes) if self.launched else "alone"
 
 
 def train(dtype: torch.dtype, steps: int) -> tuple[Any, Any]:
@@ -62,6 +80,7 @@ def work(folder: Path, toy: bool) -> None:
     from dualoptim_diffusion.drawing.samples import draw_samples
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is meant
     for dtype in (torch.float64, torch.float32):
         accelerator, model = train(dtype, 1 if toy else STEPS)
         if accelerator.is_main_process:
@@ -79,17 +98,45 @@ def work(folder: Path, toy: bool) -> None:
     draw_samples(folder / "samples", model, "", seeds, settings, accelerator)
     if accelerator.is_main_process:
         seconds, found = perf_counter() - start, accelerator.num_processes
-        (folder / "seconds.json").write_text(json.dumps({"seconds": seconds, "processes": found}))
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        about = {"seconds": seconds, "processes": found, "backend": backend}
+        (folder / "seconds.json").write_text(json.dumps(about))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def launch(count: int, folder: Path, toy: bool) -> None:
-    """Runs `work` in so many processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+def launch(row: Row, folder: Path, toy: bool, limit: float) -> None:
+    """Runs `work` in so many processes, for at most so many seconds."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launcher = [*torchrun, "--nproc-per-node", str(row.processes)] if row.launched else []
     command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--work-in", str(folder)]
     command += ["--scale", "toy"] if toy else []
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    on_one_machine = {"NCCL_SOCKET_IFNAME": "lo"} if torch.cuda.is_available() else {}
+    environment = on_one_machine | os.environ | {"OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            code = process.wait(min(limit, 3600))
+        except subprocess.TimeoutExpired:
+            raise RuntimeError("it took too long") from None
+        finally:
+            stop(process)
+        if code:
+            log.seek(0)
+            said = log.read()[-3000:].rstrip()
+            print(said, file=sys.stderr)
+            raise RuntimeError(f"exit code {code}: {said.splitlines()[-1] if said else ''}")
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Asks first: a launcher that is killed leaves its processes behind."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def difference(ours: Path, one: Path) -> float:
@@ -99,48 +146,53 @@ def difference(ours: Path, one: Path) -> float:
     return (total / sum(float(b[name].double().square().sum()) for name in b)) ** 0.5
 
 
-def compare(folder: Path, count: int) -> dict[str, Any]:
-    """The figures of `count` processes beside those of one."""
-    ours, one = folder / str(count), folder / "1"
+def compare(folder: Path, row: Row) -> Found:
+    """The figures of these processes beside those of one."""
+    ours, one = folder / row.folder, folder / "alone"
     shards = sorted(path.name for path in (one / "samples").glob("*.safetensors"))
     equal = [(ours / "samples" / name).read_bytes() == (one / "samples" / name).read_bytes() for name in shards]
     timed, alone = (json.loads((part / "seconds.json").read_text()) for part in (ours, one))
-    if timed["processes"] != count:
-        raise SystemExit(f"{count} processes were launched, {timed['processes']} met.")
+    if timed["processes"] != row.processes:
+        raise RuntimeError(f"{row.processes} processes were launched, {timed['processes']} met")
     places = torch.cuda.device_count() if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    efficiency = alone["seconds"] / timed["seconds"] / row.processes
     return {
-        "processes": count,
+        "backend": timed["backend"],
         "float64": difference(ours / "float64.safetensors", one / "float64.safetensors"),
         "float32": difference(ours / "float32.safetensors", one / "float32.safetensors"),
         "shards": len(shards),
         "shards_equal": sum(equal),
         "sampling_seconds": timed["seconds"],
-        "sampling_efficiency": alone["seconds"] / timed["seconds"] / count if count <= places else None,
+        "sampling_efficiency": efficiency if row.processes <= places else None,
     }
 
 
-def measure(counts: tuple[int, ...], folder: Path, toy: bool = False) -> list[dict[str, Any]]:
-    """All counts in turn, each beside one process."""
-    for count in counts:
-        (folder / str(count)).mkdir(parents=True)
-        launch(count, folder / str(count), toy)
-    return [compare(folder, count) for count in counts]
+def measure(folder: Path, toy: bool, left: Callable[[], float], row: Row) -> Found:
+    """Runs these processes and compares them with one."""
+    (folder / row.folder).mkdir(parents=True)
+    start = perf_counter()
+    launch(row, folder / row.folder, toy, left() + GRACE)
+    return {"seconds": perf_counter() - start, **compare(folder, row)}
 
 
-def tabulate(content: dict[str, Any]) -> str:
-    body = []
-    for row in content["rows"]:
-        share = row["sampling_efficiency"]
-        efficiency = "more processes than cores" if share is None else f"{share:.0%}"
-        equal = f"{row['shards_equal']} of {row['shards']}"
-        differences = [f"{row[precision]:.1e}" for precision in ("float64", "float32")]
-        body.append([row["processes"], *differences, equal, f"{row['sampling_seconds']:.1f}", efficiency])
+def cells(row: Found) -> list[Any]:
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", "", "", ""]
+    share = row["sampling_efficiency"]
+    efficiency = "more processes than cores" if share is None else f"{share:.0%}"
+    equal = f"{row['shards_equal']} of {row['shards']}"
+    differences = [f"{row[precision]:.1e}" for precision in ("float64", "float32")]
+    name = row["name"] + (f", {row['backend']}" if row["backend"] else "")
+    return [name, *differences, equal, f"{row['sampling_seconds']:.1f}", efficiency]
+
+
+def tabulate(content: Found) -> str:
     head = ["processes", "float64", "float32", "equal sample shards", "sampling, s", "efficiency of sampling"]
     lines = [
         "# The same on one process and on several", "", f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}; one thread a process. {STEPS} outer steps of SFRon with two "
         f"Adams, global batch {BATCH}; then {IMAGES * NUM_CLASSES} guided images. Differences are relative norms of "
-        "all weights, against one process.", "", *table(head, body),
+        "all weights, against one process.", "", *table(head, [cells(row) for row in content["rows"]]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -154,15 +206,19 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     arguments = parse(options, words)
     gpus = torch.cuda.device_count()
-    counts = (1, 2) if arguments.toy else COUNTS
-    counts = tuple(count for count in counts if count <= gpus) if gpus else counts
+    counts = (2,) if arguments.toy else COUNTS
+    counts = tuple(n for n in (1, *counts) if n <= gpus) if gpus else counts
+    rows = [Row(1, launched=False), *(Row(n) for n in counts)]
+    content = {"command": "python scripts/benchmarks/processes.py", **where()}
+    benchmark = Benchmark(arguments, "processes", content, tabulate, here=True)
     with TemporaryDirectory() as folder:
-        rows = measure(counts, Path(folder), arguments.toy)
-    content = {"command": "python scripts/benchmarks/processes.py", **where(), "rows": rows}
-    write_results(arguments.out, "processes", content, tabulate)
-    for row in rows:
+        benchmark.run(rows, partial(measure, Path(folder), arguments.toy, arguments.left))
+    benchmark.end()
+    for row in content["rows"]:
+        if row["seconds"] is None:
+            continue
         if row["float64"] > UNEQUAL[0] or row["float32"] > UNEQUAL[1] or row["shards_equal"] != row["shards"]:
-            raise SystemExit(f"{row['processes']} processes give another answer than one.")
+            raise SystemExit(f"{row['name']}: another answer than one process gives.")
 
 
 if __name__ == "__main__":

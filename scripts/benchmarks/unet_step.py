@@ -2,39 +2,41 @@
 peak memory of SFRon with two Adams, a mask on a tenth of the weights, one forget and one retain step, batches of 8
 (128 on a GPU). The plain loop is written out in this file: fp32, dense moments, the mask as a factor, every value
 logged at once. Both loops are first run side by side on a small U-Net in float64 and must end with the same weights.
-Every row is a process of its own; ratios are to the plain loop of the same run. "Memory kept" means that the C
-library gives no freed memory back to the system, which takes time when it is needed again. Writes
-unet_step_DEVICE.json and .md, with profiles.
+On a CPU every row is a process of its own; ratios are to the plain loop of the same run. "Memory kept" means that the
+C library gives no freed memory back to the system, which takes time when it is needed again. Writes
+unet_step_DEVICE.json and .md after each row, with profiles at the end.
 
     python scripts/benchmarks/unet_step.py
 """
 
-import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
 from benchmarks.measuring import (
     FLOP_OF_UNET,
+    NOT_MEASURED,
+    Benchmark,
+    Found,
     bytes_of_libraries,
     cast,
-    one_by_one,
+    parse,
+    parser,
     peak_bytes,
     profile,
+    ratio,
+    there,
     told,
-    write_results,
 )
-from command import parse, parser
 from machine import REPEATS, kind, matmul_rates, timed, where
 from tables import table
 
@@ -60,17 +62,56 @@ class Way:
         words += ["fused"] * self.fused + ["channels_last"] * self.channels_last + ["compiled"] * self.compiled
         return ", ".join(words + ["memory kept"] * self.memory_kept)
 
+    @property
+    def needs(self) -> str | None:
+        return "bitsandbytes" if self.state == "8bit" else None
 
-WAYS = (
+    @property
+    def takes(self) -> float:
+        return 45 if self.compiled else 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return KEEP if self.memory_kept else {}
+
+
+@dataclass(frozen=True)
+class Equality:
+    """Both loops side by side."""
+
+    name: str = "difference of the weights"
+    part: ClassVar[str] = "equality"
+    alone: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A way whose operators are timed."""
+
+    way: Way
+    part: ClassVar[str] = "profiles"
+
+    @property
+    def name(self) -> str:
+        return self.way.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.way.environment
+
+
+WAYS = (  # most telling first
     Way(plain=True),
+    Way(state="compact", fused=True, precision="bf16", channels_last=True),
+    Way(state="compact", fused=True),
     Way(),
     Way(state="compact"),
-    Way(state="compact", fused=True),
-    Way(state="8bit"),
-    Way(state="compact", fused=True, compiled=True),
     Way(state="compact", fused=True, precision="bf16"),
-    Way(state="compact", fused=True, precision="bf16", channels_last=True),
+    Way(state="8bit"),
+)
+COMPILED = (
     Way(state="compact", fused=True, precision="bf16", channels_last=True, compiled=True),
+    Way(state="compact", fused=True, compiled=True),
 )
 WAYS_ON_CPU = (
     Way(plain=True, memory_kept=True),
@@ -160,72 +201,82 @@ def check_equal(parts: dict[str, Any]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(*ends, strict=True))
 
 
-def measure(arguments: tuple[Way, int, dict[str, Any]]) -> dict[str, Any]:
-    """Seconds a step, of them in the system, and peak bytes of one way, in a process of its own, libraries left out."""
-    way, batch_size, parts = arguments
-    before = bytes_of_libraries()
+def measure(batch_size: int, parts: dict[str, Any], row: Way | Equality | Profiled) -> Found:
+    """Seconds a step, of them in the system, and peak bytes of one way, libraries left out; or what else the row is."""
+    if isinstance(row, Equality):
+        return {"seconds": 0.0, "largest": check_equal(parts or setup.SMALL_UNET)}
+    way, before = row.way if isinstance(row, Profiled) else row, bytes_of_libraries()
     accelerator, model, sources, mask = setting(parts, batch_size)
     step = plain_loop(model.network, sources, mask) if way.plain else our_loop(way, accelerator, model, sources, mask)
     done = iter(range(1000))
-    seconds = timed(lambda: step(next(done)))
-    found = asdict(way) | {"name": way.name, "seconds": seconds, "peak_bytes": peak_bytes(before)}
-    before_them = resource.getrusage(resource.RUSAGE_SELF).ru_stime
-    for _ in range(REPEATS):
+    if isinstance(row, Profiled):
         step(next(done))
-    found["system_seconds"] = (resource.getrusage(resource.RUSAGE_SELF).ru_stime - before_them) / REPEATS
-    return found | {"profile": profile(lambda: step(next(done)))}
+        return {"seconds": 0.0, "profile": profile(lambda: step(next(done)))}
+    seconds = timed(lambda: step(next(done)))
+    found: Found = {"seconds": seconds, "peak_bytes": peak_bytes(before)}
+    if kind() == "cpu":
+        before_them = resource.getrusage(resource.RUSAGE_SELF).ru_stime
+        for _ in range(REPEATS):
+            step(next(done))
+        found["system_seconds"] = (resource.getrusage(resource.RUSAGE_SELF).ru_stime - before_them) / REPEATS
+    return found
 
 
-def tabulate(content: dict[str, Any]) -> str:
-    rows, rates, batch_size = content["rows"], content["matmul_flop_per_second"], content["batch_size"]
-    plain, work = rows[0], 2 * 3 * FLOP_OF_UNET * batch_size  # two phases, each forward and backward
+def best_of(rows: Sequence[Found]) -> Found | None:
+    """The fastest of our ways."""
+    return min((row for row in there(rows) if not row["plain"]), key=lambda row: row["seconds"], default=None)
+
+
+def cells(row: Found, content: Found) -> list[str]:
+    plain = content["rows"][0]
+    if row["seconds"] is None:
+        return [row["name"], row["problem"], "", "", "", "", ""]
+    work = 2 * 3 * FLOP_OF_UNET * content["batch_size"]  # two phases, each forward and backward
+    return [
+        row["name"], f"{row['seconds']:.3f}", ratio(plain, row), f"{row['peak_bytes'] / 1e9:.2f} GB",
+        ratio(row, plain, "peak_bytes"),
+        f"{work / row['seconds'] / content['matmul_flop_per_second'][row['precision']]:.0%}",
+        f"{row['system_seconds']:.2f}" if "system_seconds" in row else "",
+    ]  # fmt: skip
+
+
+def tabulate(content: Found) -> str:
     head = [
         "step", "seconds", "times the plain loop's rate", "peak", "of the plain loop's", "of the matmul rate",
         "system, s",
     ]  # fmt: skip
-    body = [
-        [
-            found["name"], f"{found['seconds']:.3f}", f"{plain['seconds'] / found['seconds']:.2f}",
-            f"{found['peak_bytes'] / 1e9:.2f} GB", f"{found['peak_bytes'] / plain['peak_bytes']:.2f}",
-            f"{work / found['seconds'] / rates[found['precision']]:.0%}", f"{found['system_seconds']:.2f}",
-        ]
-        for found in rows
-    ]  # fmt: skip
+    equality = content.get("equality", {"problem": NOT_MEASURED})
+    differ = equality.get("problem") or f"they differ by at most {equality['largest']:.1e}"
     lines = [
-        f"# A forgetting step of the CIFAR-10 U-Net, batch {batch_size}", "", f"`{content['command']}`", "",
-        f"{content['device']}, torch {content['torch']}; median of up to {REPEATS} steps. After three steps of a small "
-        f"U-Net in float64 the weights of the two loops differ by at most {content['largest_difference']:.1e}.", "",
-        *table(head, body),
+        f"# A forgetting step of the CIFAR-10 U-Net, batch {content['batch_size']}", "", f"`{content['command']}`", "",
+        f"{content['device']}, torch {content['torch']}; median of up to {REPEATS} steps. Weights of the two loops "
+        f"after three steps of a small U-Net in float64: {differ}.", "",
+        *table(head, [cells(row, content) for row in content["rows"]]),
     ]  # fmt: skip
-    best = min(rows[1:], key=lambda found: found["seconds"])
-    for found in (plain, best):
+    for found in there(content.get("profiles", [])):
         lines += ["", f"Profile, {found['name']}: {told(found['profile'])}."]
     return "\n".join(lines) + "\n"
 
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(parser(__file__, __doc__), words)
-    batch_size, parts, small = 128 if kind() == "gpu" else 8, {}, arguments.toy
-    ways = [(WAYS, {}), (() if kind() == "gpu" else WAYS_ON_CPU, KEEP)]
-    if small:
-        batch_size, parts, ways = 2, setup.TOY_UNET, [(TOY_WAYS, {})]
-    rows = []
-    (largest,) = one_by_one(check_equal, [parts or setup.SMALL_UNET], here=small)
-    for group, environment in ways:
-        with patch.dict(os.environ, environment):
-            items = [(way, batch_size, parts) for way in group]
-            for found in tqdm(one_by_one(measure, items, here=small), total=len(items), unit="row"):
-                rows.append(found)
-                tqdm.write(f"{found['name']}: {found['seconds']:.3f} s")
+    batch_size, parts, on_gpu = 128 if kind() == "gpu" else 8, {}, kind() == "gpu"
+    ways: tuple[Any, ...] = (*WAYS, Equality(), *COMPILED, *(() if on_gpu else WAYS_ON_CPU))
+    if arguments.toy:
+        batch_size, parts, ways = 2, setup.TOY_UNET, (*TOY_WAYS, Equality())
     content = {
         "command": "python scripts/benchmarks/unet_step.py",
         **where(),
         "batch_size": batch_size,
-        "largest_difference": largest,
-        "matmul_flop_per_second": matmul_rates(small),
-        "rows": rows,
+        "matmul_flop_per_second": matmul_rates(arguments.toy),
     }
-    write_results(arguments.out, "unet_step", content, tabulate)
+    benchmark = Benchmark(arguments, "unet_step", content, tabulate)
+    work = partial(measure, batch_size, parts)
+    benchmark.run(ways, work)
+    best = best_of(content["rows"])
+    names = {ways[0].name, *([best["name"]] if best else [])}
+    benchmark.run([Profiled(way) for way in ways if way.name in names], work)
+    benchmark.end()
 
 
 if __name__ == "__main__":
