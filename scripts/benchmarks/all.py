@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 SHARES = {  # of the time, most telling first
     "dit_step": 0.34, "unet_step": 0.19, "drawing": 0.19, "optimizer_state": 0.08, "evaluation": 0.1, "processes": 0.1,
 }  # fmt: skip
-OVER, OVER_IN_ALL = 60, 30  # seconds that a benchmark may take beyond its share, and all of them beyond the whole
+OVER, OVER_IN_ALL = 40, 30  # seconds that a benchmark may take beyond its share, and all of them beyond the whole
 PATIENCE = 5  # seconds that processes have to end when they are asked to
 LEAST = 15  # seconds that a benchmark is begun with
 Found = dict[str, Any]

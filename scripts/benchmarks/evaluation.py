@@ -98,6 +98,7 @@ def compare(count: int, given: Path | None, row: Comparison) -> Found:
     """Seconds, number and image files of both ways, on sets of so many images."""
     from dualoptim_diffusion.evaluation.features import inception_features
 
+    torch.backends.cudnn.allow_tf32 = False  # as the package does: both in float32
     sets, found = two_sets(count), {}
     with TemporaryDirectory() as name:
         folder = Path(name)

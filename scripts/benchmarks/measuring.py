@@ -67,6 +67,8 @@ class Benchmark:
     ) -> None:
         self.stem, self.left = arguments.out / f"{name}_{kind()}", arguments.left
         self.content, self.tabulate = content, tabulate
+        if arguments.seconds is not None and "command" in content:
+            content["command"] += f" --seconds {arguments.seconds:.0f}"
         self.here = here or arguments.toy or kind() == "gpu"
 
     def run(self, rows: Sequence[Any], work: Callable[[Any], Found]) -> None:
