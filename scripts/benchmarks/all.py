@@ -170,7 +170,7 @@ def of_dit_step(found: Found) -> Iterator[list[str]]:
 def of_unet_step(found: Found) -> Iterator[list[str]]:
     measured = there(found["rows"])
     plain = next((r for r in measured if r["plain"] and not r["memory_kept"]), None)
-    ours = [r for r in measured if not r["plain"]]
+    ours = [r for r in measured if not r["plain"] and not r.get("shared")]
     for precision in ("fp32", "bf16"):
         usual = [r for r in ours if r["precision"] == precision and not r["memory_kept"]]
         best = min(usual, key=seconds_of, default=None)
@@ -179,6 +179,14 @@ def of_unet_step(found: Found) -> Iterator[list[str]]:
             yield [f"U-Net step, {best and best['name']}: rate, of the plain loop's", rate, target]
         for peak in over(best, plain, peak_of):
             yield ["the same: peak memory, of the plain loop's", peak, ""]
+        if best and not on_cpu(found):
+            work = 6 * found["flop_of_forward"] * found["batch_size"] / best["seconds"]  # two phases, back and forth
+            share = f"{work / found['matmul_flop_per_second'][precision]:.0%}"
+            yield ["the same: share of the matmul rate", share, "at least 35%" if precision == "bf16" else ""]
+    for one in (r for r in measured if r.get("shared")):
+        two = next((r for r in ours if r["name"] == one["name"].replace("one optimizer", "full states")), None)
+        for time in over(two, one, seconds_of):
+            yield [f"U-Net step, {two and two['name']}: time, of one shared optimizer's", time, "at most 1.05"]
     kept = next((r for r in measured if r["plain"] and r["memory_kept"]), None)
     best = min((r for r in ours if r["memory_kept"] and r["precision"] == "fp32"), key=seconds_of, default=None)
     for rate in over(kept, best, seconds_of):

@@ -113,7 +113,8 @@ def build(size: str, row: Row) -> tuple[Any, Callable[[int], None]]:
     network.train()
     images = torch.randn(64, 4, 32, 32) if vae is None else torch.randint(256, (16, 3, 256, 256), dtype=torch.uint8)
     batches = setup.sources(model, accelerator, [(images, torch.arange(len(images)))] * 2, row.batch_size)
-    pair = setup.optimizers(network, mask, "adamw", 1e-7, shared=row.mode == "shared", state=row.state)
+    fused = kind() == "gpu"
+    pair = setup.optimizers(network, mask, "adamw", 1e-7, row.mode == "shared", row.state, fused)
     return model, setup.sfron(model, accelerator, batches, mask, pair, log_cosine=row.log_cosine)
 
 
@@ -192,7 +193,7 @@ def tabulate(content: Found) -> str:
         f"# A forgetting step of DiT-{content['size']}{parameters}", "",
         f"`{content['command']}`", "",
         f"{content['device']}, torch {content['torch']}. SFRon, mask on {DENSITY:.0%} of the weights, one forget and "
-        f"one retain step; median of up to {REPEATS}. Ratios are to the first row.", "",
+        f"one retain step; median of up to {REPEATS}. On a GPU every AdamW is fused. Ratios are to the first row.", "",
         *table(head, [step_cells(row, content) for row in rows]), "",
         "Matmul rate: " + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in rates.items())
         + f". A forward pass of an image takes {content['flop_of_forward'] / 1e9:.1f} GFLOP.",

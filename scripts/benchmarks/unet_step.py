@@ -55,11 +55,15 @@ class Way:
     channels_last: bool = False
     compiled: bool = False
     memory_kept: bool = False
+    shared: bool = False
+    graphs: bool = False
 
     @property
     def name(self) -> str:
-        words = ["plain loop", "fp32"] if self.plain else ["ours", self.precision, f"{self.state} states"]
+        states = "one optimizer" if self.shared else f"{self.state} states"
+        words = ["plain loop", "fp32"] if self.plain else ["ours", self.precision, states]
         words += ["fused"] * self.fused + ["channels_last"] * self.channels_last + ["compiled"] * self.compiled
+        words += ["CUDA graphs"] * self.graphs
         return ", ".join(words + ["memory kept"] * self.memory_kept)
 
     @property
@@ -68,7 +72,7 @@ class Way:
 
     @property
     def takes(self) -> float:
-        return 45 if self.compiled else 0
+        return 130 if self.compiled else 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -112,6 +116,20 @@ WAYS = (  # most telling first
 COMPILED = (
     Way(state="compact", fused=True, precision="bf16", channels_last=True, compiled=True),
     Way(state="compact", fused=True, compiled=True),
+)
+FAST = {"precision": "bf16", "fused": True}
+WAYS_ON_GPU = (
+    Way(plain=True),
+    Way(**FAST),
+    Way(**FAST, shared=True),
+    Way(**FAST, graphs=True),
+    Way(**FAST, shared=True, graphs=True),
+    Way(**FAST, state="compact", graphs=True),
+    Way(),
+    Way(**FAST, channels_last=True, graphs=True),
+    Way(fused=True, graphs=True),
+    Way(**FAST, channels_last=True, compiled=True, graphs=True),
+    Way(**FAST, channels_last=True, compiled=True),
 )
 WAYS_ON_CPU = (
     Way(plain=True, memory_kept=True),
@@ -181,8 +199,10 @@ def our_loop(way: Way, accelerator: Any, model: Any, sources: list[Any], mask: s
     """The step as `dualoptim forget` takes it."""
     model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
     model.network.train()
+    if way.graphs:
+        model.capture_training(sources[0].batch_size)
     indices = (setup.supports if way.state == "compact" else setup.smaller_forms)(mask)
-    pair = setup.optimizers(model.network, indices, "adam", LR, state=way.state, fused=way.fused)
+    pair = setup.optimizers(model.network, indices, "adam", LR, way.shared, way.state, way.fused)
     advance = setup.sfron(model, accelerator, sources, indices, pair, schedule="constant")
     return lambda k: advance(1)
 
@@ -261,13 +281,14 @@ def tabulate(content: Found) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(parser(__file__, __doc__), words)
     batch_size, parts, on_gpu = 128 if kind() == "gpu" else 8, {}, kind() == "gpu"
-    ways: tuple[Any, ...] = (*WAYS, Equality(), *COMPILED, *(() if on_gpu else WAYS_ON_CPU))
+    ways: tuple[Any, ...] = (*WAYS_ON_GPU, Equality()) if on_gpu else (*WAYS, Equality(), *COMPILED, *WAYS_ON_CPU)
     if arguments.toy:
         batch_size, parts, ways = 2, setup.TOY_UNET, (*TOY_WAYS, Equality())
     content = {
         "command": "python scripts/benchmarks/unet_step.py",
         **where(),
         "batch_size": batch_size,
+        "flop_of_forward": FLOP_OF_UNET,
         "matmul_flop_per_second": matmul_rates(arguments.toy),
     }
     benchmark = Benchmark(arguments, "unet_step", content, tabulate)

@@ -51,17 +51,18 @@ def test_only_training_passes_of_the_batch_size_are_replayed(monkeypatch: pytest
 
 
 @pytest.mark.gpu
-def test_a_replayed_step_has_the_gradients_of_a_plain_one() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_replayed_step_has_the_gradients_of_a_plain_one(compiled: bool) -> None:
     gradients = []
     for captured in (False, True):
         model = small_model("cuda")
-        model.prepare(Accelerator())
+        model.prepare(Accelerator(), "bf16", channels_last=True, compiled=compiled and captured)
         model.network.train()
         if captured:
             model.capture_training(4)
-        for _ in range(3):  # a replay overwrites the gradients of the one before
+        for count in (4, 4):  # a replay overwrites the gradients of the one before
             model.network.zero_grad()
-            model.predict(*inputs(4, "cuda")).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.network.parameters()])
-    for plain, replayed in zip(*gradients, strict=True):
-        torch.testing.assert_close(replayed, plain, rtol=1e-4, atol=1e-5)
+            model.predict(*inputs(count, "cuda")).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten().clone() for p in model.network.parameters()]))
+    plain, replayed = gradients
+    assert (replayed - plain).norm() / plain.norm() < 0.02  # bf16 passes
