@@ -123,11 +123,11 @@ class Denoiser:
         """
         device, plain = next(self.network.parameters()).device, self._forward
         x_t = torch.zeros(batch_size, *self.x_0_shape, device=device).to(memory_format=self._memory_format)
-        zeros = torch.zeros(batch_size, dtype=torch.long, device=device)
+        timesteps, labels = torch.zeros(2, batch_size, dtype=torch.long, device=device).unbind()  # a buffer each
         was_training = self.network.training
         self.network.train()
         with self._passes(cache_enabled=False):
-            replay = torch.cuda.make_graphed_callables(FirstOutput(plain), (x_t, zeros, zeros))
+            replay = torch.cuda.make_graphed_callables(FirstOutput(plain), (x_t, timesteps, labels))
         self.network.train(was_training)
 
         def forward(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **options: Any) -> Any:

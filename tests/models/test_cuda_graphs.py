@@ -30,6 +30,7 @@ def test_only_training_passes_of_the_batch_size_are_replayed(monkeypatch: pytest
     def make(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
         assert module.training
         assert [tuple(part.shape) for part in args] == [(4, 1, 8, 8), (4,), (4,)]
+        assert len({part.data_ptr() for part in args}) == 3  # replays copy each input to its own place
         return lambda *args: replayed.append(len(args[0])) or module(*args)
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
