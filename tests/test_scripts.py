@@ -29,6 +29,7 @@ MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
 RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
 OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
 SLOW = ("processes", "kill_and_resume")  # they start processes
+ELSEWHERE = ("paper_scale",)  # run by a test of its own in tests/studies
 START = (
     "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
 )
@@ -60,7 +61,13 @@ def all_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "script", [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in RUNNABLE], ids=str
+    "script",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in RUNNABLE
+        if path.stem not in ELSEWHERE
+    ],
+    ids=str,
 )
 def test_every_script_runs_to_its_end_at_toy_scale(
     script: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -79,7 +79,7 @@ class Scale:
     retained: int = 277
     of_base: int = 500
     mask_batches: int = 20
-    judge_epochs: int = 12
+    judge_epochs: int = 24
     ema_decay: float = 0.999
     steps: int | None = None
 
@@ -165,12 +165,22 @@ class Study:
         if self.device.type == "cuda":
             with in_another_process(_train_judges, data, self.scale, work) as judged:
                 with in_another_process(_compile_drawing, data, self.scale) as compiled:
-                    self.model.capture_training(self.scale.batch_size)
+                    self._capture()
                     compiled()
                 self.compile_drawing()  # from the cache on disk
                 judged()
+            torch.compiler.set_stance("eager_on_recompile")
+            torch.backends.cudnn.benchmark = True
         self.obtain_judges(work)
-        torch.compiler.set_stance("eager_on_recompile")
+
+    def _capture(self) -> None:
+        """Compiled training passes as CUDA graphs; uncompiled ones where that fails."""
+        try:
+            self.model.capture_training(self.scale.batch_size)
+        except RuntimeError as error:
+            print(f"The compiled passes cannot be captured ({error}); going on without compilation.", flush=True)
+            self.model.prepare(self.accelerator, self.recipe.run.precision)
+            self.model.capture_training(self.scale.batch_size)
 
     def compile_drawing(self) -> None:
         """Compiles the graph of a step of drawing."""

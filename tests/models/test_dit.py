@@ -213,7 +213,7 @@ def test_compiling_takes_the_repeated_block_alone_and_keeps_names_and_outputs(mo
     model = ConditionalDiT(network, {i: str(i) for i in range(CLASSES)})
     names, expected = list(network.state_dict()), model.predict(*batch)
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
     model.prepare(Accelerator(cpu=True), compiled=True)
     assert compiled == list(network.transformer_blocks)
     assert list(network.state_dict()) == names
