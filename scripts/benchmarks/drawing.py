@@ -23,7 +23,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
 from benchmarks.evaluation import random_weights
-from benchmarks.measuring import FLOP_OF_UNET, Benchmark, Found, named, parse, parser, profile, ratio, there, told
+from benchmarks.measuring import (
+    FLOP_OF_UNET,
+    Benchmark,
+    Found,
+    Profiled,
+    named,
+    parse,
+    parser,
+    profile,
+    ratio,
+    there,
+    told,
+)
 from machine import kind, matmul_rates, timed, where
 from tables import table
 
@@ -79,18 +91,6 @@ class Extraction:
     name: str = "extraction"
     part: ClassVar[str] = "extraction"
     alone: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """A way whose operators are timed."""
-
-    way: Way
-    part: ClassVar[str] = "profiles"
-
-    @property
-    def name(self) -> str:
-        return self.way.name
 
 
 Row = Way | DiTWay | Extraction | Profiled

@@ -6,11 +6,11 @@ import resource
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from time import perf_counter, time
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import psutil
@@ -46,6 +46,22 @@ def parse(options: ArgumentParser, words: Sequence[str] | None) -> Namespace:
     end = float("inf") if arguments.seconds is None else perf_counter() - age + arguments.seconds
     arguments.left = lambda: end - perf_counter()
     return arguments
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A row whose operators are timed."""
+
+    way: Any
+    part: ClassVar[str] = "profiles"
+
+    @property
+    def name(self) -> str:
+        return str(self.way.name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return getattr(self.way, "environment", {})
 
 
 class Benchmark:

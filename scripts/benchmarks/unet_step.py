@@ -27,6 +27,7 @@ from benchmarks.measuring import (
     NOT_MEASURED,
     Benchmark,
     Found,
+    Profiled,
     bytes_of_libraries,
     cast,
     parse,
@@ -86,22 +87,6 @@ class Equality:
     name: str = "difference of the weights"
     part: ClassVar[str] = "equality"
     alone: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """A way whose operators are timed."""
-
-    way: Way
-    part: ClassVar[str] = "profiles"
-
-    @property
-    def name(self) -> str:
-        return self.way.name
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return self.way.environment
 
 
 WAYS = (  # most telling first

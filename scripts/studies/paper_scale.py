@@ -24,7 +24,8 @@ import tables
 import toy
 from command import command_line, parse, parser
 from machine import matmul_rates, synchronise, where
-from studies.photographs import FULL, TOY, Cell, Clock, Scale, Study
+from studies.photographs import FULL, TOY, Clock, Scale, Study
+from studies.runner import Cell
 
 START = perf_counter()
 BEFORE_SAMPLERS, SAMPLERS = 15, 0.25  # cells that come before the comparison of samplers; its share of the time

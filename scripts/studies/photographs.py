@@ -48,6 +48,7 @@ from dualoptim_diffusion.unlearning.saliency import (
 )
 from machine import synchronise
 from studies.figures import frechet_infinity, kernel_distance
+from studies.runner import Cell
 from studies.small_judges import train_judge, untrained
 
 JUDGES = {"judge": "resnet18", "features": "dla34"}  # networks by what they are for; seeds 0 and 1
@@ -93,17 +94,6 @@ TOY = Scale(
     batch_size=4, drawn_at_once=8, num_steps=2, forgotten=4, retained=4, of_base=4, mask_batches=1, judge_epochs=1,
     ema_decay=0.9, steps=2,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A forgetting run: a packaged recipe with overrides, a class and a seed; `group` names what is compared."""
-
-    group: str
-    recipe: str
-    class_name: str
-    seed: int
-    overrides: tuple[str, ...] = ()
 
 
 @dataclass
@@ -247,7 +237,7 @@ class Study:
     def held_out_loss(self, weights: Mapping[str, Tensor], num_batches: int = 4) -> float:
         """Mean squared error a pixel of predicted noise on held-out images; the same draws each time."""
         before = self.keep_weights()
-        self.network.load_state_dict(weights)
+        self.restore(weights)
         self.network.eval()
         size = min(self.scale.drawn_at_once, len(self.held_out))
         batches = self.batches(self.held_out, "held-out", 0, size)
@@ -256,7 +246,7 @@ class Study:
             batch = batches(i)
             losses = self.model.loss(batch.x_0, batch.timesteps, batch.noise, batch.class_labels)
             total += float(losses.mean()) / batch.x_0[0].numel() / num_batches
-        self.network.load_state_dict(before)
+        self.restore(before)
         return total
 
     def keep_weights(self) -> dict[str, Tensor]:
@@ -332,7 +322,7 @@ class Study:
         synchronise()
         return {
             "num_steps": method.num_steps,
-            "images": method.num_steps * self.scale.batch_size * sum(phase_steps(method)),
+            "images": self.scale.batch_size * sum(method.num_updates.values()),
             "mask_density": share,
             "stopped": stopped,
             "last": last,
@@ -401,12 +391,6 @@ class Study:
     def _spread(self, score: LabelScore) -> float:
         real = self._held_out_features[score.label]
         return float(score.features.double().var(0).sum() / real.double().var(0).sum().cpu())
-
-
-def phase_steps(method: Any) -> tuple[int, int]:
-    """Updates an outer step takes: of the forget and of the retain set."""
-    updates = method.num_updates
-    return updates["forget"] // method.num_steps, updates["retain"] // method.num_steps
 
 
 @contextmanager

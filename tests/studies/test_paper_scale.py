@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import tables
 from studies import paper_scale
-from studies.photographs import Cell, Study
+from studies.photographs import Study
+from studies.runner import Cell
 
 
 def call(out: Path, *words: str) -> dict:
