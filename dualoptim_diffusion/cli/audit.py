@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dualoptim_diffusion.cli.options import Json, RunArgument, app, result
+from dualoptim_diffusion.cli.options import Json, RunArgument, app, result, starting
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import parse_recipe
@@ -46,6 +46,7 @@ def audit(
     others = [override for override in overrides or () if override not in own]
     values = {"audit": BUDGETS[budget.value].model_dump()}
     spent = parse_recipe(AuditConfig, values, own, "The audit's budget").audit
+    starting(f"Auditing {run}")
     from dualoptim_diffusion.report.audits import text
     from dualoptim_diffusion.runs import audit as runs_audit
     from dualoptim_diffusion.runs.experiment import open_run

@@ -1,6 +1,6 @@
 """`dualoptim encode`."""
 
-from dualoptim_diffusion.cli.options import Json, Overrides, RecipeArgument, app, result
+from dualoptim_diffusion.cli.options import Json, Overrides, RecipeArgument, app, result, starting
 
 
 @app.command()
@@ -10,6 +10,7 @@ def encode(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = 
     Runs encode what they need by themselves; this is for many runs over one data set, and several processes share it.
     The latents lie in data.latents, or in the cache.
     """
+    starting(f"Encoding the images of {recipe}")
     from dualoptim_diffusion.runs.encode import encode_recipe
 
     if (made := encode_recipe(recipe, overrides or ())) is not None:

@@ -12,6 +12,7 @@ from dualoptim_diffusion.cli.options import (
     app,
     inception,
     result,
+    starting,
 )
 
 
@@ -32,6 +33,7 @@ def evaluate(
 
     Overrides may change the sections sampling and evaluation alone: the run was made with the others.
     """
+    starting(f"Evaluating {run}")
     from dualoptim_diffusion.report import table
     from dualoptim_diffusion.runs.evaluate import evaluate_again
     from dualoptim_diffusion.runs.experiment import open_run

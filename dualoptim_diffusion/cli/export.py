@@ -11,6 +11,7 @@ from dualoptim_diffusion.cli.options import (
     app,
     refuse_existing,
     result,
+    starting,
 )
 
 
@@ -26,6 +27,7 @@ def export(
 ) -> None:
     """Write a model for diffusers without this package; its outputs stay equal."""
     refuse_existing(out, overwrite, "model_index.json")
+    starting(f"Exporting {model}")
     from dualoptim_diffusion.runs.porting import export_model
 
     result(export_model(model, out, format_name), as_json)

@@ -18,6 +18,7 @@ from dualoptim_diffusion.cli.options import (
     inception,
     planned,
     result,
+    starting,
 )
 from dualoptim_diffusion.core.errors import InputError
 
@@ -40,6 +41,8 @@ def forget(
 
     With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
     """
+    verb = "Planning to forget" if dry_run else "Forgetting"
+    starting(f"{verb} {', '.join(classes or ['the classes'])} as {recipe} says")
     from dualoptim_diffusion.runs.experiment import open_experiment
 
     experiment = open_experiment(recipe, classes or (), [*(overrides or ()), *inception(inception_weights)])

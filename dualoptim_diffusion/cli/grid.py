@@ -10,6 +10,7 @@ from dualoptim_diffusion.cli.options import (
     RunArgument,
     app,
     refuse_existing,
+    starting,
 )
 from dualoptim_diffusion.core.errors import InputError
 
@@ -37,6 +38,7 @@ def grid(
 
     for path in () if out is None else grid_files(out)[: 1 if contact_sheet else None]:
         refuse_existing(path, overwrite)
+    starting(f"Drawing the images of {run}")
     from dualoptim_diffusion.runs.experiment import open_run
     from dualoptim_diffusion.runs.grid import draw_run_grid, draw_run_sheet
 

@@ -11,6 +11,7 @@ from dualoptim_diffusion.cli.options import (
     app,
     refuse_existing,
     result,
+    starting,
 )
 
 
@@ -37,6 +38,7 @@ def import_(
 ) -> None:
     """Turn a checkpoint of SA, SalUn, SFRon, DualOptim or DiT into a pipeline folder; nothing in it is executed."""
     refuse_existing(out, overwrite, "model_index.json")
+    starting(f"Importing {checkpoint}")
     from dualoptim_diffusion.runs.porting import import_checkpoint
 
     result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)

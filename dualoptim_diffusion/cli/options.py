@@ -1,12 +1,15 @@
 """What the commands share: the application, their options, and how they print. No torch here."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import say
+from dualoptim_diffusion.core.threads import choose_wait_policy
 
 app = typer.Typer(
     help="Name a class, get back a diffusers pipeline that can no longer draw it, and a report that shows it.",
@@ -34,6 +37,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 StopAfter = Annotated[
     int | None, typer.Option(min=1, help="Save and stop after N steps, as a signal would (exit code 75).", metavar="N")
 ]
+
+
+def starting(what: str) -> None:
+    """Says to a terminal at once what is done, for torch takes seconds to load, and chooses how its threads wait."""
+    if sys.stderr.isatty():
+        say(f"{what} ...")
+    choose_wait_policy()
 
 
 def inception(weights: Path | None) -> list[str]:

@@ -16,6 +16,7 @@ from dualoptim_diffusion.cli.options import (
     planned,
     refuse_existing,
     result,
+    starting,
 )
 
 
@@ -31,6 +32,7 @@ def pretrain(
 ) -> None:
     """Train a model from scratch. It is cached by recipe hash; an interrupted training continues."""
     refuse_existing(out, overwrite, "model_index.json")
+    starting(f"Pretraining as {recipe} says")
     from dualoptim_diffusion.runs.pretrain import make_base_model, open_pretraining
 
     loaded, accelerator = open_pretraining(recipe, overrides or ())

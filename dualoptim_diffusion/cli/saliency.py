@@ -14,6 +14,7 @@ from dualoptim_diffusion.cli.options import (
     app,
     refuse_existing,
     result,
+    starting,
 )
 
 
@@ -28,6 +29,7 @@ def saliency(
 ) -> None:
     """Compute which weights the forget phase may change, for `forget --mask`."""
     refuse_existing(out, overwrite)
+    starting(f"Making a mask as {recipe} says")
     from dualoptim_diffusion.runs.experiment import open_experiment
     from dualoptim_diffusion.runs.mask import make_mask
 

@@ -9,6 +9,7 @@ from dualoptim_diffusion.cli.options import (
     Json,
     app,
     result,
+    starting,
 )
 
 
@@ -32,6 +33,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw images; a run folder's recipe gives the scheduler settings that are not named here."""
+    starting(f"Drawing from {model}")
     from dualoptim_diffusion.runs.sample import sample_model
 
     named = {

@@ -15,6 +15,7 @@ from dualoptim_diffusion.cli.options import (
     planned,
     refuse_existing,
     result,
+    starting,
 )
 
 
@@ -29,6 +30,7 @@ def train_classifier(
 ) -> None:
     """Train the classifier that judges samples, and measure it on held-out real images."""
     refuse_existing(out, overwrite, "classifier.json")
+    starting(f"Training a classifier as {recipe} says")
     from dualoptim_diffusion.runs.train_classifier import make_classifier, open_classifier_recipe
 
     loaded, accelerator = open_classifier_recipe(recipe, overrides or ())

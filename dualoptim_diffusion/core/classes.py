@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from dualoptim_diffusion.core.errors import InputError, nearest
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ID = re.compile(r"\d{1,9}")
 NUMBER = re.compile(r" \(\d+\)$")  # as `distinct_names` writes it
 MANY, SPELLINGS = 1000, 10  # of so many names so many may be spelled otherwise elsewhere

@@ -17,6 +17,8 @@ def choose_wait_policy(load: Path = Path("/proc/loadavg")) -> None:
     if any(name in os.environ for name in CHOSEN_BY_USER):
         return
     own, others = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, others_running(load)
+    if (chosen := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # torchrun gives each process one
+        own = min(own, int(chosen))
     if others >= 0.5 and own + others > (os.cpu_count() or 1):
         os.environ["OMP_WAIT_POLICY"] = "passive"
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.cache import cache_entry, cache_folder, get_or_make_locked
 
-NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 TRAIN_PER_CLASS = 5000
 ALLOWED = {  # all that an array needs to be rebuilt

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.data import cifar10, folder, imagenet
-from dualoptim_diffusion.data.folder import Listing
+from dualoptim_diffusion.data import cifar10, digits, folder, imagenet
 from dualoptim_diffusion.data.pixels import open_pixels
 from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import Stored
+from dualoptim_diffusion.files.class_folders import Listing, list_folder
 
-DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_MAX = 16  # scikit-learn's digits are grey levels 0..16
 DIGITS_SHAPE = (1, 8, 8)
 HELD_OUT = 0.2  # share of each class that no model is trained on, where the data come without a test set
@@ -111,9 +111,9 @@ def data_facts(config: DataConfig) -> DataFacts:
     shape: tuple[int, ...]
     if config.name == "cifar10":
         return DataFacts(
-            dict(enumerate(cifar10.NAMES)),
+            dict(enumerate(CIFAR10)),
             (3, size or cifar10.SIDE, size or cifar10.SIDE),
-            dict.fromkeys(range(len(cifar10.NAMES)), cifar10.TRAIN_PER_CLASS),
+            dict.fromkeys(range(len(CIFAR10)), cifar10.TRAIN_PER_CLASS),
         )
     if config.name == "digits":
         train, _ = _digits()
@@ -128,7 +128,7 @@ def data_facts(config: DataConfig) -> DataFacts:
     else:
         listing = _listing(config)
         size = _side(config)
-        id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), listing.shape(size)
+        id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), folder.shape_of(listing, size)
         if not listing.test:
             labels = labels[~hold_out(labels)]
     counts = dict(enumerate(labels.bincount(minlength=len(id2label)).tolist()))
@@ -149,23 +149,21 @@ def hold_out(class_labels: Tensor) -> Tensor:
 
 def _digits() -> tuple[ImageSet, ImageSet]:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey; a fixed fifth of each class is held out."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.from_numpy(raw.images).mul(255 / DIGITS_MAX).round().to(torch.uint8)[:, None]  # [N, 1, 8, 8]
-    return _without_test_set(ImageSet(images, torch.from_numpy(raw.target).long(), dict(enumerate(DIGIT_NAMES))))
+    grey, labels = torch.from_numpy(digits.read()).split((64, 1), dim=1)
+    images = grey.mul(255 / DIGITS_MAX).round().to(torch.uint8).view(-1, *DIGITS_SHAPE)
+    return _without_test_set(ImageSet(images, labels[:, 0].long(), dict(enumerate(DIGITS))))
 
 
 def _cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     train, test = cifar10.load(config.path)
-    id2label = dict(enumerate(cifar10.NAMES))
+    id2label = dict(enumerate(CIFAR10))
     return ImageSet(*train, id2label), ImageSet(*test, id2label)
 
 
 def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """`PATH/train/CLASS/*` and `PATH/test/CLASS/*`; without the latter a fixed fifth of each class is held out."""
     listing, size = _listing(config), _side(config)
-    shape = listing.shape(size)
+    shape = folder.shape_of(listing, size)
     like = None if size else listing.train[0].path
     train, test = (
         ImageSet(open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
@@ -201,7 +199,7 @@ def _listing(config: DataConfig) -> Listing:
     if config.name == "imagenet" and (missing := _missing_imagenet(config)):
         raise InputError(missing)
     assert config.path is not None  # the recipe has checked it
-    listing = folder.list_folder(config.path)
+    listing = list_folder(config.path)
     listing = folder.without_damaged(listing) if config.skip_damaged else listing
     return imagenet.named(listing, config.path) if config.name == "imagenet" else listing
 

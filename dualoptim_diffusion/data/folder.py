@@ -1,11 +1,9 @@
-"""Folders of real images with a subfolder for each class: which files there are."""
+"""Folders of real images with a subfolder for each class: their shape, the damaged ones, their pixels."""
 
 import os
 import sys
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 
@@ -14,80 +12,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError, nearest
-from dualoptim_diffusion.data.pixels import GREY_MODES, Entry, FolderPixels, check_decodes, each_works, mode_and_size
-
-SUFFIXES = (".png", ".jpg", ".jpeg")  # in any case; ImageNet's end in .JPEG
-TEST_FOLDERS = ("test", "val")
+from dualoptim_diffusion.data.pixels import GREY_MODES, FolderPixels, check_decodes, each_works, mode_and_size
+from dualoptim_diffusion.files.class_folders import Entry, Listing, files_of_classes
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Files and labels of `train/CLASS` and `test/CLASS`, in the order of class and file names."""
-
-    id2label: dict[int, str]
-    train: tuple[Entry, ...]
-    train_labels: tuple[int, ...]
-    test: tuple[Entry, ...]
-    test_labels: tuple[int, ...]
-
-    @cached_property
-    def first_of_each(self) -> list[str]:
-        """One training file a class."""
-        return [self.train[bisect_left(self.train_labels, i)].path for i in self.id2label]  # labels are in order
-
-    def shape(self, image_size: int | None) -> tuple[int, int, int]:
-        """[C, H, W]: grey where the first image of every class is, as large as the first of all or as asked for."""
-        modes, sizes = zip(*(mode_and_size(path) for path in self.first_of_each), strict=True)
-        width, height = (image_size, image_size) if image_size else sizes[0]
-        if image_size is None and width != height:
-            raise InputError(
-                f"{self.first_of_each[0]} has {width} x {height} pixels; set data.image_size to crop and resize all "
-                "images to a square."
-            )
-        return 1 if all(mode in GREY_MODES for mode in modes) else 3, height, width
-
-
-def list_folder(root: str | Path) -> Listing:
-    """What `root/train/CLASS` and `root/test/CLASS` (or `val`) hold; classes are the subfolders of train, sorted.
-
-    Raises:
-        InputError: if a folder holds no images or cannot be read, or the test set has a class that the training set
-            has not.
-    """
-    train_root = Path(root) / "train"
-    if not train_root.is_dir():
-        raise InputError(f"There is no folder {str(train_root)!r}; data.path must hold train/CLASS/*.png or .jpg.")
-    names = sorted(entry.name for entry in os.scandir(train_root) if entry.is_dir())
-    id2label = dict(enumerate(names))
-    train, train_labels = _files(train_root, names)
-    present = set(train_labels)
-    for i, name in id2label.items():
-        if i not in present:
-            raise InputError(f"{train_root / name} holds no images (.png, .jpg); remove it or fill it.")
-    if not names:
-        raise InputError(f"{train_root} holds no subfolders; it must hold one for each class, with its images.")
-    test_root = next((Path(root) / name for name in TEST_FOLDERS if (Path(root) / name).is_dir()), None)
-    test: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
-    if test_root is not None:
-        for entry in os.scandir(test_root):
-            if entry.is_dir() and entry.name not in names:
-                raise InputError(f"{entry.path} is named after no class of {train_root}: {nearest(entry.name, names)}")
-        test = _files(test_root, names)
-        if not test[0]:
-            raise InputError(
-                f"{test_root} holds no images (.png, .jpg); fill it, or remove it to hold out a fifth of each class."
-            )
-    return Listing(id2label, train, train_labels, *test)
-
-
-def _files(root: Path, names: Sequence[str]) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
-    entries: list[Entry] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(_scan(root / name)) if (root / name).is_dir() else []
-        entries += found
-        labels += [label] * len(found)
-    return tuple(entries), tuple(labels)
+def shape_of(listing: Listing, image_size: int | None) -> tuple[int, int, int]:
+    """[C, H, W]: grey where the first image of every class is, as large as the first of all or as asked for."""
+    modes, sizes = zip(*(mode_and_size(path) for path in listing.first_of_each), strict=True)
+    width, height = (image_size, image_size) if image_size else sizes[0]
+    if image_size is None and width != height:
+        raise InputError(
+            f"{listing.first_of_each[0]} has {width} x {height} pixels; set data.image_size to crop and resize all "
+            "images to a square."
+        )
+    return 1 if all(mode in GREY_MODES for mode in modes) else 3, height, width
 
 
 def without_damaged(listing: Listing) -> Listing:
@@ -120,17 +58,6 @@ def _sound(entries: tuple[Entry, ...]) -> tuple[bool, ...]:
     return sound
 
 
-def _scan(folder: Path) -> Iterator[Entry]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(SUFFIXES):
-                    facts = entry.stat()
-                    yield Entry(entry.path, facts.st_size, facts.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read ({error}).") from None
-
-
 def read_class_folders(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, C, H, W] and labels [N] of `root/CLASS/*.{png,jpg}`, resized to the shape [C, H, W].
 
@@ -143,7 +70,7 @@ def read_class_folders(root: Path, id2label: Mapping[int, str], shape: tuple[int
     for entry in os.scandir(root):
         if entry.is_dir() and entry.name not in names:
             raise InputError(f"{entry.path} is named after no class: {nearest(entry.name, names)}")
-    entries, positions = _files(root, names)
+    entries, positions = files_of_classes(root, names)
     if not entries:
         raise InputError(f"{root} holds no images in folders named after classes, such as {names[0]}/0.png.")
     channels, height, width = shape

@@ -5,7 +5,7 @@ from functools import cache
 
 from dualoptim_diffusion.core.classes import distinct_names
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.data.folder import Listing
+from dualoptim_diffusion.files.class_folders import Listing
 
 SIDE = 256  # pixels, where data.image_size says nothing else
 TRAIN_PER_CLASS = 1281  # on average; 732 to 1300

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
+from dualoptim_diffusion.files.class_folders import Entry
 
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
@@ -24,14 +24,6 @@ CROP = "box halvings, then bicubic; centre"  # how `decode` makes images of one 
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
 AT_ONCE = 256  # files in the hands of the decoding threads
 SMALL_FILE = 10_000  # bytes of a file that is decoded sooner than a thread is told to
-
-
-class Entry(NamedTuple):
-    """A file as its folder lists it."""
-
-    path: str
-    size: int
-    mtime_ns: int
 
 
 class FolderPixels:

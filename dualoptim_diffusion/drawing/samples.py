@@ -1,7 +1,7 @@
 """Sample folders: shards of drawn images with a manifest that says from which weights and how they were drawn."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +129,15 @@ def draw_samples(
     chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
-    scheduler = make_scheduler(settings.scheduler, model.learned_variance)
+    scheduler = cache(partial(make_scheduler, settings.scheduler, model.learned_variance))  # only if any is drawn
     total, latents = sum(len(wanted_seeds) for _, wanted_seeds, _ in mine), autoencoder_sha256 is not None
     with tqdm(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
         for label, wanted_seeds, padded in mine:
             shard = folder / samples_shard(label, wanted_seeds)
             if not _is_sound(shard, len(wanted_seeds), known.get(shard.name)):
-                made = _draw_chunk(model, scheduler, label, wanted_seeds, padded, settings, accelerator.device, latents)
+                made = _draw_chunk(
+                    model, scheduler(), label, wanted_seeds, padded, settings, accelerator.device, latents
+                )
                 with atomic_path(shard) as beside:
                     save_file(made, beside)
             bar.update(len(wanted_seeds))

@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from dualoptim_diffusion.files.pipeline_folder import is_dit, model_folder, pipeline_folder
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
-from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.folders import check_complete, is_dit, model_folder, pipeline_folder
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
-from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.models.dit_module import DiTModule
+from dualoptim_diffusion.models.saved_network import check_complete
+from dualoptim_diffusion.models.unet_module import UNetModule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import AutoencoderKL
 
+    from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+    from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+
 __all__ = [
     "ConditionalDDPM",
-    "ConditionalDDPMPipeline",
     "ConditionalDiT",
-    "ConditionalDiTPipeline",
-    "ConditionalUNet",
     "DenoisingModel",
-    "DiT",
+    "DiTModule",
+    "UNetModule",
     "autoencoder_sha256",
     "load_pipeline",
     "model_sha256",
@@ -109,12 +109,15 @@ class DenoisingModel(Protocol):
 
 def load_pipeline(
     folder: str | Path, device: torch.device | str = "cpu"
-) -> ConditionalDDPMPipeline | ConditionalDiTPipeline:
+) -> "ConditionalDDPMPipeline | ConditionalDiTPipeline":
     """The pipeline in a run folder or a pipeline folder.
 
     Raises:
         InputError: if there is none, it is damaged, or it names parts of another library.
     """
+    from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+    from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+
     folder = model_folder(Path(folder))
     with pipeline_folder(folder):
         kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 
+from dualoptim_diffusion.files.pipeline_folder import check_scheduler, class_names, class_of, forgotten_names
 from dualoptim_diffusion.models.denoiser import Denoiser
-from dualoptim_diffusion.models.folders import check_complete
-from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
-from dualoptim_diffusion.models.stock import table_rows, x_0_shape
-from dualoptim_diffusion.models.unet import ClassHalf, ConditionalUNet
+from dualoptim_diffusion.models.saved_network import check_complete, read_network
+from dualoptim_diffusion.models.stock import AnyUNet, table_rows, x_0_shape
+from dualoptim_diffusion.models.unet_layers import ClassEmbedding
+from dualoptim_diffusion.models.unet_module import UNetModule
 
 # Lets `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` find our class.
 PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa: F401\n"
@@ -21,12 +21,10 @@ PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa
 class ConditionalDDPM(Denoiser):
     """A U-Net, native or a stock one with a class table; a last label without a name is the null class."""
 
-    network: ConditionalUNet | UNet2DModel
+    network: AnyUNet
 
-    def __init__(
-        self, network: ConditionalUNet | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
-    ) -> None:
-        rows, native = table_rows(network), isinstance(network, ConditionalUNet)
+    def __init__(self, network: AnyUNet, id2label: dict[int, str], forgotten: Sequence[str] = ()) -> None:
+        rows, native = table_rows(network), isinstance(network, UNetModule)
         if rows - len(id2label) not in ((1,) if native else (0, 1)):
             raise ValueError(f"its network knows {rows - native} classes, of which {len(id2label)} are named")
         null_class = len(id2label) if rows > len(id2label) else None
@@ -35,7 +33,7 @@ class ConditionalDDPM(Denoiser):
     @property
     def class_tables(self) -> list[nn.Parameter]:
         embedding = self._unet.class_embedding
-        table: Any = embedding.table if isinstance(embedding, ClassHalf) else embedding
+        table: Any = embedding.table if isinstance(embedding, ClassEmbedding) else embedding
         return [table.weight]
 
     @property
@@ -43,11 +41,13 @@ class ConditionalDDPM(Denoiser):
         return self._unet.mid_block
 
     @property
-    def _unet(self) -> UNet2DModel:
-        return self.network.unet if isinstance(self.network, ConditionalUNet) else self.network
+    def _unet(self) -> Any:
+        return self.network.unet if isinstance(self.network, UNetModule) else self.network
 
     def save(self, folder: Path) -> None:
         """Writes a diffusers pipeline folder that `ConditionalDDPMPipeline.from_pretrained` loads."""
+        from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+
         self.network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
         ConditionalDDPMPipeline.from_parts(self.network, self.id2label, self.forgotten).save_pretrained(folder)
         (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
@@ -55,6 +55,13 @@ class ConditionalDDPM(Denoiser):
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "ConditionalDDPM":
         """Reads such a folder."""
+        if class_of(folder, "unet") == "ConditionalUNet":
+            check_scheduler(folder)
+            network = read_network(UNetModule, Path(folder) / "unet").to(device)
+            names = class_names(folder) or {i: str(i) for i in range(network.num_classes)}
+            return cls(network, names, forgotten_names(folder))
+        from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
+
         pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True)
         check_complete(pipeline.unet)
         return cls(pipeline.to(device).unet, pipeline.id2label, pipeline.forgotten)

@@ -44,6 +44,7 @@ class Denoiser:
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
     passes = "fp32"  # how `prepare` made them; others round otherwise
+    repeated_block: type[nn.Module] | tuple[()] = ()  # what alone is compiled of a network of equal blocks
     _autocast = False  # to bf16
     _memory_format = torch.preserve_format
 
@@ -84,8 +85,10 @@ class Denoiser:
 
     def fresh_network(self) -> Any:
         """A network like this one with random weights, from torch's global generator."""
-        config = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
-        return type(self.network)(**config)  # from_config would take positional arguments for defaults
+        arguments = getattr(self.network, "arguments", None)
+        if arguments is None:  # a stock network's; its from_config would take positional arguments for defaults
+            arguments = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        return type(self.network)(**arguments)
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass from now on, which keeps few of them."""
@@ -108,11 +111,11 @@ class Denoiser:
         self._autocast = precision == "bf16"
         self._memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.passes = ", ".join([precision, *["channels_last"] * channels_last, *["compiled"] * compiled])
-        by_block = compiled and bool(self.network._repeated_blocks)
-        if by_block:
-            self.network.compile_repeated_blocks(dynamic=False)
+        blocks = [module for module in self.network.modules() if isinstance(module, self.repeated_block)]
+        for block in blocks if compiled else ():
+            block.compile(dynamic=False)
         prepared = accelerator.prepare(self._wrapped)
-        self._forward = torch.compile(prepared, dynamic=False) if compiled and not by_block else prepared
+        self._forward = torch.compile(prepared, dynamic=False) if compiled and not blocks else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
 
     def capture_training(self, batch_size: int) -> None:

@@ -3,23 +3,29 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DiTPipeline
 from torch import Tensor, nn
 
 from dualoptim_diffusion.diffusion.process import variational_bound
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
-from dualoptim_diffusion.models.autoencoder import downsampling, from_latents, latents_of, posterior_moments
+from dualoptim_diffusion.files.pipeline_folder import check_scheduler, class_names, class_of, forgotten_names
+from dualoptim_diffusion.models.autoencoder import (
+    downsampling,
+    from_latents,
+    latents_of,
+    load_autoencoder,
+    posterior_moments,
+)
 from dualoptim_diffusion.models.denoiser import Denoiser
-from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
-from dualoptim_diffusion.models.folders import check_complete
+from dualoptim_diffusion.models.dit_module import Block, DiTModule
+from dualoptim_diffusion.models.saved_network import check_complete, read_network
 from dualoptim_diffusion.models.stock import check_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from diffusers import AutoencoderKL
 
 STOCK_CLASSES = 1000  # the null class that diffusers' DiTPipeline takes for granted
 
@@ -36,30 +42,35 @@ class ConditionalDiT(Denoiser):
         vae: the autoencoder of its latents; none for a DiT of pixels.
     """
 
-    network: DiT
+    network: DiTModule
+    repeated_block = Block
 
     def __init__(
-        self, network: DiT, id2label: dict[int, str], forgotten: Sequence[str] = (), vae: AutoencoderKL | None = None
+        self,
+        network: DiTModule,
+        id2label: dict[int, str],
+        forgotten: Sequence[str] = (),
+        vae: "AutoencoderKL | None" = None,
     ) -> None:
-        config = network.config
-        if len(id2label) != config.num_classes:
-            raise ValueError(f"its network knows {config.num_classes} classes, of which {len(id2label)} are named")
-        shape = (config.in_channels, config.sample_size, config.sample_size)
+        if len(id2label) != network.num_classes:
+            raise ValueError(f"its network knows {network.num_classes} classes, of which {len(id2label)} are named")
+        shape = (network.in_channels, network.sample_size, network.sample_size)
         # the bound at t = 0 divides by 1 - abar_0 = 1e-4, of which float32 keeps four digits
         super().__init__(network, id2label, forgotten, network.null_class, shape, torch.float64)
-        self.learned_variance = config.out_channels == 2 * config.in_channels
+        self.learned_variance = network.out_channels == 2 * network.in_channels
         self.vae = None if vae is None else vae.eval().requires_grad_(False)
 
     @property
     def class_tables(self) -> list[nn.Parameter]:
-        return [self.network.embedder.class_embedder.embedding_table.weight]
+        table: Any = self.network.embedder.class_embedder.embedding_table
+        return [table.weight]
 
     @property
     def middle(self) -> nn.Module:
         blocks = self.network.transformer_blocks
         return blocks[len(blocks) // 2]
 
-    def fresh_network(self) -> DiT:
+    def fresh_network(self) -> DiTModule:
         return super().fresh_network().initialise()
 
     @property
@@ -86,7 +97,7 @@ class ConditionalDiT(Denoiser):
         return losses + variational_bound(output, x_0, x_t, timesteps) if self.learned_variance else losses
 
     @property
-    def autoencoder(self) -> AutoencoderKL | None:
+    def autoencoder(self) -> "AutoencoderKL | None":
         return self.vae
 
     def moments(self, images: Tensor) -> Tensor:
@@ -109,12 +120,17 @@ class ConditionalDiT(Denoiser):
 
     def save(self, folder: Path) -> None:
         """Writes a pipeline folder: diffusers' own `DiTPipeline` where that can draw it, else ours."""
+        from diffusers import DiTPipeline
+
+        from dualoptim_diffusion.models.dit_network import DiT
+        from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+
         if self.vae is None or self.num_classes != STOCK_CLASSES:
             pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
             pipeline.save_pretrained(folder)
             (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
             return
-        DiTPipeline(self.network.to_stock(), self.vae, make_scheduler("ddim")).save_pretrained(folder)
+        DiTPipeline(DiT.of(self.network).to_stock(), self.vae, make_scheduler("ddim")).save_pretrained(folder)
         index = Path(folder) / "model_index.json"  # diffusers leaves the names out
         names = {"id2label": {str(i): name for i, name in self.id2label.items()}, "forgotten": self.forgotten}
         content = json.loads(index.read_text(encoding="utf-8")) | names
@@ -128,6 +144,14 @@ class ConditionalDiT(Denoiser):
             InputError: if it is of another diffusion process.
         """
         check_process(folder)
+        if class_of(folder, "transformer") == "DiT":
+            check_scheduler(folder)
+            network = read_network(DiTModule, Path(folder) / "transformer").to(device)
+            names = class_names(folder) or {i: str(i) for i in range(network.num_classes)}
+            vae = None if class_of(folder, "vae") is None else load_autoencoder(str(folder)).to(device)
+            return cls(network, names, forgotten_names(folder), vae)
+        from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+
         pipeline = ConditionalDiTPipeline.from_pretrained(folder)  # diffusers takes nothing but tensors
         check_complete(pipeline.transformer)
         return cls(pipeline.to(device).transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.autoencoder import from_latents
+from dualoptim_diffusion.models.dit_module import DiTModule
 from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.images import decode_images
 from dualoptim_diffusion.models.pipeline import ClassPipeline
@@ -36,23 +37,28 @@ class ConditionalDiTPipeline(ClassPipeline):
         network = transformer if isinstance(transformer, DiT) else DiT.from_stock(transformer)
         self.register_modules(transformer=network, scheduler=scheduler, vae=vae)
         names = {int(i): name for i, name in (id2label or {}).items()}
-        names = names or {i: str(i) for i in range(network.config.num_classes)}
+        names = names or {i: str(i) for i in range(network.num_classes)}
         self.register_names(network.null_class, names, forgotten)
 
     @classmethod
     def from_parts(
-        cls, network: DiT, id2label: Mapping[int, str], forgotten: Sequence[str] = (), vae: AutoencoderKL | None = None
+        cls,
+        network: DiTModule,
+        id2label: Mapping[int, str],
+        forgotten: Sequence[str] = (),
+        vae: AutoencoderKL | None = None,
     ) -> "ConditionalDiTPipeline":
         """A pipeline around a network, with the DDIM scheduler."""
-        return cls(network, make_scheduler("ddim"), vae, {str(i): n for i, n in id2label.items()}, forgotten)
+        names = {str(i): name for i, name in id2label.items()}
+        return cls(DiT.of(network), make_scheduler("ddim"), vae, names, forgotten)
 
     @property
     def network(self) -> Any:
         return self.transformer
 
     def shape(self) -> tuple[int, ...]:
-        config = self.transformer.config
-        return config.in_channels, config.sample_size, config.sample_size
+        network = self.transformer
+        return network.in_channels, network.sample_size, network.sample_size
 
     def decode(self, x_0: Tensor) -> Tensor:
         return decode_images(x_0 if self.vae is None else from_latents(self.vae, x_0))

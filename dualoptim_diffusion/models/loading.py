@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.pipeline_folder import is_dit, is_hub_id, model_folder, pipeline_folder
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.folders import is_dit, is_hub_id, model_folder, pipeline_folder
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 
 

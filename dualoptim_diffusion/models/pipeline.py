@@ -13,6 +13,7 @@ from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.models.images import decode_images, to_pil
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.models.unet_module import UNetModule
 
 
 class ClassPipeline(DiffusionPipeline):
@@ -130,11 +131,12 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     @classmethod
     def from_parts(
-        cls, unet: ConditionalUNet | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
+        cls, unet: UNetModule | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
     ) -> "ConditionalDDPMPipeline":
         """A pipeline around a network, with the DDIM scheduler; a last label without a name is the null class."""
         null_class = len(id2label) if table_rows(unet) > len(id2label) else None
         names = {str(i): name for i, name in id2label.items()}
+        unet = ConditionalUNet.of(unet) if isinstance(unet, UNetModule) else unet
         return cls(unet, make_scheduler("ddim"), null_class, names, list(forgotten))
 
     @property

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
-from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.models.dit_module import DiTModule
+from dualoptim_diffusion.models.unet_module import UNetModule
 
 WEIGHTS = ("raw", "ema")
 LISTED = 3  # names in a sentence
@@ -43,13 +43,13 @@ RENAMED = (
 class Imported(NamedTuple):
     """A network with the weights of a checkpoint."""
 
-    network: ConditionalUNet | DiT
+    network: UNetModule | DiTModule
     step: int | None  # of the training that saved it
     left_over: list[str]  # names in the file that the network has no use for
 
 
 def published_name(name: str, levels: int) -> str:
-    """The published name of a parameter of `ConditionalUNet`; upward levels are counted from the top there."""
+    """The published name of a parameter of `UNetModule`; upward levels are counted from the top there."""
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"^up\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
@@ -73,7 +73,7 @@ def import_published(
     tensors = chosen_weights(path, stored, weights)
     network = _network(path, tensors, image_size)
     own = network.state_dict()
-    names = {name: published_name(name, len(network.config.multipliers)) for name in own}
+    names = {name: published_name(name, len(network.arguments["multipliers"])) for name in own}
     if missing := [name for name in names.values() if name not in tensors]:
         raise lacks(path, missing)
     network.load_state_dict({name: _fit(path, tensors, names[name], own[name]) for name in own})
@@ -94,7 +94,7 @@ def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[s
     return tensors
 
 
-def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> ConditionalUNet:
+def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> UNetModule:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> Cond
     if image_size < 1:
         raise InputError(f"image_size is {image_size}, expected the height and width of the images in pixels.")
     try:
-        return ConditionalUNet(
+        return UNetModule(
             sample_size=image_size,
             in_channels=in_channels,
             num_classes=shape("classes_emb.weight", 2)[0],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
-from dualoptim_diffusion.models.dit_network import DiT
+from dualoptim_diffusion.models.dit_module import DiTModule
 from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks, sizes
 
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
@@ -89,7 +89,7 @@ def import_published_dit(
     return Imported(network.eval(), stored.step, left_over)
 
 
-def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> DiT:
+def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> DiTModule:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
     needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
     if missing := [name for name in needed if name not in tensors]:
@@ -104,7 +104,7 @@ def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -
         raise InputError(f"The width {width} of {path} does not divide among {heads} heads; name their number.")
     tokens = sizes(path, POSITIONS, tensors[POSITIONS], 3)[1] if POSITIONS in tensors else 256
     try:
-        return DiT(
+        return DiTModule(
             sample_size=round(tokens**0.5) * patch_size,
             in_channels=in_channels,
             out_channels=last[0] // patch_size**2,

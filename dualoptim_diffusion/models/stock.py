@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
-from diffusers import UNet2DModel
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
-from dualoptim_diffusion.models.unet import ConditionalUNet
+from dualoptim_diffusion.models.unet_layers import EPS
+from dualoptim_diffusion.models.unet_module import UNetModule
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+AnyUNet = Union[UNetModule, "UNet2DModel"]
 
 PROCESS = {  # what a scheduler must say, or leave to diffusers' equal defaults
     "prediction_type": "epsilon",
@@ -22,13 +27,13 @@ PROCESS = {  # what a scheduler must say, or leave to diffusers' equal defaults
 }
 
 
-def table_rows(network: ConditionalUNet | UNet2DModel) -> int:
+def table_rows(network: AnyUNet) -> int:
     """Labels that the network knows, the null label included where it has one.
 
     Raises:
         InputError: if it has no class table.
     """
-    if isinstance(network, ConditionalUNet):
+    if isinstance(network, UNetModule):
         return network.null_class + 1
     rows = network.config.get("num_class_embeds")
     if rows is None or network.config.get("class_embed_type") is not None:
@@ -36,8 +41,10 @@ def table_rows(network: ConditionalUNet | UNet2DModel) -> int:
     return int(rows)
 
 
-def x_0_shape(network: ConditionalUNet | UNet2DModel) -> tuple[int, int, int]:
+def x_0_shape(network: AnyUNet) -> tuple[int, int, int]:
     """Channels, height and width of the images."""
+    if isinstance(network, UNetModule):
+        return network.in_channels, network.sample_size, network.sample_size
     size = network.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return network.config.in_channels, height, width
@@ -52,7 +59,7 @@ def is_stock(folder: Path) -> bool:
     )
 
 
-def load_stock(folder: Path, null_class: int | None = None) -> UNet2DModel:
+def load_stock(folder: Path, null_class: int | None = None) -> "UNet2DModel":
     """The network of such a folder.
 
     Args:
@@ -62,6 +69,8 @@ def load_stock(folder: Path, null_class: int | None = None) -> UNet2DModel:
     Raises:
         InputError: if it draws no classes, has no such row, or was trained on another diffusion process.
     """
+    from diffusers import UNet2DModel
+
     check_process(folder)
     network, found = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, output_loading_info=True)
     if found["missing_keys"]:
@@ -107,20 +116,49 @@ REPLACED = ("time_embedding.", "class_embedding.")
 
 
 @torch.no_grad()
-def fold(network: ConditionalUNet) -> UNet2DModel:
+def fold(network: UNetModule) -> "UNet2DModel":
     """A stock network with the same output for every input; label `num_classes` stays the null label.
 
     The time MLP fills the low half of the doubled embedding and zeros the rest; row c of the class table
     [num_classes + 1, 8 width] is what the class MLP makes of label c. Training the two differs: the table is no MLP.
     """
     native = network.unet
-    rows = torch.arange(network.config.num_classes + 1, device=native.conv_in.weight.device)
-    stock = UNet2DModel.from_config(native.config, num_class_embeds=len(rows))
+    rows = torch.arange(network.num_classes + 1, device=native.conv_in.weight.device)
+    stock = stock_like(network, len(rows)).to(native.conv_in.weight)  # its device and type
     state = {name: value for name, value in native.state_dict().items() if not name.startswith(REPLACED)}
     for name, value in native.time_embedding.mlp.state_dict().items():
-        padded = torch.zeros_like(stock.get_parameter(f"time_embedding.{name}"), device=value.device)
+        padded = torch.zeros_like(stock.get_parameter(f"time_embedding.{name}"))
         padded[tuple(slice(n) for n in value.shape)] = value
         state[f"time_embedding.{name}"] = padded
-    state["class_embedding.weight"] = native.class_embedding(rows)
+    classes = native.class_embedding(rows)
+    state["class_embedding.weight"] = torch.cat([torch.zeros_like(classes), classes], dim=1)
     stock.load_state_dict(state)
-    return stock.to(native.conv_in.weight.device).eval()
+    return stock.eval()
+
+
+def stock_like(network: UNetModule, num_class_embeds: int | None) -> "UNet2DModel":
+    """diffusers' network of the same layers, with random weights and a class table of so many rows, or none."""
+    from diffusers import UNet2DModel
+
+    own = network.arguments
+    channels = [own["width"] * m for m in own["multipliers"]]
+    attends = [own["sample_size"] >> level in own["attention_resolutions"] for level in range(len(channels))]
+    return UNet2DModel(
+        sample_size=own["sample_size"],
+        in_channels=own["in_channels"],
+        out_channels=own["in_channels"],
+        time_embedding_dim=8 * own["width"],
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        block_out_channels=tuple(channels),
+        layers_per_block=own["layers_per_block"],
+        downsample_padding=0,
+        attention_head_dim=None,  # one head
+        norm_num_groups=own["norm_groups"],
+        norm_eps=EPS,
+        dropout=own["dropout"],
+        add_attention=own["mid_attention"],
+        num_class_embeds=num_class_embeds,
+    )

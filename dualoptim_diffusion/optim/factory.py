@@ -1,10 +1,11 @@
 """Optimizers by name, and what a recipe asks of them: momentum, 8-bit states, weights that stay off a mask."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from dualoptim_diffusion.core.errors import InputError, nearest, reason
 from dualoptim_diffusion.optim.mask_indices import overlay
@@ -12,6 +13,7 @@ from dualoptim_diffusion.optim.mask_indices import overlay
 # Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
 ELEMENTWISE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "momentum", "nadamw", "sgd"})
 EIGHT_BIT_FROM = 4096  # weights of a tensor; smaller ones keep full moments
+DIRECT = {"adam": Adam, "adamw": AdamW}  # what timm makes of these names; loading timm takes a second or more
 # These want another backward pass, another package or a compiler, so a recipe cannot name them.
 NEEDS_MORE = ("adahessian", "bnb", "fused", "kron")
 
@@ -27,7 +29,7 @@ def check_optimizer_name(name: str) -> None:
     """Raises:
     InputError: if the name is unknown or needs more than gradients.
     """
-    if name not in (names := optimizer_names()):
+    if name not in DIRECT and name not in (names := optimizer_names()):
         raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, names)}")
 
 
@@ -40,10 +42,13 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: 
     Raises:
         InputError: as `check_optimizer_name`.
     """
+    options: dict[str, Any] = {"lr": lr, "weight_decay": 0.0} | ({"fused": True} if fused else {})
+    if name in DIRECT:
+        return DIRECT[name](list(params), **options)
     from timm.optim import create_optimizer_v2
 
     check_optimizer_name(name)
-    return create_optimizer_v2(list(params), opt=name, lr=lr, weight_decay=0.0, **({"fused": True} if fused else {}))
+    return create_optimizer_v2(list(params), opt=name, **options)
 
 
 def make_8bit_adamw(params: Iterable[nn.Parameter], lr: float) -> Optimizer:

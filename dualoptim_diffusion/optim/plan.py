@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from dualoptim_diffusion.core.config import ADAMS, STATES, MethodConfig, Mode, OptimizersConfig, State
 from dualoptim_diffusion.optim.dual_optim import DualOptim
 from dualoptim_diffusion.optim.factory import (
+    DIRECT,
     ELEMENTWISE,
     check_8bit,
     freeze_off_mask,
@@ -196,7 +197,9 @@ class OptimizerPlan:
 
 
 def elements_of_state(name: str) -> int:
-    """Elements of state per weight of an optimizer with full state, measured on a small matrix."""
+    """Elements of state per weight of an optimizer with full state, measured on a small matrix if it is not Adam."""
+    if name in DIRECT:  # two moments; a step of any optimizer of torch's loads all of torch.compile
+        return 2
     weight = nn.Parameter(torch.ones(64, 64))
     return stepped_elements(make_optimizer(name, [weight], 1e-3), weight)
 

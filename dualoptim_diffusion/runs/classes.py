@@ -1,9 +1,14 @@
-"""`dualoptim classes`: the classes of a recipe's data or of a model."""
+"""`dualoptim classes`: the classes of a recipe's data or of a model; torch is loaded for ImageNet and replays alone."""
 
 from pathlib import Path
 
+from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.recipes import load_recipe
+from dualoptim_diffusion.files.class_folders import list_folder
+from dualoptim_diffusion.files.pipeline_folder import class_names, model_folder, pipeline_folder
+
+FIXED = {"digits": DIGITS, "cifar10": CIFAR10}
 
 
 def list_classes(source: str) -> dict[int, str]:
@@ -16,10 +21,22 @@ def list_classes(source: str) -> dict[int, str]:
         InputError: if it is none of these.
     """
     if Path(source).is_dir():
-        from dualoptim_diffusion.models.folders import model_folder
-        from dualoptim_diffusion.models.loading import load_model
-
-        return load_model(model_folder(Path(source))).id2label
+        with pipeline_folder(folder := model_folder(Path(source))):
+            names = class_names(folder)
+        return names or _names_of_network(folder)
+    data = load_recipe(ForgetRecipe, source).data
+    if data.name in FIXED:
+        return dict(enumerate(FIXED[data.name]))
+    if data.name == "image_folder":
+        assert data.path is not None  # the recipe has checked it
+        return list_folder(data.path).id2label
     from dualoptim_diffusion.data import data_facts
 
-    return data_facts(load_recipe(ForgetRecipe, source).data).id2label
+    return data_facts(data).id2label
+
+
+def _names_of_network(folder: Path) -> dict[int, str]:
+    """Ids as names, of a stock folder, whose weights say how many there are."""
+    from dualoptim_diffusion.models.loading import load_model
+
+    return load_model(folder).id2label

@@ -12,7 +12,7 @@ from dualoptim_diffusion.core.recipes import recipe_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.data import data_facts
 from dualoptim_diffusion.judge.timm_models import timm_model
-from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiT
+from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.optim.plan import elements_of_state
 from dualoptim_diffusion.runs.evaluate import plan_sampling
@@ -37,6 +37,8 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     batch_size = _batch_size(experiment)
     micro_batch = min(batch_size, recipe.run.micro_batch_size or batch_size)
     optimizers = experiment.optimizers.elements(_density(experiment))
+    if recipe.run.gradient_checkpointing:
+        model.checkpoint_gradients()
     return {
         "forget": experiment.forget_names,
         "forget_set": facts.count(experiment.forget_classes),
@@ -45,7 +47,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
         "images_drawn_per_model": drawn,
         **memory(model.network, optimizers | _copies(experiment)),
         **_states(experiment, model),
-        "bytes_of_activations": bytes_of_activations(model, micro_batch, recipe.run.gradient_checkpointing),
+        "bytes_of_activations": bytes_of_activations(model, micro_batch),
         "estimated_seconds": {} if not_here else _seconds(experiment, model, drawn),
         "not_here": [sentence for sentence in (facts.missing, not_here) if sentence],
         "recipe_sha256": experiment.recipe_sha256,
@@ -175,7 +177,8 @@ def _model(experiment: Experiment) -> tuple[DenoisingModel, str | None]:
     config = experiment.recipe.model
     if config.path is not None and config.family == "dit" and not Path(config.path).exists():
         with torch.device("meta"):
-            return ConditionalDiT(DiT(), experiment.facts.id2label), f"{config.path} is not here; DiT-XL/2 is assumed."
+            outline = ConditionalDiT(DiTModule(), experiment.facts.id2label)
+        return outline, f"{config.path} is not here; DiT-XL/2 is assumed."
     if config.path is not None:
         return load_model(Path(config.path), null_class=config.null_class), None
     assert experiment.pretrain_recipe is not None  # the only other source of a model

@@ -18,9 +18,9 @@ from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainR
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol
+from dualoptim_diffusion.files.pipeline_folder import forgotten_names, is_hub_id
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.models.folders import forgotten_names, is_hub_id
 from dualoptim_diffusion.optim.factory import check_optimizer_name, make_optimizer, set_momentum
 from dualoptim_diffusion.optim.plan import OptimizerPlan
 from dualoptim_diffusion.runs.obtain import make_accelerator

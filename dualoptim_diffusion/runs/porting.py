@@ -2,22 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderKL, DDIMPipeline
 from torch import nn
 
+from dualoptim_diffusion.core.classes import CIFAR10
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10, imagenet
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.weight_files import read_published, weights_sha256
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel, DiTModule, UNetModule
 from dualoptim_diffusion.models.autoencoder import load_autoencoder
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.published import Imported, import_published
 from dualoptim_diffusion.models.published_dit import import_published_dit, is_published_dit
 from dualoptim_diffusion.models.stock import fold
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 CIFAR10_SHAPE = (3, cifar10.SIDE, cifar10.SIDE)
 FORMATS = ("unet2d",)
@@ -80,9 +83,9 @@ def import_checkpoint(
         InputError: if the file is no such checkpoint or the names are not one a class.
     """
     network, step, left_over = _read(checkpoint, weights, image_size, num_heads)
-    names = {i: str(i) for i in range(network.config.num_classes)}
+    names = {i: str(i) for i in range(network.num_classes)}
     model: DenoisingModel
-    if isinstance(network, DiT):
+    if isinstance(network, DiTModule):
         model = ConditionalDiT(network, names, vae=None if vae is None else _fitting_autoencoder(vae, network))
     elif vae is not None:
         raise InputError(f"--vae is {vae!r}, but {checkpoint} holds a U-Net of pixels, which has no autoencoder.")
@@ -107,23 +110,23 @@ def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None
     return import_published(checkpoint, weights, image_size, stored)
 
 
-def _fitting_autoencoder(vae: str, network: DiT) -> AutoencoderKL:
+def _fitting_autoencoder(vae: str, network: DiTModule) -> "AutoencoderKL":
     loaded = load_autoencoder(vae)
-    if loaded.config.latent_channels != network.config.in_channels:
+    if loaded.config.latent_channels != network.in_channels:
         raise InputError(
             f"The latents of {vae} have {loaded.config.latent_channels} channels, the DiT takes "
-            f"{network.config.in_channels}; name the autoencoder that it was trained with."
+            f"{network.in_channels}; name the autoencoder that it was trained with."
         )
     return loaded
 
 
 def _names(class_names: str | None, model: DenoisingModel) -> list[str]:
     count = model.num_classes
-    is_cifar10 = count == len(cifar10.NAMES) and model.x_0_shape == CIFAR10_SHAPE
+    is_cifar10 = count == len(CIFAR10) and model.x_0_shape == CIFAR10_SHAPE
     if class_names is None and not is_cifar10:
         return list(model.id2label.values())
     if class_names is None or class_names == "cifar10":
-        names = list(cifar10.NAMES)
+        names = list(CIFAR10)
     elif class_names == "imagenet":
         names = list(imagenet.class_names().values())
     else:
@@ -147,10 +150,12 @@ def export_model(source: Path, out: Path, format_name: str = "unet2d") -> dict[s
     """
     if format_name not in FORMATS:
         raise InputError(f"--format is {format_name!r}, expected {' or '.join(FORMATS)}.")
+    from diffusers import DDIMPipeline
+
     model = load_model(source)
-    if isinstance(model.network, DiT):
+    if isinstance(model.network, DiTModule):
         raise InputError("--format unet2d is of U-Nets; a DiT's own folder is the format that diffusers reads.")
-    stock = fold(model.network) if isinstance(model.network, ConditionalUNet) else model.network
+    stock = fold(model.network) if isinstance(model.network, UNetModule) else model.network
     with atomic_path(out) as beside:
         DDIMPipeline(stock, make_scheduler("ddim")).save_pretrained(beside)
         (beside / "README.md").write_text(_readme(model), encoding="utf-8")

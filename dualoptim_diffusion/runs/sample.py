@@ -13,9 +13,9 @@ from dualoptim_diffusion.core.recipes import load_recipe, parse_seeds
 from dualoptim_diffusion.drawing.samples import draw_samples
 from dualoptim_diffusion.files.atomic import clear_leftovers
 from dualoptim_diffusion.files.locks import locked_run
+from dualoptim_diffusion.files.pipeline_folder import model_folder
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import autoencoder_sha256, model_sha256
-from dualoptim_diffusion.models.folders import model_folder
 from dualoptim_diffusion.models.images import to_pil
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.runs.obtain import make_accelerator

@@ -10,7 +10,7 @@ from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.files.run_folder import RunFolder
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DenoisingModel, DiT
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel, DiTModule, UNetModule
 from dualoptim_diffusion.models.autoencoder import latent_shape, load_autoencoder
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.optim.plan import OptimizerPlan
@@ -33,9 +33,9 @@ def new_model(recipe: PretrainRecipe, id2label: dict[int, str], shape: tuple[int
             if vae is not None:
                 channels, size = latent_shape(vae, channels, size)
             out = channels * (2 if recipe.model.learned_variance else 1)
-            network = DiT(size, channels, out, len(id2label), **architecture).initialise()
+            network = DiTModule(size, channels, out, len(id2label), **architecture).initialise()
             return ConditionalDiT(network, id2label, vae=vae)
-        unet = ConditionalUNet(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
+        unet = UNetModule(sample_size=size, in_channels=channels, num_classes=len(id2label), **architecture)
         return ConditionalDDPM(unet, id2label)
     except ValueError as error:
         remedy = " data.image_size resizes the images." if "sample_size" in str(error) else ""

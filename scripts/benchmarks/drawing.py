@@ -196,7 +196,9 @@ def stock_drawer(way: DiTWay, network: Any, vae: Any, batch_size: int, device: s
     from dualoptim_diffusion.diffusion.sampling import make_scheduler
 
     with torch.device(device):
-        stock = network.to_stock()
+        from dualoptim_diffusion.models.dit_network import DiT
+
+        stock = DiT.of(network).to_stock()
     pipeline = DiTPipeline(stock, vae, DDIMScheduler.from_config(make_scheduler("ddim").config)).to(device)
     pipeline.set_progress_bar_config(disable=True)
 

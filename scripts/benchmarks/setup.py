@@ -35,10 +35,10 @@ def make_accelerator() -> Any:
 
 def dit_network(size: str) -> nn.Module:
     """A DiT with the weights that it is made with, for latents of 4 x 32 x 32 and 1000 classes."""
-    from dualoptim_diffusion.models import DiT
+    from dualoptim_diffusion.models import DiTModule
 
     layers, heads, width = DIT_SIZES[size]
-    return DiT(num_layers=layers, num_attention_heads=heads, attention_head_dim=width)
+    return DiTModule(num_layers=layers, num_attention_heads=heads, attention_head_dim=width)
 
 
 def dit_model(network: nn.Module, vae: Any = None) -> Any:
@@ -66,9 +66,9 @@ def autoencoder(channels: Sequence[int], layers: int = 2, groups: int = 32) -> A
 
 def unet_network(size: int = 32, classes: int = 10, **parts: Any) -> nn.Module:
     """The U-Net of the paper's CIFAR-10 experiments, or one that differs from it in `parts`."""
-    from dualoptim_diffusion.models import ConditionalUNet
+    from dualoptim_diffusion.models import UNetModule
 
-    return ConditionalUNet(sample_size=size, in_channels=3, num_classes=classes, **parts)
+    return UNetModule(sample_size=size, in_channels=3, num_classes=classes, **parts)
 
 
 def unet_model(device: torch.device, size: int = 32, classes: int = 10, **parts: Any) -> Any:

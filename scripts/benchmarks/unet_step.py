@@ -153,7 +153,7 @@ def plain_loop(network: nn.Module, sources: list[Any], mask: dict[str, Tensor]) 
         a = abar[batch.timesteps].view(-1, 1, 1, 1)
         noise_pred = network(
             a.sqrt() * batch.x_0 + (1 - a).sqrt() * batch.noise, batch.timesteps, batch.dropped_labels
-        ).sample
+        )[0]
         return (batch.noise - noise_pred).square().flatten(1).sum(1)
 
     def step(k: int) -> None:

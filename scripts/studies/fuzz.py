@@ -52,10 +52,10 @@ def save_published(path: Path) -> None:
     import torch
 
     from dualoptim_diffusion.models.published import published_name
-    from dualoptim_diffusion.models.unet import ConditionalUNet
+    from dualoptim_diffusion.models.unet_module import UNetModule
 
     torch.manual_seed(0)
-    network = ConditionalUNet(
+    network = UNetModule(
         sample_size=8, in_channels=3, num_classes=4, width=64, multipliers=(1, 2), layers_per_block=1,
         attention_resolutions=(4,),
     )  # fmt: skip

@@ -90,7 +90,7 @@ def prepare(root: Path) -> None:
     from diffusers import AutoencoderKL
     from PIL import Image
 
-    from dualoptim_diffusion.models import ConditionalDiT, DiT
+    from dualoptim_diffusion.models import ConditionalDiT, DiTModule
 
     (root / "first").mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -103,5 +103,5 @@ def prepare(root: Path) -> None:
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     vae = AutoencoderKL(**blocks, block_out_channels=(32, 64), latent_channels=4, norm_num_groups=8, sample_size=32)
-    network = DiT(16, 4, 4, len(names), 2, 2, 8, 2).initialise()
+    network = DiTModule(16, 4, 4, len(names), 2, 2, 8, 2).initialise()
     ConditionalDiT(network, dict(enumerate(names)), vae=vae).save(root / "latent")

@@ -28,7 +28,7 @@ from dualoptim_diffusion.data import load_dataset, split
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.files.run_folder import RunFolder
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet, DiT, model_sha256
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DiTModule, UNetModule, model_sha256
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.stock import fold
 from dualoptim_diffusion.report.audits import section, sentence
@@ -132,7 +132,7 @@ def test_a_cached_outcome_is_keyed_by_all_settings_that_its_trial_reads_and_by_n
 
 def a_dit() -> ConditionalDiT:
     torch.manual_seed(0)
-    return ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8), dict(enumerate("0123456789")))
+    return ConditionalDiT(DiTModule(8, 1, 2, 10, 2, 2, 8), dict(enumerate("0123456789")))
 
 
 def a_unet_without_a_null_class() -> ConditionalDDPM:
@@ -287,7 +287,7 @@ class Oracle:
     def __init__(self, x_0: Tensor | None) -> None:
         self.x_0, self.network = x_0, torch.nn.Identity()
         self.model = ConditionalDDPM(
-            ConditionalUNet(8, 1, 10, 16, (1,), 1, (), False, 0.0, 4), dict(enumerate("0123456789"))
+            UNetModule(8, 1, 10, 16, (1,), 1, (), False, 0.0, 4), dict(enumerate("0123456789"))
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -376,10 +376,10 @@ def test_steps_to_half_are_the_first_that_reach_it() -> None:
 
 
 def test_every_model_offers_its_class_table_its_middle_and_fresh_weights() -> None:
-    unet = ConditionalUNet(8, 1, 10, 16, (1, 2), 1, (), False, 0.0, 4)
+    unet = UNetModule(8, 1, 10, 16, (1, 2), 1, (), False, 0.0, 4)
     names = dict(enumerate("0123456789"))
     models: list[Any] = [ConditionalDDPM(unet, names), ConditionalDDPM(fold(unet), names)]
-    models.append(ConditionalDiT(DiT(8, 1, 1, 10, 2, 2, 8), names))
+    models.append(ConditionalDiT(DiTModule(8, 1, 1, 10, 2, 2, 8), names))
     for model in models:
         (table,) = model.class_tables
         assert any(table is p for p in model.network.parameters())

@@ -11,6 +11,7 @@ from dualoptim_diffusion.core import threads
 def policy(monkeypatch: pytest.MonkeyPatch, load: Path, cores: int = 2, own: int = 2, **chosen: str) -> str | None:
     for name in threads.CHOSEN_BY_USER:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
@@ -41,6 +42,11 @@ def test_the_users_own_setting_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path
     busy = loaded(tmp_path, "9")
     assert policy(monkeypatch, busy, OMP_WAIT_POLICY="active") == "active"
     assert policy(monkeypatch, busy, GOMP_SPINCOUNT="100") is None
+
+
+def test_processes_of_one_thread_each_do_not_crowd_one_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert policy(monkeypatch, loaded(tmp_path, "2"), OMP_NUM_THREADS="1") is None
+    assert policy(monkeypatch, loaded(tmp_path, "3"), OMP_NUM_THREADS="1") == "passive"
 
 
 def test_a_system_that_does_not_tell_counts_as_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ import yaml
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.training_config import ClassifierRecipe
-from dualoptim_diffusion.data import Batches, ImageSet, data_facts, folder, load_dataset, pixels, split
-from dualoptim_diffusion.data.cifar10 import NAMES
+from dualoptim_diffusion.data import Batches, ImageSet, data_facts, load_dataset, pixels, split
+from dualoptim_diffusion.data import folder as folders
 from dualoptim_diffusion.data.pixels import FolderPixels
 from dualoptim_diffusion.files.cache import get_or_make_locked
+from dualoptim_diffusion.files.class_folders import list_folder
 from dualoptim_diffusion.judge.classifier import new_classifier
 from dualoptim_diffusion.judge.training import measure
 from tests.helpers.cifar import write_cifar
@@ -116,7 +118,7 @@ def test_other_shapes_are_resized_on_the_shorter_side_and_cut_in_the_middle(tmp_
     write(tmp_path / "train" / "bee" / "0.png", 1, size=(8, 8))
     with pytest.raises(InputError, match=r"24 x 8 pixels; set data\.image_size"):
         load_dataset(config(tmp_path))
-    images = pixels.FolderPixels(folder.list_folder(tmp_path).train, (3, 8, 8))[:]
+    images = pixels.FolderPixels(list_folder(tmp_path).train, (3, 8, 8))[:]
     assert images[0].unique().tolist() == [200]
 
 
@@ -226,7 +228,7 @@ def test_a_thousand_classes_are_listed_without_opening_more_than_one_file_each(
         for k in range(3):
             (tmp_path / "train" / f"n{i:04d}" / f"{k}.jpg").touch()
     opened = []
-    monkeypatch.setattr(folder, "mode_and_size", lambda path: (opened.append(path), ("RGB", (16, 16)))[1])
+    monkeypatch.setattr(folders, "mode_and_size", lambda path: (opened.append(path), ("RGB", (16, 16)))[1])
     facts = data_facts(config(tmp_path))
     assert len(facts.id2label) == len(opened) == 1000
     monkeypatch.setattr(pixels, "MAX_IN_MEMORY", 0)
@@ -417,13 +419,14 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for
 
 
 def test_the_activations_of_a_forward_pass_are_counted_without_making_any() -> None:
-    from dualoptim_diffusion.models import ConditionalDiT, DiT
+    from dualoptim_diffusion.models import ConditionalDiT, DiTModule
     from dualoptim_diffusion.runs.forecast import bytes_of_activations
 
-    model = ConditionalDiT(DiT(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
+    model = ConditionalDiT(DiTModule(8, 1, 2, 10, 2, 2, 8, 2), {i: str(i) for i in range(10)})
     one, four = bytes_of_activations(model, 1), bytes_of_activations(model, 4)
     assert 0 < one < four <= 4 * one
-    assert bytes_of_activations(model, 4, checkpointing=True) < four / 2
+    model.checkpoint_gradients()
+    assert bytes_of_activations(model, 4) < four / 2
     assert next(model.network.parameters()).device.type == "cpu"
 
 

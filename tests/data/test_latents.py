@@ -23,7 +23,7 @@ from dualoptim_diffusion.data.encoding import encode_all, latent_cache, training
 from dualoptim_diffusion.data.latents import CachedMoments
 from dualoptim_diffusion.data.pixels import decode
 from dualoptim_diffusion.data.replay import open_replay
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, ConditionalUNet
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, UNetModule
 from tests.helpers.commands import Outcome, launch
 from tests.helpers.dit import CHANNELS, CLASSES, SIDE, original_weights, random_dit, tiny_vae
 from tests.helpers.numerics import rounding, steps_of, widen
@@ -303,9 +303,7 @@ def test_a_batch_in_parts_has_the_same_gradient_of_a_loss_over_all_of_it(family:
     gradients, kept = [], []
     for size in (None, 2):
         torch.manual_seed(0)
-        network = (
-            random_dit() if family == "dit" else ConditionalUNet(SIDE, CHANNELS, CLASSES, 16, (1, 1), norm_groups=4)
-        )
+        network = random_dit() if family == "dit" else UNetModule(SIDE, CHANNELS, CLASSES, 16, (1, 1), norm_groups=4)
         if family != "dit":
             network.eval()  # dropout draws other masks for other shapes
         kind = ConditionalDiT if family == "dit" else ConditionalDDPM

@@ -4,15 +4,15 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dualoptim_diffusion.models import DiT
+from dualoptim_diffusion.models import DiTModule
 
 WIDTH, HEADS, LAYERS, CLASSES, PATCH, SIDE, CHANNELS = 16, 2, 3, 5, 2, 8, 4
 
 
-def random_dit(out_channels: int = 2 * CHANNELS, num_classes: int = CLASSES) -> DiT:
+def random_dit(out_channels: int = 2 * CHANNELS, num_classes: int = CLASSES) -> DiTModule:
     """All weights from a normal, also those that training starts at zero."""
     torch.manual_seed(0)
-    network = DiT(SIDE, CHANNELS, out_channels, num_classes, LAYERS, HEADS, WIDTH // HEADS, PATCH)
+    network = DiTModule(SIDE, CHANNELS, out_channels, num_classes, LAYERS, HEADS, WIDTH // HEADS, PATCH)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.3)

@@ -7,12 +7,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
 from dualoptim_diffusion.core.classes import distinct_names, resolve_class, same_classes
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.training_config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
-from dualoptim_diffusion.data.cifar10 import NAMES
 from dualoptim_diffusion.data.imagenet import class_names
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.judge.classifier import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dualoptim_diffusion.models import ConditionalDDPM, ConditionalUNet
+from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
 
 SMALL = {
     "sample_size": 8, "in_channels": 1, "num_classes": 2, "width": 8, "multipliers": (1, 2), "layers_per_block": 1,
@@ -16,7 +16,7 @@ SMALL = {
 
 def small_model(device: str = "cpu") -> ConditionalDDPM:
     torch.manual_seed(0)
-    return ConditionalDDPM(ConditionalUNet(**SMALL, dropout=0.0).to(device), {0: "a", 1: "b"})
+    return ConditionalDDPM(UNetModule(**SMALL, dropout=0.0).to(device), {0: "a", 1: "b"})
 
 
 def inputs(count: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -16,8 +16,9 @@ from torch.nn import functional
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import guided_noise_pred, variational_bound
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
-from dualoptim_diffusion.models import ConditionalDiT, DiT, load_pipeline
+from dualoptim_diffusion.models import ConditionalDiT, load_pipeline
 from dualoptim_diffusion.models.autoencoder import from_latents
+from dualoptim_diffusion.models.dit_network import DiT
 from dualoptim_diffusion.models.published_dit import import_published_dit
 from tests.helpers.dit import (
     CHANNELS,
@@ -171,7 +172,7 @@ def test_every_block_gets_the_same_embedding_and_no_label_is_dropped_inside() ->
     network = random_dit().train()
     seen: list[Tensor] = []
     for block in network.transformer_blocks:
-        block.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["class_labels"]), with_kwargs=True)
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     first, again = (network(*inputs(), return_dict=False)[0] for _ in range(2))
     assert len(seen) == 2 * LAYERS
     assert all(embedding is seen[0] for embedding in seen[:LAYERS])
@@ -194,7 +195,7 @@ def test_labels_are_dropped_once_a_sample_in_one_of_ten() -> None:
 @pytest.mark.numerical
 def test_the_gradient_of_the_embedders_is_the_sum_over_the_untied_copies() -> None:
     network = random_dit().double()
-    stock = network.to_stock().double()
+    stock = DiT.of(network).to_stock().double()
     for block in stock.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0  # its frequencies are not the published ones
     x_t, timesteps, labels = inputs()
@@ -242,10 +243,10 @@ def test_checkpointed_gradients_are_the_same() -> None:
 
 def test_export_to_diffusers_and_back_is_bit_equal_and_untied_weights_are_refused() -> None:
     network = random_dit()
-    stock = network.to_stock()
+    stock = DiT.of(network).to_stock()
     back = DiT.from_stock(stock)
     for name in ("sample_size", "in_channels", "out_channels", "num_classes", "num_layers", "patch_size", "norm_eps"):
-        assert back.config[name] == network.config[name]
+        assert back.config[name] == network.arguments[name]
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in back.state_dict().items())
     with torch.no_grad():
         stock.transformer_blocks[1].norm1.emb.class_embedder.embedding_table.weight[0] += 1

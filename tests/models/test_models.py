@@ -20,6 +20,8 @@ from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT
 from dualoptim_diffusion.models.loading import load_model
+from dualoptim_diffusion.models.stock import fold, stock_like
+from dualoptim_diffusion.models.unet_layers import sinusoids
 from tests.helpers.dit import random_dit
 from tests.helpers.numerics import rounding
 
@@ -54,18 +56,42 @@ def test_attention_follows_each_block_at_its_resolution_and_once_in_the_middle()
     assert [hasattr(block, "attentions") for block in blocks.down_blocks] == [False, True, False, False]
     assert [hasattr(block, "attentions") for block in blocks.up_blocks] == [False, False, True, False]
     assert len(blocks.mid_block.attentions) == 1
-    assert all(a.heads == 1 for block in (blocks.down_blocks[1], blocks.mid_block) for a in block.attentions)
 
 
 def test_embeddings_are_concatenated_time_low_class_high() -> None:
-    network = small()
-    time = network.unet.time_embedding(torch.randn(3, 16))
-    label = network.unet.class_embedding(torch.tensor([0, 3, 4]))
-    assert time.shape == label.shape == (3, 128)
-    assert not time[:, 64:].any()
-    assert not label[:, :64].any()
-    assert time[:, :64].all()
-    assert label[:, 64:].all()
+    network, seen = small(), []
+    network.unet.mid_block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    timesteps, labels = torch.tensor([0, 17, 999]), torch.tensor([0, 3, 4])
+    network(torch.randn(3, 1, 8, 8), timesteps, labels)
+    assert seen[0].shape == (3, 128)
+    assert torch.equal(seen[0][:, :64], network.unet.time_embedding(timesteps))
+    assert torch.equal(seen[0][:, 64:], network.unet.class_embedding(labels))
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_resolutions": (8,), "mid_attention": False}])
+def test_a_seed_gives_the_random_weights_of_diffusers_own_network_in_its_order(changes: dict[str, object]) -> None:
+    network = small(**changes)
+    torch.manual_seed(0)
+    stock = stock_like(network, num_class_embeds=None)
+    ours, theirs = dict(network.unet.named_parameters()), dict(stock.named_parameters())
+    assert [name for name in ours if "_embedding." not in name] == [n for n in theirs if "_embedding." not in n]
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if "_embedding." not in name)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("changes", [{}, {"attention_resolutions": (8,), "mid_attention": False}])
+def test_outputs_and_gradients_are_those_of_diffusers_own_network(changes: dict[str, object]) -> None:
+    network = small(**changes).double()
+    stock = fold(network)
+    x_t, timesteps, labels = torch.randn(3, 1, 8, 8).double(), torch.tensor([0, 17, 999]), torch.tensor([0, 3, 4])
+    ours, theirs = network(x_t, timesteps, labels).sample, stock(x_t, timesteps, labels).sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    for output in (ours, theirs):
+        output.square().sum().backward()
+    for name, parameter in stock.named_parameters():
+        if "_embedding." not in name:
+            own = network.unet.get_parameter(name)
+            torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.numerical
@@ -74,7 +100,7 @@ def test_time_features_are_sines_then_cosines_of_geometric_frequencies() -> None
     frequencies = 10_000 ** (-torch.arange(8, dtype=torch.float64) / 7)
     angles = t.double()[:, None] * frequencies
     expected = torch.cat([angles.sin(), angles.cos()], dim=1)
-    found = small().unet.time_proj(t).double()  # float32 inside
+    found = torch.cat(sinusoids(t, 16, shift=1), dim=1).double()  # float32 inside
     assert ((found - expected).abs() <= rounding(3) * t.double()[:, None] + rounding(1)).all()  # angle, then sine
 
 
@@ -96,9 +122,8 @@ def test_the_null_vector_is_learned_apart_from_the_class_table() -> None:
 
 
 def test_downsampling_pads_right_and_bottom_alone() -> None:
-    conv = small().unet.down_blocks[0].downsamplers[0]
-    assert conv.padding == 0
-    assert conv.conv.stride == (2, 2)
+    conv = small().unet.down_blocks[0].downsamplers[0].conv
+    assert (conv.padding, conv.stride) == ((0, 0), (2, 2))
 
 
 @pytest.mark.parametrize(

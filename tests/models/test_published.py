@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, interpolate, linear, pad, silu
 
 from dualoptim_diffusion import ConditionalUNet, load_pipeline
+from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
 from dualoptim_diffusion.core.config import MethodConfig, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batch
-from dualoptim_diffusion.data.cifar10 import NAMES
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
 from dualoptim_diffusion.files.weight_files import weights_sha256
@@ -108,11 +108,11 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
-def compare(network: ConditionalUNet, state: State, shape: Shape = SHAPES[0]) -> float:
+def compare(network: torch.nn.Module, state: State, shape: Shape = SHAPES[0]) -> float:
     x_t, timesteps, labels = inputs(shape.channels, classes=shape.classes)
     network = copy.deepcopy(network).double()
     with torch.no_grad():
-        found = network(x_t, timesteps, labels).sample, network(x_t, timesteps, torch.full((4,), shape.classes)).sample
+        found = network(x_t, timesteps, labels)[0], network(x_t, timesteps, torch.full((4,), shape.classes))[0]
         expected = (
             published_forward(state, x_t, timesteps, labels), published_forward(state, x_t, timesteps, None),
         )  # fmt: skip

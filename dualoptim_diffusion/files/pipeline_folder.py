@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.run_folder import RunFolder
@@ -49,14 +47,32 @@ def check_parts(source: Path) -> None:
             raise ValueError(f"its part {part!r} is of {kind[0]!r}, expected {' or '.join(LIBRARIES)}")
 
 
-def check_complete(network: nn.Module) -> None:
-    """Checks that a loaded network has all its weights; diffusers leaves those that a file lacks without values.
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a part of a pipeline folder.
 
     Raises:
-        ValueError: naming some of them.
+        OSError: if there is no such file.
+        ValueError: if it holds none.
     """
-    if lacking := [name for name, p in network.named_parameters() if p.is_meta]:
-        raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}")
+    try:
+        settings = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"its {path.name} is damaged: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"its {path.name} holds no mapping")
+    return settings
+
+
+def check_scheduler(folder: Path) -> None:
+    """Checks that a pipeline folder's scheduler is there and is what the index says; diffusers would need it.
+
+    Raises:
+        OSError: if it is missing.
+        ValueError: if it is of another class.
+    """
+    named = class_of(folder, "scheduler")
+    if (found := read_settings(folder / "scheduler" / "scheduler_config.json").get("_class_name", named)) != named:
+        raise ValueError(f"its scheduler is called {named} in model_index.json, but is a {found}")
 
 
 def model_folder(source: Path) -> Path:
@@ -74,6 +90,17 @@ def forgotten_names(source: Path) -> list[str]:
     """Classes that the model in a run or pipeline folder was made to forget, as its model_index.json says."""
     names = _index(source).get("forgotten")
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def class_names(source: Path) -> dict[int, str]:
+    """Names by id, as the model_index.json of a run or pipeline folder says; empty where it names none."""
+    return {int(i): name for i, name in (_index(source).get("id2label") or {}).items()}
+
+
+def class_of(source: Path, part: str) -> str | None:
+    """Name of the class of a part of a pipeline folder, such as ConditionalUNet; none where it has no such part."""
+    kind = _index(source).get(part)
+    return str(kind[-1]) if isinstance(kind, list) and kind and kind[0] is not None else None
 
 
 def is_dit(source: Path) -> bool:
