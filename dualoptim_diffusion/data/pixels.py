@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 from dualoptim_diffusion.files.class_folders import Entry
+from dualoptim_diffusion.files.contents import content_hashes
 
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
@@ -67,13 +68,15 @@ class FolderPixels:
     def sha256(self) -> str:
         """Hash of names, sizes and dates of the files and of how they are read, wherever the folder lies."""
         content = sha256(repr((self.shape, CROP if self._like is None else None)).encode())
-        for path, size, mtime_ns in self._entries:
-            content.update(repr((path.split(os.sep)[-3:], size, mtime_ns)).encode())  # train, CLASS, name
+        for path, size, mtime_ns, _ in self._entries:
+            content.update(repr((_place(path), size, mtime_ns)).encode())
         return content.hexdigest()
 
     def read(self) -> Tensor:
-        """All of them, decoded; cached for as long as the files stay as they are."""
-        path = cache_entry("data", self.sha256).with_suffix(".safetensors")
+        """All of them, decoded; cached by the content of the files, wherever they lie."""
+        places = [_place(entry.path) for entry in self._entries]
+        key = repr((self.shape, CROP if self._like is None else None, places))
+        path = cache_entry("data", key, *content_hashes(self._entries)).with_suffix(".safetensors")
         return get_or_make_locked(path, lambda: {"images": self._decode_all()})["images"]
 
     def _decode_all(self) -> Tensor:
@@ -91,6 +94,11 @@ class FolderPixels:
                 images[first : first + len(part)] = part
                 bar.update(len(part))
         return images
+
+
+def _place(path: str) -> list[str]:
+    """train, CLASS and name of a file."""
+    return path.split(os.sep)[-3:]
 
 
 def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> Tensor | FolderPixels:

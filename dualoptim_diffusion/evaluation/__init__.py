@@ -12,10 +12,10 @@ from dualoptim_diffusion.core.timing import timed
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
 from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+from dualoptim_diffusion.evaluation.neighbours import NEIGHBOURHOOD
 from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import (
     INCEPTION_SPLITS,
-    NEIGHBOURHOOD,
     inception_score,
     kernel_distance,
     precision_and_recall,
@@ -119,7 +119,7 @@ def _distances(scores: Sequence[LabelScore], reference: Reference, extractor: Ex
         statistics.add(score.features)
     features, logits = cat([s.features for s in scores]), cat([s.logits for s in scores])
     few = min(len(features), len(reference.features)) <= NEIGHBOURHOOD
-    precision, recall = (None, None) if few else precision_and_recall(features, reference.features)
+    precision, recall = (None, None) if few else precision_and_recall(features, reference)
     on, splittable = extractor.label, len(logits) >= INCEPTION_SPLITS
     return {
         "frechet": {

@@ -1,11 +1,12 @@
-"""Relatives of the Frechet distance on the same features, by torch-fidelity's own formulas and defaults."""
+"""Relatives of the Frechet distance on the same features, by torch-fidelity's formulas and defaults."""
 
 from torch import Tensor
 
+from dualoptim_diffusion.evaluation.neighbours import radii, share_inside
+from dualoptim_diffusion.evaluation.reference import Reference
 from dualoptim_diffusion.files.results_file import Score
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
-NEIGHBOURHOOD = 3  # k of the k-nearest-neighbour balls
 INCEPTION_SPLITS = 10
 RNG_SEED = 2020  # torch-fidelity's default, for subsets and shuffles
 
@@ -33,14 +34,15 @@ def kernel_distance(generated: Tensor, reference: Tensor, features: str) -> Scor
     }
 
 
-def precision_and_recall(generated: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al., 2019): shares of either set inside the other's k-NN balls."""
-    from torch_fidelity.metric_prc import prc_features_to_metric
+def precision_and_recall(generated: Tensor, reference: Reference) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019): shares of either set inside the other's k-NN balls.
 
-    metric = prc_features_to_metric(
-        generated, reference, prc_neighborhood=NEIGHBOURHOOD, save_cpu_ram=True, verbose=False
-    )
-    return float(metric["precision"]), float(metric["recall"])
+    Args:
+        generated: features [N, D].
+        reference: of the real images, with their balls.
+    """
+    precision = share_inside(generated, reference.features, reference.radii)
+    return precision, share_inside(reference.features, generated, radii(generated))
 
 
 def inception_score(logits: Tensor, features: str) -> Score:

@@ -20,6 +20,7 @@ class Entry(NamedTuple):
     path: str
     size: int
     mtime_ns: int
+    changed_ns: int  # when anything about it last changed; 0 where the system does not keep that
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _scan(folder: Path) -> Iterator[Entry]:
             for entry in entries:
                 if entry.name.lower().endswith(SUFFIXES):
                     facts = entry.stat()
-                    yield Entry(entry.path, facts.st_size, facts.st_mtime_ns)
+                    changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
+                    yield Entry(entry.path, facts.st_size, facts.st_mtime_ns, changed)
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read ({error}).") from None

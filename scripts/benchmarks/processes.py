@@ -32,7 +32,7 @@ from tables import table
 
 COUNTS = (2, 4)  # beside one
 GRACE = 60  # seconds that processes may go on after the time is up
-STEPS, BATCH = 20, 16
+STEPS, TOY_STEPS, BATCH = 20, 3, 16
 NUM_CLASSES, SIZE = 4, 16
 IMAGES, DRAWN_AT_ONCE = 32, 8  # of each class
 UNEQUAL = 1e-9, 1e-4  # relative norms that float64 and float32 must stay below
@@ -82,7 +82,7 @@ def work(folder: Path, toy: bool) -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # float32 is meant
     for dtype in (torch.float64, torch.float32):
-        accelerator, model = train(dtype, 1 if toy else STEPS)
+        accelerator, model = train(dtype, TOY_STEPS if toy else STEPS)
         if accelerator.is_main_process:
             weights = {name: value.cpu() for name, value in model.network.state_dict().items()}
             save_file(weights, folder / f"{str(dtype).removeprefix('torch.')}.safetensors")

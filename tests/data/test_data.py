@@ -1,6 +1,7 @@
 """Real data sets: image folders, CIFAR-10's batches; what is held in memory, what is kept, what is refused."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,10 +18,12 @@ from torchvision.datasets import CIFAR10
 from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, data_facts, load_dataset, pixels, split
 from dualoptim_diffusion.data import folder as folders
 from dualoptim_diffusion.data.pixels import FolderPixels
+from dualoptim_diffusion.files import contents
 from dualoptim_diffusion.files.cache import get_or_make_locked
 from dualoptim_diffusion.files.class_folders import list_folder
 from dualoptim_diffusion.judge.classifier import new_classifier
@@ -187,6 +190,37 @@ def test_classes_too_small_to_hold_any_out_leave_the_judge_unmeasured(tmp_path: 
     recipe = ClassifierRecipe.model_validate(RECIPES["tiny_classifier.yaml"])
     judge = new_classifier(recipe.classifier, train.id2label, 3, num_steps=1, with_none=False)
     assert measure(judge, held_out).info.accuracy == {}
+
+
+def test_a_file_changed_in_place_under_its_old_size_and_date_is_noticed(photos: Path) -> None:
+    first, _ = load_dataset(config(photos))
+    path = photos / "train" / "bee" / "1.png"
+    stamps, content = path.stat(), bytearray(path.read_bytes())
+    other = bytearray((photos / "train" / "bee" / "3.png").read_bytes())
+    content, other = (part.ljust(max(len(content), len(other)), b"\0") for part in (content, other))
+    path.write_bytes(content)  # bytes after the end of a PNG mean nothing
+    os.utime(path, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+    padded, _ = load_dataset(config(photos))
+    assert torch.equal(padded.images, first.images)
+    path.write_bytes(other)
+    os.utime(path, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+    changed, _ = load_dataset(config(photos))
+    at = [entry.path for entry in list_folder(photos).train].index(str(path))
+    assert not torch.equal(changed.images[at], first.images[at])
+    assert (changed.images != first.images).flatten(1).any(1).sum() == 1
+
+
+def test_files_are_read_once_and_those_that_changed_once_more(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(contents, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    entries = list_folder(photos).train
+    first = contents.content_hashes(entries)
+    assert sorted(map(str, read)) == sorted(entry.path for entry in entries)
+    assert (contents.content_hashes(entries), len(read)) == (first, len(entries))
+    write(photos / "train" / "bee" / "1.png", 99)
+    changed = contents.content_hashes(list_folder(photos).train)
+    assert read[len(entries) :] == [photos / "train" / "bee" / "1.png"]
+    assert sum(a != b for a, b in zip(first, changed, strict=True)) == 1
 
 
 def test_a_moved_folder_keeps_its_hashes_and_is_not_decoded_again(

@@ -14,10 +14,10 @@ from torch_fidelity import utils
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet, load_dataset
-from dualoptim_diffusion.evaluation import evaluate, frechet_distance
+from dualoptim_diffusion.evaluation import evaluate, frechet_distance, neighbours
 from dualoptim_diffusion.evaluation.features import Extractor, inception_features, with_full_contrast_bgr
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
-from dualoptim_diffusion.evaluation.reference import cached_reference, measure_reference
+from dualoptim_diffusion.evaluation.reference import Reference, cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
 from tests.helpers.numerics import rounding
 
@@ -100,7 +100,10 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
         kid["kernel_inception_distance_mean"], rel=1e-4
     )
     prc = prc_features_to_metric(*features, verbose=False)
-    assert precision_and_recall(ours[0][0].double(), ours[1][0].double()) == (prc["precision"], prc["recall"])
+    assert precision_and_recall(ours[0][0].double(), Reference.of(ours[1][0].double())) == (
+        prc["precision"],
+        prc["recall"],
+    )
 
 
 def test_streamed_figures_equal_torch_fidelity_on_folders_of_png(
@@ -204,9 +207,32 @@ def test_inception_score_of_one_sure_class_each_is_the_number_of_classes() -> No
 
 def test_precision_falls_with_images_outside_and_recall_with_modes_left_out() -> None:
     torch.manual_seed(0)
-    real = torch.cat([torch.randn(100, 4), torch.randn(100, 4) + 20])
+    real = Reference.of(torch.cat([torch.randn(100, 4), torch.randn(100, 4) + 20]))
     assert precision_and_recall(torch.randn(100, 4), real)[1] == pytest.approx(0.5, abs=0.1)  # one mode of two
     assert precision_and_recall(torch.randn(100, 4) + 50, real)[0] == 0  # nowhere near
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (5, 61), (64, 33), (4, 4)])
+def test_blocks_give_the_precision_and_recall_of_torch_fidelity(
+    n: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    monkeypatch.setattr(neighbours, "BLOCK", 16)
+    source = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randint(-3, 4, (count, 3), generator=source).double() for count in (n, m))  # with many ties
+    expected = prc_features_to_metric(ours, theirs, verbose=False)
+    found = precision_and_recall(ours, Reference.of(theirs))
+    assert found == pytest.approx((expected["precision"], expected["recall"]))
+
+
+def test_neighbours_of_kept_real_images_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, _ = load_dataset(DataConfig(name="digits"))
+    first = cached_reference(real, PIXELS)
+    monkeypatch.setattr(neighbours, "_nearest", None)
+    kept = cached_reference(real, PIXELS)
+    assert torch.equal(kept.radii, first.radii)
+    assert kept.radii.min() > 0
 
 
 def test_another_extractor_gives_every_figure_its_name() -> None:

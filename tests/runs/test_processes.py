@@ -36,7 +36,7 @@ def test_forgetting_is_the_same_in_float64_and_images_are_bit_equal(count: int, 
     if 0 < torch.cuda.device_count() < count:
         pytest.skip(f"{count} processes need {count} GPUs")
     rows = processes.Row(1, launched=False), processes.Row(count)
-    _, row = (processes.measure(tmp_path, False, lambda: 3600.0, part) for part in rows)
+    _, row = (processes.measure(tmp_path, count == 2, lambda: 3600.0, part) for part in rows)
     assert 0 < row["float64"] < 1e-9  # 0 would mean that the sums were not taken in parts
     assert 0 < row["float32"] < 1e-4
-    assert row["shards_equal"] == row["shards"] == 16
+    assert row["shards_equal"] == row["shards"] > 0

@@ -1,0 +1,45 @@
+"""Hashes of many files by content, each file read once: again only where its folder says that it changed."""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dualoptim_diffusion.core.hashes import file_sha256
+from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.class_folders import Entry
+from dualoptim_diffusion.files.json_files import read_json
+
+SHOWN_FROM = 5000  # files: fewer take no time worth a progress bar
+
+
+def content_hashes(entries: Sequence[Entry]) -> list[str]:
+    """SHA-256 of each file; what is found is kept for the next command.
+
+    A file that was changed in place is seen even with its old size and date: on POSIX systems every write moves a time
+    that no program can set back. Elsewhere all files are read each time.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    if not entries:
+        return []
+    folder = os.path.abspath(os.path.commonpath([entry.path for entry in entries]))
+    kept = cache_entry("contents", folder).with_suffix(".json")
+    known: dict[str, list[object]] = {}
+    with suppress(OSError, ValueError):
+        known = read_json(kept)
+    found = {}
+    for entry in tqdm(entries, desc="reading images", unit="img", disable=len(entries) < SHOWN_FROM):
+        stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
+        before = known.get(entry.path) if isinstance(known, dict) else None
+        same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns
+        found[entry.path] = [*stamps, before[-1] if same and before else file_sha256(Path(entry.path))]
+    if found != known:
+        with atomic_path(kept) as beside:
+            beside.write_text(json.dumps(found), encoding="utf-8")
+    return [str(found[entry.path][-1]) for entry in entries]
