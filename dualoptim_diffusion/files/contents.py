@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.cache import cache_entry
@@ -24,7 +25,7 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
     that no program can set back. Elsewhere all files are read each time.
 
     Raises:
-        OSError: if a file cannot be read.
+        InputError: if a file cannot be read.
     """
     if not entries:
         return []
@@ -38,8 +39,15 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
         stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
         before = known.get(entry.path) if isinstance(known, dict) else None
         same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns
-        found[entry.path] = [*stamps, before[-1] if same and before else file_sha256(Path(entry.path))]
+        found[entry.path] = [*stamps, before[-1] if same and before else _sha256(entry.path)]
     if found != known:
         with atomic_path(kept) as beside:
             beside.write_text(json.dumps(found), encoding="utf-8")
     return [str(found[entry.path][-1]) for entry in entries]
+
+
+def _sha256(path: str) -> str:
+    try:
+        return file_sha256(Path(path))
+    except OSError as error:
+        raise InputError(f"The image {path} cannot be read ({error.strerror}); replace or delete it.") from None
