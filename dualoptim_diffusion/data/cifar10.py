@@ -42,13 +42,22 @@ def load(folder: str | None) -> tuple[Pixels, Pixels]:
     Raises:
         InputError: if they cannot be downloaded, or a file is not what was published.
     """
+    root = Path(folder) if folder is not None else cache_folder() / "data"
+    stored = get_or_make_locked(_decoded(), lambda: _decode_all(_obtain(root)))
+    return (stored["train_images"], stored["train_labels"]), (stored["test_images"], stored["test_labels"])
+
+
+def is_kept() -> bool:
+    """Whether they have been decoded before."""
+    return _decoded().is_file()
+
+
+def _decoded() -> Path:
+    """Where they are kept."""
     from torchvision.datasets import CIFAR10
 
-    root = Path(folder) if folder is not None else cache_folder() / "data"
     sums = [md5 for _, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    path = cache_entry("data", "cifar10", *sums).with_suffix(".safetensors")
-    stored = get_or_make_locked(path, lambda: _decode_all(_obtain(root)))
-    return (stored["train_images"], stored["train_labels"]), (stored["test_images"], stored["test_labels"])
+    return cache_entry("data", "cifar10", *sums).with_suffix(".safetensors")
 
 
 def _obtain(root: Path) -> Path:

@@ -14,7 +14,7 @@ from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import cifar10, digits, folder, imagenet
-from dualoptim_diffusion.data.pixels import open_pixels
+from dualoptim_diffusion.data.pixels import is_kept, open_pixels
 from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import Stored
 from dualoptim_diffusion.files.class_folders import Listing, list_folder
@@ -99,6 +99,18 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     sets = _digits() if config.name == "digits" else _cifar10(config)
     train, test = (_resized(part, config.image_size) for part in sets)
     return train, test
+
+
+def is_decoded(config: DataConfig) -> bool:
+    """Whether `load_dataset` downloads and decodes nothing, because an earlier call has, or there is nothing to."""
+    if config.name == "cifar10":
+        return cifar10.is_kept()
+    if config.name in ("digits", "replay"):
+        return True
+    if config.name == "imagenet" and _missing_imagenet(config):
+        return False
+    listing, size = _listing(config), _side(config)
+    return is_kept(listing.train, folder.shape_of(listing, size), None if size else listing.train[0].path)
 
 
 def data_facts(config: DataConfig) -> DataFacts:

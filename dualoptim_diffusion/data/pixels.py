@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 from dualoptim_diffusion.files.class_folders import Entry
-from dualoptim_diffusion.files.contents import content_hashes
+from dualoptim_diffusion.files.contents import are_known, content_hashes
 
 GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
@@ -74,10 +75,22 @@ class FolderPixels:
 
     def read(self) -> Tensor:
         """All of them, decoded; cached by the content of the files, wherever they lie."""
+        return get_or_make_locked(self._decoded(), lambda: {"images": self._decode_all()})["images"]
+
+    @property
+    def fit_in_memory(self) -> bool:
+        """Whether they are so few that they are held decoded."""
+        return prod(self.shape) <= MAX_IN_MEMORY
+
+    def is_kept(self) -> bool:
+        """Whether `read` would decode nothing; where the folder was never read, no file is read to find out."""
+        return are_known(self._entries) and self._decoded().is_file()
+
+    def _decoded(self) -> Path:
+        """Where they are kept."""
         places = [_place(entry.path) for entry in self._entries]
         key = repr((self.shape, CROP if self._like is None else None, places))
-        path = cache_entry("data", key, *content_hashes(self._entries)).with_suffix(".safetensors")
-        return get_or_make_locked(path, lambda: {"images": self._decode_all()})["images"]
+        return cache_entry("data", key, *content_hashes(self._entries)).with_suffix(".safetensors")
 
     def _decode_all(self) -> Tensor:
         try:
@@ -104,8 +117,13 @@ def _place(path: str) -> list[str]:
 def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> Tensor | FolderPixels:
     """The images in memory, or read from their files each time where there are too many bytes of them."""
     pixels = FolderPixels(entries, shape, like)
-    in_memory = len(pixels) * shape[0] * shape[1] * shape[2] <= MAX_IN_MEMORY
-    return pixels.read() if in_memory else pixels
+    return pixels.read() if pixels.fit_in_memory else pixels
+
+
+def is_kept(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> bool:
+    """Whether `open_pixels` would decode nothing."""
+    pixels = FolderPixels(entries, shape, like)
+    return not pixels.fit_in_memory or pixels.is_kept()
 
 
 def check_decodes(entry: Entry) -> None:

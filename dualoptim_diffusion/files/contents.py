@@ -29,8 +29,7 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
     """
     if not entries:
         return []
-    folder = os.path.abspath(os.path.commonpath([entry.path for entry in entries]))
-    kept = cache_entry("contents", folder).with_suffix(".json")
+    kept = _kept(entries)
     known: dict[str, list[object]] = {}
     with suppress(OSError, ValueError):
         known = read_json(kept)
@@ -44,6 +43,16 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
         with atomic_path(kept) as beside:
             beside.write_text(json.dumps(found), encoding="utf-8")
     return [str(found[entry.path][-1]) for entry in entries]
+
+
+def are_known(entries: Sequence[Entry]) -> bool:
+    """Whether an earlier command has read these files."""
+    return bool(entries) and _kept(entries).is_file()
+
+
+def _kept(entries: Sequence[Entry]) -> Path:
+    folder = os.path.abspath(os.path.commonpath([entry.path for entry in entries]))
+    return cache_entry("contents", folder).with_suffix(".json")
 
 
 def _sha256(path: str) -> str:

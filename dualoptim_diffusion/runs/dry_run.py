@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from dualoptim_diffusion.core.config import TopFractionMask
 from dualoptim_diffusion.core.recipes import recipe_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
-from dualoptim_diffusion.data import data_facts
+from dualoptim_diffusion.data import data_facts, load_dataset
+from dualoptim_diffusion.data.datasets import is_decoded
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule
 from dualoptim_diffusion.models.loading import load_model
@@ -24,6 +25,7 @@ from dualoptim_diffusion.runs.forecast import (
     num_parameters,
     seconds_per_image,
 )
+from dualoptim_diffusion.runs.obtain import find_classifier, find_pretrained
 from dualoptim_diffusion.unlearning.pretraining import new_model
 
 ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, unknown before it is made
@@ -60,10 +62,13 @@ def _seconds(experiment: Experiment, model: DenoisingModel, drawn: int) -> dict[
     recipe, method, sampling = experiment.recipe, experiment.method, experiment.sampling
     forward, backward = seconds_per_image(model, experiment.accelerator, recipe.run)
     draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
-    seconds = {
-        "forgetting": sum(_updates(experiment).values()) * _batch_size(experiment) * backward,
+    updates, batch_size = _updates(experiment), _batch_size(experiment)
+    seconds = _made_before(experiment, backward) | {
+        "forgetting": sum(updates.values()) * batch_size * backward,
         "sampling_per_model": drawn * draw,
     }
+    if method.uses_null:  # what the base model predicts of each forget batch
+        seconds["forgetting"] += updates.get("forget", method.num_steps) * recipe.data.batch_size * forward
     if experiment.reads_mask and (mask := recipe.method.mask) is not None:
         seen = experiment.facts.count(experiment.forget_classes)
         seen += experiment.facts.count(experiment.retained_classes) if mask.kind == "fisher_ratio" else 0
@@ -74,7 +79,23 @@ def _seconds(experiment: Experiment, model: DenoisingModel, drawn: int) -> dict[
     if method.replays:
         replayed = recipe.method.replay_per_class * len(experiment.retained_classes)
         seconds["replay"] = replayed * (draw + backward * (recipe.method.fisher_timesteps or model.num_train_timesteps))
+    seconds["total"] = sum(seconds.values()) + seconds["sampling_per_model"]  # of the original and the unlearned model
     return {part: round(value, 1) for part, value in seconds.items()}
+
+
+def _made_before(experiment: Experiment, backward: float) -> dict[str, float]:
+    """Seconds of the base model and the classifier, where a recipe makes them and none has been kept.
+
+    Args:
+        backward: seconds an image of a forward and backward pass of the model.
+    """
+    seconds, base, judge = {}, experiment.pretrain_recipe, experiment.classifier_recipe
+    if base is not None and not (is_decoded(base.data) and find_pretrained(base, load_dataset(base.data)[0])):
+        seconds["base_model"] = base.training.num_steps * base.data.batch_size * backward
+    if judge is not None and not (is_decoded(judge.data) and find_classifier(judge).is_dir()):
+        planned = plan_classifier(judge, experiment.accelerator.device)
+        seconds["classifier"] = planned["estimated_seconds"]["training"]
+    return seconds
 
 
 def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.optim.plan import FP32_BYTES
 
-LARGEST_PROBE = 32  # images in a timed pass; small networks are timed on as many
+LARGEST_PROBE = 128  # images in a timed pass; small networks are timed on as many
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 
 

@@ -13,7 +13,7 @@ from dualoptim_diffusion.core.config import EvaluationConfig, ModelConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe, recipe_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
-from dualoptim_diffusion.data import ImageSet, data_facts, load_dataset
+from dualoptim_diffusion.data import DataFacts, ImageSet, data_facts, load_dataset
 from dualoptim_diffusion.evaluation.features import (
     Extractor,
     classifier_features,
@@ -147,17 +147,27 @@ def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator
 
     One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
     """
-    config_sha256 = recipe_sha256(recipe.model_dump(mode="json"))
-    facts = data_facts(recipe.data)
-    if facts.missing and recipe.training.num_steps == 0:
-        folder = cache_entry("classifiers", config_sha256, "unmeasured")
+    folder, facts = find_classifier(recipe), data_facts(recipe.data)
+    if _unmeasured(recipe, facts):
         make = partial(new_classifier, recipe.classifier, facts.id2label, facts.shape[0], num_steps=0)
     else:
-        train_set, held_out = load_dataset(recipe.data)
-        folder = cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
-        make = partial(train_classifier, recipe, train_set, held_out, accelerator.device)
+        make = partial(train_classifier, recipe, *load_dataset(recipe.data), accelerator.device)
     with locked_cache(folder, accelerator):
         if accelerator.is_main_process and not folder.is_dir():
             make().save(folder)
         accelerator.wait_for_everyone()
     return folder
+
+
+def find_classifier(recipe: ClassifierRecipe) -> Path:
+    """That folder, whether or not the classifier has been made."""
+    config_sha256 = recipe_sha256(recipe.model_dump(mode="json"))
+    if _unmeasured(recipe, data_facts(recipe.data)):
+        return cache_entry("classifiers", config_sha256, "unmeasured")
+    train_set, held_out = load_dataset(recipe.data)
+    return cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
+
+
+def _unmeasured(recipe: ClassifierRecipe, facts: DataFacts) -> bool:
+    """Whether it is judged as it is and the images to measure it on are not here."""
+    return facts.missing is not None and recipe.training.num_steps == 0
