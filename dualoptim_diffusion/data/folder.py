@@ -1,7 +1,6 @@
 """Folders of real images with a subfolder for each class: their shape, the damaged ones, their pixels."""
 
 import os
-import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import compress
@@ -9,9 +8,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.data.pixels import GREY_MODES, FolderPixels, check_decodes, each_works, mode_and_size
 from dualoptim_diffusion.files.class_folders import Entry, Listing, files_of_classes
 
@@ -50,11 +49,11 @@ def _readable(entries: tuple[Entry, ...], labels: tuple[int, ...]) -> tuple[tupl
 def _sound(entries: tuple[Entry, ...]) -> tuple[bool, ...]:
     """Which files can be decoded; says how many cannot, once a process."""
     checks = each_works(check_decodes, entries)
-    sound = tuple(tqdm(checks, total=len(entries), desc="checking images", unit="img"))
+    sound = tuple(progress(checks, total=len(entries), desc="checking images", unit="img"))
     damaged = [Path(entry.path).name for entry, ok in zip(entries, sound, strict=True) if not ok]
     if damaged:
         named = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        tqdm.write(f"Skipped {len(damaged)} of {len(entries)} images that cannot be read: {named}", file=sys.stderr)
+        say(f"Skipped {len(damaged)} of {len(entries)} images that cannot be read: {named}")
     return sound
 
 

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
 from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
 from dualoptim_diffusion.files.locks import locked_cache
@@ -130,7 +130,7 @@ class LatentCache:
         chunks = keys.split(PER_SHARD)
         mine = chunks[accelerator.process_index :: accelerator.num_processes]
         quiet = not accelerator.is_main_process
-        with tqdm(total=sum(map(len, mine)), desc="encoding images", unit="img", disable=quiet) as bar:
+        with progress(total=sum(map(len, mine)), desc="encoding images", unit="img", disable=quiet) as bar:
             for chunk in mine:
                 path = self.folder / _shard_name(chunk)
                 if not _is_sound(path, chunk):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 from dualoptim_diffusion.files.class_folders import Entry
 from dualoptim_diffusion.files.contents import are_known, content_hashes
@@ -101,7 +101,7 @@ class FolderPixels:
 
     def _decode_each(self) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
-        with tqdm(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
+        with progress(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
             for first in range(0, len(self), AT_ONCE):
                 part = self[first : first + AT_ONCE]
                 images[first : first + len(part)] = part

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.shards import ShardFolder, samples_shard
@@ -131,7 +131,7 @@ def draw_samples(
     model.network.eval()
     scheduler = cache(partial(make_scheduler, settings.scheduler, model.learned_variance))  # only if any is drawn
     total, latents = sum(len(wanted_seeds) for _, wanted_seeds, _ in mine), autoencoder_sha256 is not None
-    with tqdm(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
+    with progress(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
         for label, wanted_seeds, padded in mine:
             shard = folder / samples_shard(label, wanted_seeds)
             if not _is_sound(shard, len(wanted_seeds), known.get(shard.name)):

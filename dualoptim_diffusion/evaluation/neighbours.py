@@ -6,7 +6,8 @@ give the same shares, but measure the real images anew each time.
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from dualoptim_diffusion.core.terminal import progress
 
 NEIGHBOURHOOD = 3  # k
 BLOCK = 2048  # points in a block: its distances to another block take 16 MB
@@ -18,7 +19,7 @@ def radii(points: Tensor) -> Tensor:
     blocks = points.split(BLOCK)
     nearest = [block.new_full((len(block), NEIGHBOURHOOD + 1), torch.inf) for block in blocks]  # itself among them
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
-    for i, j in tqdm(pairs, desc="neighbours of real images", unit="block", disable=len(pairs) < SHOWN_FROM):
+    for i, j in progress(pairs, desc="neighbours of real images", unit="block", disable=len(pairs) < SHOWN_FROM):
         distances = torch.cdist(blocks[i], blocks[j])
         nearest[i] = _nearest(nearest[i], distances)
         if i != j:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.cache import cache_entry
 from dualoptim_diffusion.files.class_folders import Entry
@@ -34,7 +33,7 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
     with suppress(OSError, ValueError):
         known = read_json(kept)
     found = {}
-    for entry in tqdm(entries, desc="reading images", unit="img", disable=len(entries) < SHOWN_FROM):
+    for entry in progress(entries, desc="reading images", unit="img", disable=len(entries) < SHOWN_FROM):
         stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
         before = known.get(entry.path) if isinstance(known, dict) else None
         same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.core.schedules import one_cycle
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, ClassifierTrainingConfig
 from dualoptim_diffusion.data import ImageSet, images_of_nothing
 from dualoptim_diffusion.diffusion.randomness import derive_seed, epoch_indices, generator
@@ -34,7 +34,7 @@ def train_classifier(
     network = classifier.network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     num_nothing = round(settings.none_share * recipe.data.batch_size)
-    bar = tqdm(range(settings.num_steps), desc="training the classifier")
+    bar = progress(range(settings.num_steps), desc="training the classifier")
     for step in bar:
         indices = epoch_indices(seed, "classifier", step, recipe.data.batch_size, len(train_set))
         images, labels = train_set.images[indices], train_set.class_labels[indices]

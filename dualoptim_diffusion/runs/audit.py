@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial
 from dualoptim_diffusion.audit.probes import PROBES
@@ -18,7 +17,7 @@ from dualoptim_diffusion.core.classes import same_classes
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.recipes import read_yaml
-from dualoptim_diffusion.core.terminal import say
+from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
@@ -229,7 +228,9 @@ def _run(
         )
     )
     done: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    with tqdm(total=len(units), desc=f"auditing {', '.join(context.labels[i] for i in context.forget_classes)}") as bar:
+    with progress(
+        total=len(units), desc=f"auditing {', '.join(context.labels[i] for i in context.forget_classes)}"
+    ) as bar:
         for probe, trial, audited in units:
             bar.set_postfix_str(f"{probe}, {trial.name}, {audited.role}")
             spent = repr({name: getattr(context.budget, name) for name in sorted(trial.settings)})

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from dualoptim_diffusion.core.classes import resolve_classes
-from dualoptim_diffusion.core.config import ForgetRecipe, OptimizersConfig, SamplingConfig
+from dualoptim_diffusion.core.config import ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import find_recipe, load_recipe, parse_seeds, recipe_sha256, resolve_keys
 from dualoptim_diffusion.core.terminal import say
@@ -59,8 +59,8 @@ class Experiment:
         """The optimizers that the resolved recipe asks for; a method that trains from scratch has pretraining's."""
         if (training := self.training_recipe) is not None:
             return OptimizerPlan.single(training.training.optimizer, training.training.lr)
-        config, method = OptimizersConfig(**self.values["optimizers"]), self.method
-        return OptimizerPlan.of_recipe(config, self.recipe.method, method.alternates, method.masks_retain)
+        recipe, method = self.recipe, self.method
+        return OptimizerPlan.of_recipe(recipe.optimizers, recipe.method, method.alternates, method.masks_retain)
 
     def check_states(self, has_mask: bool = False) -> None:
         """Checks that there will be a mask where a state is compact, and a backend where one has 8 bits.
@@ -173,8 +173,10 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     path = find_recipe(recipe_name)
     recipe = load_recipe(ForgetRecipe, recipe_name, overrides)
     method_class = find_method(recipe.method.name)
+    method_class.check_update(recipe.method)
     values, dropped = resolve_keys(recipe, method_class.reads, method_class.alternates_under(recipe.method))
-    _check_names(recipe, values)
+    recipe = ForgetRecipe.model_validate(values)  # what acts is what is written down: dropped keys are as if unset
+    _check_names(recipe)
     if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule
         common = {"forget_lr": recipe.method.retain_lr, "forget_schedule": recipe.method.retain_schedule}
         recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=common)})
@@ -214,11 +216,11 @@ def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = 
     return open_experiment(str(folder.recipe), overrides=overrides)
 
 
-def _check_names(recipe: ForgetRecipe, values: Mapping[str, Any]) -> None:
+def _check_names(recipe: ForgetRecipe) -> None:
     """Checks optimizers, momentum, seeds and protocol."""
     for phase in ("forget", "retain"):
-        check_optimizer_name(getattr(recipe.optimizers, phase))
-        used = values["optimizers"].get(phase, recipe.optimizers.retain)
+        used = getattr(recipe.optimizers, phase)
+        check_optimizer_name(used)
         if (momentum := getattr(recipe.optimizers, f"{phase}_momentum")) is not None:
             set_momentum(make_optimizer(used, [torch.nn.Parameter(torch.zeros(1))], lr=1.0), momentum)
     parse_seeds(recipe.sampling.seeds)

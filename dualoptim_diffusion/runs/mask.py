@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.config import FisherRatioMask
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.runs.experiment import Experiment
@@ -65,14 +65,14 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     provenance = mask_provenance(experiment, model, model_sha256(model))
     path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
 
-    def progress(total: int, title: str) -> Iterator[int]:
-        return iter(tqdm(range(total), desc=title, disable=not accelerator.is_main_process))
+    def counted(total: int, title: str) -> Iterator[int]:
+        return iter(progress(range(total), desc=title, disable=not accelerator.is_main_process))
 
     pure = config.kind == "fisher_ratio" and config.estimator == "class_pure"
     return get_or_make(
         path,
         lambda path: load_mask(path, model, experiment.forget_labels),
-        lambda: (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, progress),
+        lambda: (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, counted),
         lambda path, mask: write_mask(path, mask, provenance),
         accelerator,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedType
 
+from dualoptim_diffusion.core.allocator import keep_freed_memory
 from dualoptim_diffusion.core.config import EvaluationConfig, ModelConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe, recipe_sha256
@@ -50,6 +51,8 @@ def make_accelerator(device: str) -> Accelerator:
         raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
     # accelerate lets processes meet on a CPU only where it is told to use one
     on_cpu = device == "cpu" or (device == "auto" and not any(available.values()))
+    if on_cpu:
+        keep_freed_memory()
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # each model knows its own: a base may have another
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
         raise InputError(

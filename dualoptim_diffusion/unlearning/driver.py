@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from dualoptim_diffusion.core.errors import NonFiniteError, Stopped
-from dualoptim_diffusion.core.terminal import say
+from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
 from dualoptim_diffusion.files.checkpoint import Restored, load_checkpoint, save_checkpoint
 from dualoptim_diffusion.files.locks import any_process
@@ -124,7 +123,7 @@ class Recorder:
             with atomic_path(metrics) as beside:
                 beside.write_text("".join(f"{line}\n" for line in lines[:first_step]), encoding="utf-8")
         quiet = not accelerator.is_main_process
-        with tqdm(total=num_steps, initial=first_step, desc=self._title, disable=quiet) as self._bar:
+        with progress(total=num_steps, initial=first_step, desc=self._title, disable=quiet) as self._bar:
             yield
 
     def write(self, finished: int, record: Record, durable: bool) -> None:

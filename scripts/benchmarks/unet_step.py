@@ -116,13 +116,7 @@ WAYS_ON_GPU = (
     Way(**FAST, channels_last=True, compiled=True, graphs=True),
     Way(**FAST, channels_last=True, compiled=True),
 )
-WAYS_ON_CPU = (
-    Way(plain=True, memory_kept=True),
-    Way(memory_kept=True),
-    Way(state="compact", fused=True, memory_kept=True),
-    Way(state="compact", fused=True, precision="bf16", memory_kept=True),
-)
-
+WAYS_ON_CPU = (Way(plain=True, memory_kept=True),)  # as ours always is
 
 TOY_WAYS = (Way(plain=True), Way(state="compact", fused=True), Way(precision="bf16"))
 
@@ -182,6 +176,10 @@ def plain_loop(network: nn.Module, sources: list[Any], mask: dict[str, Tensor]) 
 
 def our_loop(way: Way, accelerator: Any, model: Any, sources: list[Any], mask: setup.Mask) -> Callable[[int], None]:
     """The step as `dualoptim forget` takes it."""
+    from dualoptim_diffusion.core.allocator import keep_freed_memory
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     model.prepare(accelerator, way.precision, way.channels_last, way.compiled)
     model.network.train()
     if way.graphs:

@@ -117,8 +117,9 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_the_mask_of_a_second_class_needs_no_further_pass(
-    dualoptim: Run, tiny: str, tmp_path: Path, cache: Path
+    dualoptim: Run, tiny: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dualoptim_diffusion.core.terminal.EVERY", 1e-9)
     word = "method.mask.estimator=class_pure"
     first = dualoptim("saliency", tiny, "--class", "three", word, "--out", tmp_path / "three.safetensors")
     assert first.code == 0, first.err

@@ -173,7 +173,7 @@ def test_the_registry_names_its_neighbours() -> None:
     with pytest.raises(InputError, match="did you mean sfron"):
         find_method("sfronn")
     with pytest.raises(InputError, match="expected alternate for sfron"):
-        make("sfron", update="joint")
+        METHODS["sfron"].check_update(MethodConfig(name="sfron", update="joint"))
 
 
 @pytest.mark.numerical

@@ -62,11 +62,17 @@ class Method:
         num_classes: int,
         global_mean: Callable[[Tensor], Tensor] = Tensor.mean,
     ) -> None:
-        if self.forgets and "update" in settings.model_fields_set and settings.update not in self.updates:
-            known = " or ".join(self.updates)
-            raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
         self.settings, self.forget_classes = settings, tuple(forget_classes)
         self.num_classes, self.global_mean = num_classes, global_mean
+
+    @classmethod
+    def check_update(cls, settings: MethodConfig) -> None:
+        """Raises:
+        InputError: if the settings name a form of update that the method has not.
+        """
+        if cls.forgets and "update" in settings.model_fields_set and settings.update not in cls.updates:
+            known = " or ".join(cls.updates)
+            raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
 
     @property
     def num_steps(self) -> int:

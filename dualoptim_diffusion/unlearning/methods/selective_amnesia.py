@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.data import Batch, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
@@ -73,7 +73,7 @@ def replay_fisher(model: DenoisingModel, images: ImageSet, num_timesteps: int | 
     fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
     was_training = model.network.training
     model.network.eval()
-    for i in tqdm(range(len(images)), desc="Fisher information of replay images", unit="img"):
+    for i in progress(range(len(images)), desc="Fisher information of replay images", unit="img"):
         source = generator("replay-fisher", i)
         timesteps = torch.randperm(total, generator=source)[:count]
         x_0 = model.encode(images.images[i : i + 1].to(device))
