@@ -99,3 +99,12 @@ def matmul_rates(small: bool = False) -> dict[str, float]:
         return 2 * side**3 / timed(lambda: a @ b, repeats=repeats)
 
     return {"fp32": rate(torch.float32), "bf16": rate(torch.bfloat16)}
+
+
+def flop_of_forward(network: torch.nn.Module, *inputs: torch.Tensor) -> int:
+    """FLOP of a forward pass of these inputs, counted."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(*inputs)
+    return int(counter.get_total_flops())

@@ -303,7 +303,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_others_stand(tmp_path: Path
 
 def test_a_forward_pass_of_dit_xl_2_takes_the_published_work() -> None:
     """118.6 G multiply-adds."""
-    assert dit_step.flop_of_forward("XL/2") / 2e9 == pytest.approx(118.6, abs=0.1)
+    assert dit_step.flop_of_image("XL/2") / 2e9 == pytest.approx(118.6, abs=0.1)
 
 
 def test_the_table_of_dit_steps_has_ratios_to_its_first_row_and_says_where_memory_ended() -> None:

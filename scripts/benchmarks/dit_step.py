@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from benchmarks import setup
 from benchmarks.measuring import Benchmark, Found, bytes_of_libraries, parse, parser, peak_bytes, ratio, there
-from machine import REPEATS, kind, matmul_rates, timed, where
+from machine import REPEATS, flop_of_forward, kind, matmul_rates, timed, where
 from tables import table
 
 DENSITY = 0.1
@@ -151,16 +151,12 @@ def draw_rate(size: str, row: Drawing) -> Found:
     }  # fmt: skip
 
 
-def flop_of_forward(size: str) -> int:
+def flop_of_image(size: str) -> int:
     """FLOP of a forward pass of one image."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     with torch.device("meta"):
         network = setup.dit_network(size)
         inputs = torch.empty(1, 4, 32, 32), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
-        network(*inputs)
-    return counter.get_total_flops()
+    return flop_of_forward(network, *inputs)
 
 
 def step_cells(row: Found, content: Found) -> list[str]:
@@ -227,7 +223,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "command": "python scripts/benchmarks/dit_step.py" + ("" if size == "XL/2" else f" --size {size}"),
         "size": size,
         **where(),
-        "flop_of_forward": flop_of_forward(size),
+        "flop_of_forward": flop_of_image(size),
         "drawn_at_once": drawn_at_once(size),
         "matmul_flop_per_second": matmul_rates(arguments.toy),
     }

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scrip
 import tables
 import toy
 from command import command_line, parse, parser
-from machine import matmul_rates, synchronise, where
+from machine import flop_of_forward, matmul_rates, synchronise, where
 from studies.photographs import FULL, TOY, Clock, Scale, Study
 from studies.runner import Cell
 
@@ -137,17 +137,6 @@ def obtain_base(study: Study, work: Path, rates: Sequence[float], seconds: Calla
         save_file({k: v.contiguous() for k, v in weights.items()}, work / f"base_{study.seed}_{name}.safetensors")
     tables.write_json(about, found)
     return found
-
-
-def flop_of_forward(study: Study) -> int:
-    """FLOP of a forward pass of one image."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    inputs = torch.zeros(1, *study.model.x_0_shape), *(torch.zeros(1, dtype=torch.long) for _ in range(2))
-    network = study.model.fresh_network().eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(*inputs)
-    return int(counter.get_total_flops())
 
 
 class Results:
@@ -364,7 +353,8 @@ def interval(figure: Found, form: str) -> str:
 def describe(study: Study, trained: Found, rates: dict[str, float]) -> Found:
     """What the results say of a base model."""
     precision = study.recipe.run.precision
-    flop, rate = flop_of_forward(study), rates[precision]
+    one_image = torch.zeros(1, *study.model.x_0_shape), *(torch.zeros(1, dtype=torch.long) for _ in range(2))
+    flop, rate = flop_of_forward(study.model.fresh_network(), *one_image), rates[precision]
     return where() | trained | {
         "seed": study.seed,
         "passes": study.model.passes,
