@@ -11,7 +11,7 @@ HEAVY = {
     "accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "matplotlib", "scipy", "sklearn", "timm", "torch",
     "torch._dynamo", "torch_fidelity", "torchvision",
 }  # fmt: skip
-TORCH = {"torch", "accelerate"}
+TORCH = {"torch", "accelerate", "huggingface_hub"}  # the last by older versions of accelerate
 MAY_LOAD: dict[str, set[str]] = {
     "--help": set(),
     "forget --help": set(),
