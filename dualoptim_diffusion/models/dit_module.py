@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from dualoptim_diffusion.models.unet_layers import MAX_PERIOD, EmbeddingMLP, sinusoids
+from dualoptim_diffusion.models.unet_layers import MAX_PERIOD, EmbeddingMLP, passed, sinusoids
 
 TIME_CHANNELS = 256
 EPS = 1e-6
@@ -219,10 +218,7 @@ class DiTModule(nn.Module):
         tokens = self.pos_embed(x_t)  # [B, patches, width]
         conditioning = self.embedder(timesteps, class_labels, tokens.dtype)  # [B, width]
         for block in self.transformer_blocks:
-            if self.checkpoints and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, conditioning, use_reentrant=False)
-            else:
-                tokens = block(tokens, conditioning)
+            tokens = passed(block, tokens, conditioning, recompute=self.checkpoints)
         shift, scale = self.proj_out_1(functional.silu(conditioning)).chunk(2, dim=1)
         tokens = self.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
         return (self._unpatchify(self.proj_out_2(tokens)),)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.models.dit_module import DiTModule
-from dualoptim_diffusion.models.saved_network import with_weights
+from dualoptim_diffusion.models.saved_network import SharesWeights
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
@@ -20,18 +20,11 @@ EMBEDDER = "embedder."
 COPIED = ".norm1.emb."  # after `transformer_blocks.i`: where diffusers keeps a block's copy of it
 
 
-class DiT(DiTModule, ModelMixin, ConfigMixin):
+class DiT(SharesWeights, DiTModule, ModelMixin, ConfigMixin):
     """`DiTModule`, whose arguments it takes, with `save_pretrained` and `from_pretrained`."""
 
     _supports_gradient_checkpointing = True
     __init__ = register_to_config(DiTModule.__init__)
-
-    @classmethod
-    def of(cls, network: DiTModule) -> "DiT":
-        """The same network in this form; both share their weights."""
-        if isinstance(network, cls):
-            return network
-        return with_weights(cls, network.arguments, network.state_dict()).train(network.training)
 
     def forward(
         self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, return_dict: bool = True

@@ -41,6 +41,18 @@ def with_weights(kind: type[Network], arguments: Mapping[str, Any], weights: Map
     return network
 
 
+class SharesWeights:
+    """Of a diffusers class whose arguments are those of one of our networks."""
+
+    @classmethod
+    def of(cls, network: Any) -> Any:
+        """The same network in this form; both share their weights."""
+        if isinstance(network, cls):
+            return network
+        same: Any = with_weights(cls, network.arguments, network.state_dict())  # type: ignore[type-var]
+        return same.train(network.training)
+
+
 def read_network(kind: type[Network], folder: Path) -> Network:
     """The network that `save_pretrained` wrote to `folder`, in eval mode and float32, on the CPU.
 

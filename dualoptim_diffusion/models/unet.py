@@ -7,25 +7,18 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from dualoptim_diffusion.models.saved_network import with_weights
+from dualoptim_diffusion.models.saved_network import SharesWeights
 from dualoptim_diffusion.models.unet_module import UNetModule
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DOutput
 
 
-class ConditionalUNet(UNetModule, ModelMixin, ConfigMixin):
+class ConditionalUNet(SharesWeights, UNetModule, ModelMixin, ConfigMixin):
     """`UNetModule`, whose arguments it takes, with `save_pretrained` and `from_pretrained`."""
 
     _supports_gradient_checkpointing = True
     __init__ = register_to_config(UNetModule.__init__)
-
-    @classmethod
-    def of(cls, network: UNetModule) -> "ConditionalUNet":
-        """The same network in this form; both share their weights."""
-        if isinstance(network, cls):
-            return network
-        return with_weights(cls, network.arguments, network.state_dict()).train(network.training)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor, return_dict: bool = True

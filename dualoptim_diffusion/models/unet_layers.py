@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-6  # of every GroupNorm
 MAX_PERIOD = 10_000
@@ -20,6 +21,15 @@ def sinusoids(timesteps: Tensor, width: int, shift: int = 0) -> tuple[Tensor, Te
     exponents = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angles = timesteps[:, None].float() * (exponents / (half - shift)).exp()
     return angles.sin(), angles.cos()
+
+
+def passed(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
+    """What the block makes of its inputs; its activations are kept, or computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        output: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+    else:
+        output = block(*inputs)
+    return output
 
 
 class EmbeddingMLP(nn.Module):

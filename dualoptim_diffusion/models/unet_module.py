@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from dualoptim_diffusion.models.unet_layers import (
     EPS,
@@ -20,6 +19,7 @@ from dualoptim_diffusion.models.unet_layers import (
     EmbeddingMLP,
     ResnetBlock,
     TimeEmbedding,
+    passed,
 )
 
 MIN_CHANNELS_PER_GROUP = 2  # with one channel a group, GroupNorm removes the added time and class signal
@@ -49,9 +49,7 @@ class Level(nn.Module):
 
     def block(self, index: int, x: Tensor, embedding: Tensor) -> Tensor:
         """One block and its attention."""
-        block = self.resnets[index]
-        recomputed = self.checkpoints and torch.is_grad_enabled()
-        x = checkpoint(block, x, embedding, use_reentrant=False) if recomputed else block(x, embedding)
+        x = passed(self.resnets[index], x, embedding, recompute=self.checkpoints)
         return self.attentions[index](x) if hasattr(self, "attentions") else x
 
 
@@ -102,9 +100,7 @@ class Middle(nn.Module):
         x = self.resnets[0](x, embedding)
         for attention in self.attentions:
             x = attention(x)
-        last = self.resnets[1]
-        recomputed = self.checkpoints and torch.is_grad_enabled()
-        return checkpoint(last, x, embedding, use_reentrant=False) if recomputed else last(x, embedding)
+        return passed(self.resnets[1], x, embedding, recompute=self.checkpoints)
 
 
 class UNet(nn.Module):

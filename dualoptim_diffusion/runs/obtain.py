@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -150,16 +149,19 @@ def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator
 
     One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
     """
-    folder, facts = find_classifier(recipe), data_facts(recipe.data)
-    if _unmeasured(recipe, facts):
-        make = partial(new_classifier, recipe.classifier, facts.id2label, facts.shape[0], num_steps=0)
-    else:
-        make = partial(train_classifier, recipe, *load_dataset(recipe.data), accelerator.device)
+    folder = find_classifier(recipe)
     with locked_cache(folder, accelerator):
         if accelerator.is_main_process and not folder.is_dir():
-            make().save(folder)
+            _make_classifier(recipe, accelerator.device).save(folder)
         accelerator.wait_for_everyone()
     return folder
+
+
+def _make_classifier(recipe: ClassifierRecipe, device: torch.device) -> Classifier:
+    facts = data_facts(recipe.data)
+    if _unmeasured(recipe, facts):
+        return new_classifier(recipe.classifier, facts.id2label, facts.shape[0], num_steps=0)
+    return train_classifier(recipe, *load_dataset(recipe.data), device)
 
 
 def find_classifier(recipe: ClassifierRecipe) -> Path:
