@@ -13,6 +13,7 @@ from typing import IO
 
 from tables import RESULTS
 
+ELSEWHERE = ("--out", "--runs")  # where files lie changes no figure
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -44,7 +45,12 @@ def parse(options: ArgumentParser, words: Sequence[str] | None) -> Namespace:
 def command_line(script: str, words: Sequence[str] | None) -> str:
     """The command that gave these results, for the file that holds them."""
     path = Path(script).resolve().relative_to(ROOT)
-    return shlex.join(["python", path.as_posix(), *(sys.argv[1:] if words is None else words)])
+    given = list(sys.argv[1:] if words is None else words)
+    for option in ELSEWHERE:
+        if option in given:
+            place = given.index(option)
+            del given[place : place + 2]
+    return shlex.join(["python", path.as_posix(), *given])
 
 
 def dualoptim(*words: str, log: IO[str] | None = None, here: bool = False, threads: int | None = None) -> int:

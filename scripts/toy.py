@@ -72,6 +72,7 @@ def overrides(folder: Path) -> list[str]:
     write_recipes(folder)
     return [
         f"model.pretrain={folder / 'pretrain.yaml'}", f"evaluation.classifier={folder / 'classifier.yaml'}",
-        "evaluation.min_accuracy=0", "evaluation.protocol=seeds", "run.device=cpu", "data.batch_size=16", STEPS,
+        "evaluation.min_accuracy=0", "evaluation.protocol=seeds", "evaluation.features=classifier", "run.device=cpu",
+        "data.batch_size=16", STEPS,
         "sampling.scheduler=ddim", "sampling.num_inference_steps=2", "sampling.seeds=0-3", "sampling.batch_size=50",
     ]  # fmt: skip

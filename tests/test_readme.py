@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -15,13 +17,17 @@ import typer
 from pydantic import BaseModel
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
 from dualoptim_diffusion import cli
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.recipes import load_recipe, parse_recipe, recipe_folder
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS
+from dualoptim_diffusion.report.measures import number
 from dualoptim_diffusion.unlearning.methods import METHODS
+from studies import recipes
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parent.parent
@@ -46,15 +52,6 @@ RECIPES: dict[str, Any] = {
     "train-classifier": ClassifierRecipe,
 }
 PLACEHOLDERS = {"VERB"}
-IN_THE_STUDY = {  # methods by their row in the study of audits; sa is not in it
-    "sfron": "SFRon + DualOptim",
-    "salun": "SalUn + DualOptim",
-    "null_matching": "null matching",
-    "gradient_ascent": "gradient ascent",
-    "finetune": "finetune",
-    "retrain": "retrain",
-}
-
 each_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -223,24 +220,54 @@ def test_python_snippets_compile_and_what_they_import_from_the_package_exists(pa
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
-def test_the_figures_of_the_recipes_are_those_at_their_heads() -> None:
-    reached = {}
+RESULTS = ROOT / "scripts" / "results"
+
+
+def result(stem: str) -> Any:
+    return json.loads((RESULTS / f"{stem}.json").read_text(encoding="utf-8"))
+
+
+def test_the_figures_of_the_recipes_are_those_of_committed_results() -> None:
+    """In the table of the recipes page and at the recipes' heads."""
+    reached = {name: recipes.reached(part["results"]) for name, part in result("digits_recipes")["recipes"].items()}
+    table = {code(name)[0]: figures for name, _, figures in rows(PAGES["configs/README.md"], "recipe")}
+    assert table == reached
     for path in recipe_folder().glob("digits_*.yaml"):
         if found := re.search(r'^# Reached for "three", seed 0: (.+?); original', path.read_text(), flags=re.MULTILINE):
-            reached[path.stem] = found[1]
-    table = {code(name)[0]: figures for name, _, figures in rows(PAGES["configs/README.md"], "recipe")}
-    assert table == {name: figures for name, figures in reached.items() if "_dit_" not in name}
+            assert found[1] == reached[path.stem]
+    heads = [path.stem for path in recipe_folder().glob("digits_*.yaml") if "# Reached for" in path.read_text()]
+    assert sorted(heads) == sorted(reached)
 
 
 def test_the_readme_lists_every_method_with_figures_of_committed_results() -> None:
     table = rows(README, "`method.name`")
     assert {code(row[0])[0] for row in table} == METHODS.keys()
-    study = (ROOT / "scripts" / "results" / "audit_study.md").read_text(encoding="utf-8")
-    largest = {row[0]: row[4] for row in rows(study, "method")}
-    for method, _, recipe, accuracy, excess in table:
-        head = (recipe_folder() / f"{code(recipe)[0]}.yaml").read_text()
-        assert f'"three", seed 0: FA {accuracy} (' in head
-        assert excess == largest.get(IN_THE_STUDY.get(code(method)[0], ""), "not measured")
+    found = result("digits_recipes")["recipes"]
+    for _, _, recipe, accuracy, draws, decision in table:
+        part = found[code(recipe)[0]]
+        assert accuracy == f"{part['results']['unlearned']['FA']['value']:.1%}"
+        assert draws == recipes.draws(part["results"], "three")
+        assert decision == recipes.said(part["headline"])
+
+
+def test_the_readmes_first_result_is_that_of_its_recipe() -> None:
+    (block,) = (block.text for block in blocks(README) if block.text.startswith("model "))
+    results = result("digits_recipes")["recipes"]["digits_sfron_dual"]["results"]
+    for line, model in zip(block.splitlines()[1:], ("original", "unlearned"), strict=True):
+        figures = results[model]
+        fa, ra, kid = figures["FA"], figures["RA"], figures["kid"]
+        numbers = [f"{fa['value']:.1%} ({fa['hits']}/{fa['n']}, 95%", f"{ra['value']:.1%} (n={ra['n']}, 95%"]
+        numbers += [f"{number(kid['value'])} (95% {number(kid['ci95'][0])} to {number(kid['ci95'][1])})"]
+        assert all(part in line for part in numbers), line
+
+
+@pytest.mark.parametrize("stem", ["every_class_digits_sfron_dual", "digits_recipes", "intervals", "audit_errors"])
+def test_the_tables_of_the_studies_page_are_those_of_the_results(stem: str) -> None:
+    page = PAGES["scripts/studies/README.md"]
+    written = (RESULTS / f"{stem}.md").read_text(encoding="utf-8")
+    lines = [line for line in written.splitlines() if line.startswith("|")]
+    assert len(lines) > 2
+    assert "\n".join(lines) in page
 
 
 def test_the_pages_list_every_floor_probe_budget_and_protocol() -> None:

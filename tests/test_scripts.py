@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import tables
 from benchmarks import dit_step, measuring, setup, unet_step
 from command import parse, parser
-from studies import audit_planted, audit_study, kill_and_resume, reproduce_table2, runner, stability
+from studies import audit_errors, audit_study, kill_and_resume, reproduce_table2, runner, stability
 from studies.runner import Cell
 from studies.works import Work
 
@@ -198,8 +198,8 @@ def result(group: str, seed: int, fa: float, fd: float, rate: str = "1e-4", befo
         "class_name": "three",
         "seed": seed,
         "overrides": [f"method.forget_lr={rate}"],
-        "after": {"FA": fa, "RA": 0.9, "FD": fd},
-        "before": {"FA": 0.98, "RA": 0.97, "FD": before},
+        "after": {"FA": fa, "RA": 0.9, "KID": fd},
+        "before": {"FA": 0.98, "RA": 0.97, "KID": before},
         "base_sha256": "b",
     }
 
@@ -208,7 +208,7 @@ def test_a_summary_is_mean_and_deviation_over_runs_and_counts_those_that_met_the
     runs = [result("dual", 0, 0.0, 0.4), result("dual", 1, 0.02, 0.5), result("dual", 2, 0.04, 0.4)]
     runs.append(result("dual", 3, 0.0, 0.6) | {"after": None})
     summary = runner.summarise(runs)
-    assert summary["FD ratio"] == pytest.approx([1, 1.25, 1])
+    assert summary["KID ratio"] == pytest.approx([1, 1.25, 1])
     assert (summary["met"], summary["runs"], summary["stopped"]) == (2, 4, 1)
     fa, _, fd, met = runner.summary_row(summary)
     assert (fa, met) == ("2.0% ± 2.0 (max 4.0%)", "2 of 4")
@@ -251,7 +251,7 @@ def test_a_cell_forgets_and_scores_as_a_run_does(tiny: str, monkeypatch: pytest.
     monkeypatch.setattr(runner, "SAMPLING", ())
     done = runner.run_cell(Cell("dual", tiny, "three", 0))
     assert done["after"]["n"] == {"FA": 4, "RA": 36}
-    assert done["before"]["FD"] != done["after"]["FD"]
+    assert done["before"]["KID"] != done["after"]["KID"]
     assert -1 <= done["mean_gradient_cosine"] <= 1
     json.dumps(done)
 
@@ -362,36 +362,24 @@ def test_what_must_be_equal_of_two_runs_leaves_out_times_and_origins_alone(tmp_p
     assert json.loads(found["run/results.json"]) == {"FA": 0.5, "parts": [{}]}
 
 
-@pytest.mark.parametrize(
-    ("original", "planted", "control", "caught"),
-    [
-        (0, 5, 20, True),
-        (0, 5, None, True),
-        (0, 0, 20, False),
-        (0, 20, 20, False),
-        (0, None, None, False),
-        (5, 7, 20, False),
-    ],
-)
-def test_a_planted_model_is_caught_between_the_untouched_and_the_retrained_one(
-    original: int, planted: int | None, control: int | None, caught: bool
-) -> None:
-    assert audit_planted.is_caught({"original": original, "unlearned": planted, "control": control}) is caught
+def test_the_table_of_the_audits_errors_counts_decisions_by_kind_of_model() -> None:
+    def audit(model: str, decision: str, fa: float = 0.02) -> dict[str, Any]:
+        return {
+            "class": "three", "model": model, "plain FA": fa, "budget": {"name": "quick", "images": 50, "seeds": 2},
+            "headline": {"decision": decision, "probe": "relearn"},
+        }  # fmt: skip
 
-
-def test_the_planted_models_in_the_results_are_what_their_steps_say() -> None:
-    found = json.loads((RESULTS / "audit_planted.json").read_text())["found"]
-    assert {part["planted"] for part in found} == {"zeroed", "swapped"}
-    assert len({part["seed"] for part in found}) == 3
-    for part in found:
-        assert part["caught"] is audit_planted.is_caught(part["steps_to_half"])
-        assert part["plain_FA"]["unlearned"] <= 0.1 < part["plain_FA"]["original"]
+    found = [audit(f"retrained {seed}", "cannot tell") for seed in range(3)] + [audit("retrained 0", "left")]
+    found += [audit("swapped", "left", 0.0), audit("swapped", "gone", 0.0)]
+    text = audit_errors.tabulate(found, "command")
+    assert "| retrained | 3 | 2.0% ± 0.0 | 4 | 1 (25%) | 3 (75%) | 0 (0%) | relearn 1 |" in text
+    assert "| swapped | 1 | 0.0% | 2 | 1 (50%) | 0 (0%) | 1 (50%) | relearn 1 |" in text
 
 
 def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:
     return {
-        "method": method, "class": "three", "seed": 0, "FA": fa, "RA": 0.98, "FD ratio": 1.0,
-        "headline": {"difference": excess, "interval": [low, 1.0]},
+        "method": method, "class": "three", "seed": 0, "FA": fa, "RA": 0.98, "KID ratio": 1.0,
+        "headline": {"difference": excess, "interval": [low, 1.0], "decision": "left" if low > 0 else "cannot tell"},
         "excess": dict.fromkeys(audit_study.ATTACKS, excess),
         "steps_to_half": {"relearn, 10 images": {"unlearned": 10, "control": None}},
         "curves": {"relearn, 10 images": {"unlearned": {"at": [0, 5], "hits": [0, 3], "n": [10, 10]}}},

@@ -115,7 +115,7 @@ class AuditedModel:
     """A model under audit.
 
     Attributes:
-        role: original, unlearned, control (retrained without the class) or random (fresh weights).
+        role: original, unlearned, control (retrained without the class, one of several) or random (fresh weights).
         sha256: of its weights.
     """
 
@@ -142,6 +142,11 @@ class Trial:
     settings: tuple[str, ...] = ()
     axis: str | None = None
     made_from: str = ""
+
+    def seeds(self, budget: Budget, role: str) -> range:
+        """Those that it is made with: several where an attack draws lots, and its verdict rests on the model."""
+        several = self.axis is not None and "seed" in self.settings and role in ("unlearned", "control")
+        return range(budget.seed, budget.seed + (budget.seeds if several else 1))
 
 
 @dataclass(frozen=True)

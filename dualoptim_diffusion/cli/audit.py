@@ -26,22 +26,25 @@ def audit(
     probe: Annotated[list[ProbeOption] | None, typer.Option(help="Repeat for several [the budget's].")] = None,
     budget: Annotated[BudgetOption, typer.Option(help="What each model is given.")] = QUICK,
     control: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="A model retrained without the class [one made by --retrain before]."),
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="A model retrained without the class; repeat for several [those --retrain made before]."
+        ),
     ] = None,
+    controls: Annotated[int, typer.Option(min=1, help="How many retrained models --retrain trains and uses.")] = 2,
     retrain: Annotated[
         bool,
-        typer.Option("--retrain", help="Train the control here; it is cached, and an interrupted training continues."),
+        typer.Option("--retrain", help="Train the controls here; they are cached, and interrupted training continues."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Attack a run's result: is the class really gone, or only hidden?
 
-    Each probe runs on the original, the unlearned model and a control that never saw the class. Writes audit.json and
+    Each probe runs on the original, the unlearned model and controls that never saw the class. Writes audit.json and
     the report. Run an interrupted command again to continue.
     """
-    if control is not None and retrain:
-        raise InputError(f"--control names the control {control} and --retrain would make one; give one of them.")
+    if control and retrain:
+        raise InputError(f"--control names the control {control[0]} and --retrain would make one; give one of them.")
     own = [override for override in overrides or () if override.startswith("audit.")]
     others = [override for override in overrides or () if override not in own]
     values = {"audit": BUDGETS[budget.value].model_dump()}
@@ -53,5 +56,6 @@ def audit(
 
     experiment = open_run(run, others, allowed=("audit", "sampling"))
     probes = [option.value for option in probe or ()]
-    content = runs_audit.audit(experiment, run, spent, budget.value, probes, control, retrain)
+    chosen = runs_audit.Controls(tuple(control or ()), controls, retrain)
+    content = runs_audit.audit(experiment, run, spent, budget.value, probes, chosen)
     result(content if as_json else text(content), as_json)

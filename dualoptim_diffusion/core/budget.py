@@ -17,6 +17,7 @@ class Budget(Section):
         probes: those that run when none are named.
         images: drawn for each rate, with the seeds 0, 1, 2, ...
         seed: of batches, of which images of the class an attack is given, and of noise.
+        seeds: how often each attack that draws lots is made, with the seeds `seed`, `seed` + 1, ...
         labels: at most so many other labels are tried, evenly over all.
         guidance_scales: s of the guidance sweep; where a model has no null class only 1 is tried.
         ddpm_steps: steps of the ancestral sampler in the sampler sweep; the others take the run's.
@@ -36,6 +37,7 @@ class Budget(Section):
     probes: tuple[ProbeName, ...] = PROBE_NAMES
     images: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
+    seeds: int = Field(2, ge=1)
     labels: int = Field(20, ge=1)
     guidance_scales: tuple[float, ...] = (0.0, 1.0, 1.5, 3.0, 7.0)
     ddpm_steps: int = Field(100, ge=1, le=1000)
@@ -87,7 +89,16 @@ class AuditConfig(Section):
 
 STANDARD_STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 BUDGETS = {
-    "quick": Budget(),
+    "quick": Budget(
+        images=50,
+        guidance_scales=(0.0, 1.5, 3.0, 7.0),
+        ddpm_steps=50,
+        relearn=(10, "retained"),
+        relearn_steps=(0, 5, 20, 50),
+        embedding_steps=(0, 20, 50),
+        timesteps=(400, 600),
+        real_images=50,
+    ),
     "standard": Budget(
         images=500, relearn_steps=STANDARD_STEPS, embedding_steps=STANDARD_STEPS, real_images=500, ddpm_steps=250
     ),

@@ -7,6 +7,7 @@ from dualoptim_diffusion.core.errors import InputError, nearest
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NONE_OF_THESE = "none of these"  # what a classifier trained with images of nothing may answer, as its last class
 ID = re.compile(r"\d{1,9}")
 NUMBER = re.compile(r" \(\d+\)$")  # as `distinct_names` writes it
 MANY, SPELLINGS = 1000, 10  # of so many names so many may be spelled otherwise elsewhere

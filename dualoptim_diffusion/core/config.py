@@ -223,10 +223,16 @@ class EvaluationConfig(Section):
     protocol: str = "standard"
     classifier: str  # a recipe, or a folder written by train-classifier
     min_accuracy: float = Field(0.6, ge=0, le=1)  # of the classifier on real images of each forgotten class
-    features: str = "inception"  # for distances: inception, classifier, or timm's name of a network
+    # for distances: inception, classifier, timm's name of a network, or a recipe or folder of train-classifier
+    features: str = "inception"
     features_weights: str | None = None  # a file of weights for them; null = the published ones
     every: int | None = Field(None, ge=1)  # outer steps between quick evaluations; null = none
     keep: Literal["last", "best"] = "last"  # which weights the run ends with; best needs quick evaluations
+
+    @property
+    def features_are_trained(self) -> bool:
+        """Whether the features are those of a network that a recipe of train-classifier makes, or has made."""
+        return self.features.endswith((".yaml", ".yml")) or Path(self.features).is_dir()
 
     @model_validator(mode="after")
     def _best_needs_every(self) -> "EvaluationConfig":

@@ -23,7 +23,7 @@ class Rate(TypedDict):
     ci95: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
-def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(hits: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a rate (Wilson, 1927), as fractions; 95% at the default z."""
     rate, z2 = hits / n, z**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
@@ -36,7 +36,9 @@ def rate(hits: int, n: int) -> Rate:
     return Rate(value=hits / n, hits=hits, n=n, ci95=list(wilson_interval(hits, n)))
 
 
-def difference_interval(hits: int, n: int, other_hits: int, other_n: int, z: float = Z_95) -> tuple[float, float]:
+def difference_interval(
+    hits: float, n: float, other_hits: float, other_n: float, z: float = Z_95
+) -> tuple[float, float]:
     """Interval of hits / n - other_hits / other_n of independent samples (Newcombe, 1998, method 10), in [-1, 1]."""
     p, q = hits / n, other_hits / other_n
     (low, high), (other_low, other_high) = wilson_interval(hits, n, z), wilson_interval(other_hits, other_n, z)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from dualoptim_diffusion.core.config import DataConfig, DenoiserDataConfig, DenoiserRunConfig, RunConfig, Section
 from dualoptim_diffusion.core.schedules import ScheduleName
@@ -68,6 +68,8 @@ class ClassifierConfig(Section):
 
 
 class ClassifierTrainingConfig(Section):
+    # what it learns to tell: the class, or by how many right angles an image was turned (features for distances)
+    task: Literal["classes", "rotations"] = "classes"
     num_steps: int = Field(ge=0)  # 0 = judge with the given weights as they are
     lr: float = Field(1e-3, gt=0, le=1e3)
     weight_decay: float = Field(0.05, ge=0, le=1e3)
@@ -75,6 +77,12 @@ class ClassifierTrainingConfig(Section):
     max_shift: int = Field(0, ge=0)  # random shift of the resized image, in pixels
     noise: float = Field(0.0, ge=0)  # of contrast and pixels, relative to the normalised image
     none_share: float = Field(0.0, ge=0)  # images of nothing per real one; above 0 the answer "none of these" exists
+
+    @model_validator(mode="after")
+    def _nothing_has_no_angle(self) -> "ClassifierTrainingConfig":
+        if self.task == "rotations" and (self.none_share or not self.num_steps):
+            raise ValueError("training.num_steps above 0 and none_share 0 beside task: rotations")
+        return self
 
 
 class ClassifierRecipe(Section):

@@ -30,6 +30,7 @@ class Encoder(Protocol):
     null_class: int | None
     num_train_timesteps: int
     label_drop: float
+    antithetic: bool
     x_0_shape: tuple[int, ...]
 
     @property
@@ -118,6 +119,7 @@ class Batches:
             shape=tuple(self.model.x_0_shape),
             num_train_timesteps=self.model.num_train_timesteps,
             label_drop=self.model.label_drop,
+            antithetic=self.model.antithetic,
             posterior=self.model.autoencoder is not None,
         )
         draws = draws.each(lambda part: part[self._mine])

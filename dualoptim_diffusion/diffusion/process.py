@@ -32,6 +32,11 @@ def antithetic_timesteps(batch_size: int, num_train_timesteps: int, generator: t
     return torch.cat([half, num_train_timesteps - 1 - half])[:batch_size]
 
 
+def uniform_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+    """Timesteps [B], each by itself, as DiT was trained."""
+    return torch.randint(num_train_timesteps, (batch_size,), generator=generator)
+
+
 def denoising_loss(noise_pred: Tensor, noise: Tensor) -> Tensor:
     """Squared error summed over channels and pixels, one value a sample: [B, C, H, W] -> [B] (DDPM, eq. 14)."""
     return (noise - noise_pred).square().flatten(1).sum(1)

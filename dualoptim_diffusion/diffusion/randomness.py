@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.diffusion.process import antithetic_timesteps
+from dualoptim_diffusion.diffusion.process import antithetic_timesteps, uniform_timesteps
 
 
 class Draws(NamedTuple):
@@ -74,6 +74,7 @@ def draw_update(
     shape: tuple[int, ...],
     num_train_timesteps: int,
     label_drop: float,
+    antithetic: bool = True,
     posterior: bool = False,
 ) -> Draws:
     """All random tensors of the update's global batch.
@@ -81,14 +82,16 @@ def draw_update(
     Args:
         shape: of one x_0.
         label_drop: a probability.
+        antithetic: timesteps in pairs t, T-1-t; else each by itself.
         posterior: draw the noise of an autoencoder's latents too; all else is the same without it.
     """
     source = generator(seed, phase, "batch", update)
     indices, flips = draw_examples(seed, phase, update, batch_size, num_examples, source)
+    draw_timesteps = antithetic_timesteps if antithetic else uniform_timesteps
     return Draws(
         indices=indices,
         flips=flips,
-        timesteps=antithetic_timesteps(batch_size, num_train_timesteps, source),
+        timesteps=draw_timesteps(batch_size, num_train_timesteps, source),
         noise=torch.randn(batch_size, *shape, generator=source),
         label_drops=torch.rand(batch_size, generator=source) < label_drop,
         posterior_noise=torch.randn(batch_size, *shape, generator=source) if posterior else None,

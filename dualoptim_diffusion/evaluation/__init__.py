@@ -1,34 +1,46 @@
-"""Is the class gone, are the others intact: FA, RA, what labels draw, degenerate images, distances of retained ones."""
+"""Is the class gone, are the others intact: FA, RA, what labels draw, collapsed labels, distances of retained ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, cat
+import torch
+from torch import Tensor
 
 from dualoptim_diffusion.core.classes import same_classes
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.rates import rate, wilson_interval
+from dualoptim_diffusion.core.rates import difference_interval, rate, wilson_interval
 from dualoptim_diffusion.core.timing import timed
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
+from dualoptim_diffusion.evaluation.distances import (
+    LEAST_PER_DIMENSION,
+    Estimate,
+    frechet_infinity,
+    kernel_distance,
+)
 from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 from dualoptim_diffusion.evaluation.neighbours import NEIGHBOURHOOD
 from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
-from dualoptim_diffusion.evaluation.relatives import (
-    INCEPTION_SPLITS,
-    inception_score,
-    kernel_distance,
-    precision_and_recall,
-)
-from dualoptim_diffusion.files.results_file import Distances, Figures, RateOfClasses
+from dualoptim_diffusion.evaluation.relatives import INCEPTION_SPLITS, inception_score, precision_and_recall
+from dualoptim_diffusion.files.results_file import Change, Distance, Distances, Figures, RateOfClasses
 from dualoptim_diffusion.judge.classifier import Classifier
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["NULL_LABEL", "evaluate", "frechet_distance", "match_classes", "wilson_interval"]
+__all__ = ["NULL_LABEL", "compare", "evaluate", "frechet_distance", "match_classes", "measure", "wilson_interval"]
 
 NULL_LABEL = "null label"  # how reports name the class of no class
+MOST_SAMPLES = 10_000  # of either side of a kernel distance, whose cost grows with the square
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the images of one model came to, and its distances with what they are made of, by their key there."""
+
+    figures: Figures
+    estimates: dict[str, Estimate]
 
 
 def evaluate(
@@ -39,7 +51,6 @@ def evaluate(
     reference: Tensor | Reference,
     *,
     extractor: Extractor | None = None,
-    per_class: int | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> Figures:
     """Scores generated images; several processes share the labels, and each returns all figures.
@@ -52,59 +63,109 @@ def evaluate(
         forget_classes: ids that should be gone.
         reference: real uint8 images [M, C, H, W] of the retained classes, or their features.
         extractor: where the features for distances come from; the classifier's penultimate layer if None.
-        per_class: how many images of each retained label count for distances; all if None.
 
     Returns:
         `FA`: a hit is an image drawn with a forgotten label that the classifier calls any forgotten class; lower is
-        better. `RA`: share of images of retained labels it calls by their label; higher is better. `leak`: how often
-        each other label, the null label included, draws a forgotten class. `drawn`: what the classifier calls the
-        images of each label, as counts. `degenerate_rate`: share of all images that show one flat colour; beside FA,
-        because a collapsed model also has FA 0. `frechet`, `kid`, `inception_score`, `precision`, `recall`: generated
-        against real retained images, named after the features; None where there are too few images. All rates are
-        fractions in [0, 1].
+        better. `RA`: share of images of retained labels it calls by their label; higher is better. For both it must
+        name a class; `FA_none` and `RA_none` are the same where it may answer "none of these" too. `leak`: how often
+        each other label, the null label included, draws a forgotten class. `drawn`, `drawn_forced`: what the
+        classifier calls the images of each label, as counts, with that answer and without. `degenerate`: share of
+        images of one flat colour; `variety`: mean variance of a pixel, of values in [0, 1], over the images of each
+        label: a collapsed label may have FA 0, or 1. `kid`, `frechet`, `frechet_infinity`, `inception_score`,
+        `precision`, `recall`: generated against real retained images, named after the features; `kid_training`:
+        against training images; None where there are too few images. All rates are fractions in [0, 1].
 
     Raises:
-        InputError: if a class is unknown to the classifier.
+        InputError: if a class is unknown to the classifier, or fewer than 4 images are there on either side.
     """
+    arguments = (samples, classifier, id2label, forget_classes, reference)
+    return measure(*arguments, extractor=extractor, accelerator=accelerator).figures
+
+
+def measure(
+    samples: Mapping[int, Tensor],
+    classifier: Classifier,
+    id2label: Mapping[int, str],
+    forget_classes: Sequence[int],
+    reference: Tensor | Reference,
+    *,
+    extractor: Extractor | None = None,
+    accelerator: "Accelerator | None" = None,
+) -> Measured:
+    """The same with what `compare` needs."""
     ids = match_classes(classifier, id2label)
     extractor = extractor or classifier_features(classifier)
     with timed("features, generated"):
-        scores = _score_labels(samples, classifier, ids, forget_classes, extractor, per_class, accelerator)
+        retained = [label for label in samples if label in id2label and label not in forget_classes]
+        scores = _score_labels(samples, classifier, retained, extractor, accelerator)
     if isinstance(reference, Tensor):
         reference = measure_reference(reference, extractor)
-    by_name = {id2label.get(score.label, NULL_LABEL): score for score in scores}
-    forgotten_scores = {name: score for name, score in by_name.items() if score.label in forget_classes}
-    others = {name: score for name, score in by_name.items() if score.label not in forget_classes}
-    retained = {name: score for name, score in others.items() if score.label in id2label}
-    called = classifier.info.id2label
     with timed("metrics"):
-        distances = _distances(list(retained.values()), reference, extractor)
-    return Figures(
-        FA=_rate({name: (s.hits, s.n) for name, s in forgotten_scores.items()}),
-        RA=_rate({name: (s.correct, s.n) for name, s in retained.items()}),
-        leak={name: rate(s.hits, s.n) for name, s in others.items()},
-        drawn={name: {called[i]: n for i, n in enumerate(s.called) if n} for name, s in by_name.items()},
-        degenerate_rate=sum(s.flat for s in scores) / sum(s.n for s in scores),
+        distances, estimates = _distances([s for s in scores if s.label in retained], reference, extractor)
+    names = {score.label: id2label.get(score.label, NULL_LABEL) for score in scores}
+    known = list(classifier.info.id2label.values())
+    gone = [ids[c] for c in forget_classes]
+
+    def hits(score: LabelScore, counts: list[int]) -> int:
+        return sum(counts[i] for i in gone) if score.label in forget_classes else counts[ids[score.label]]
+
+    def rates(part: Sequence[LabelScore], free: bool) -> RateOfClasses:
+        return _rate((names[s.label], hits(s, (s.called if free else None) or s.forced), s.n) for s in part)
+
+    def flat(part: Sequence[LabelScore]) -> RateOfClasses:
+        return _rate((names[s.label], s.flat, s.n) for s in part)
+
+    forgotten = [s for s in scores if s.label in forget_classes]
+    others = [s for s in scores if s.label not in forget_classes]
+    kept = [s for s in scores if s.label in retained]
+    figures = Figures(
+        FA=rates(forgotten, free=False),
+        RA=rates(kept, free=False),
+        leak={names[s.label]: rate(sum(s.forced[i] for i in gone), s.n) for s in others},
+        drawn={names[s.label]: _named(s.called or s.forced, known) for s in scores},
+        degenerate={"forgotten": flat(forgotten), "others": flat(others)},
+        variety={names[s.label]: s.variety for s in scores},
         **distances,
     )
+    if classifier.may_answer_none:
+        figures |= {"FA_none": rates(forgotten, free=True), "RA_none": rates(kept, free=True)}
+        figures["drawn_forced"] = {names[s.label]: _named(s.forced, known) for s in scores}
+    return Measured(figures, estimates)
+
+
+def compare(original: Measured, unlearned: Measured) -> dict[str, Change]:
+    """What forgetting changed, by the key of the figure: RA, and each distance with an interval.
+
+    The distances are to one reference, and their samples of equal seeds: both make a change surer than either distance.
+    """
+    before, after = original.figures["RA"], unlearned.figures["RA"]
+    counts = after["hits"], after["n"], before["hits"], before["n"]
+    changes: dict[str, Change] = {
+        "RA": {"difference": after["value"] - before["value"], "difference_ci95": list(difference_interval(*counts))}
+    }
+    for key in original.estimates.keys() & unlearned.estimates.keys():
+        new, old = unlearned.estimates[key], original.estimates[key]
+        difference, ci95 = new.difference_to(old)
+        changes[key] = {"difference": difference, "difference_ci95": ci95}
+        if (ratio := new.ratio_to(old)) is not None:
+            changes[key] |= {"ratio": ratio[0], "ratio_ci95": ratio[1]}
+    return changes
 
 
 def _score_labels(
     samples: Mapping[int, Tensor],
     classifier: Classifier,
-    ids: Mapping[int, int],
-    forget_classes: Sequence[int],
+    retained: Sequence[int],
     extractor: Extractor,
-    per_class: int | None,
     accelerator: "Accelerator | None",
 ) -> list[LabelScore]:
-    """The score of every label, in the order of the samples; `ids` are the classifier's by the model's."""
-    labels, forgotten = list(samples), [ids[c] for c in forget_classes]
+    """The score of every label, in the order of the samples; those of retained ones have features."""
+    labels = list(samples)
     index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    scores = []
-    for label in labels[index::count]:
-        counted = per_class if label in ids and label not in forget_classes else 0
-        scores.append(score_label(label, samples[label], classifier, forgotten, ids.get(label), extractor, counted))
+    scores = [
+        score_label(label, samples[label], classifier, extractor, None if label in retained else 0)
+        for label in labels[index::count]
+    ]
     if count == 1:
         return scores
     from accelerate.utils import gather_object
@@ -112,32 +173,71 @@ def _score_labels(
     return sorted(gather_object(scores), key=lambda score: labels.index(score.label))
 
 
-def _distances(scores: Sequence[LabelScore], reference: Reference, extractor: Extractor) -> Distances:
+def _distances(
+    scores: Sequence[LabelScore], reference: Reference, extractor: Extractor
+) -> tuple[Distances, dict[str, Estimate]]:
     """Generated against real images of retained classes; sums run in label order on any number of processes."""
     statistics = FeatureStatistics()
     for score in scores:
         statistics.add(score.features)
-    features, logits = cat([s.features for s in scores]), cat([s.logits for s in scores])
-    few = min(len(features), len(reference.features)) <= NEIGHBOURHOOD
-    precision, recall = (None, None) if few else precision_and_recall(features, reference)
-    on, splittable = extractor.label, len(logits) >= INCEPTION_SPLITS
-    return {
-        "frechet": {
-            "name": extractor.name,
-            "value": frechet_distance(statistics, reference.statistics),
-            "n_generated": statistics.count,
-            "n_reference": reference.statistics.count,
-        },
-        "kid": None if few else kernel_distance(features, reference.features, on),
-        "inception_score": inception_score(logits, on) if splittable else None,
+    features, logits = torch.cat([s.features for s in scores]), torch.cat([s.logits for s in scores])
+    seeds = torch.cat([torch.arange(len(s.features)) for s in scores])  # every label is drawn with the same
+    least, on = min(len(features), len(reference.features)), extractor.label
+    precision, recall = (None, None) if least <= NEIGHBOURHOOD else precision_and_recall(features, reference)
+    estimates = {"kid": _kernel_distance(features, reference.features, seeds)}
+    distances: Distances = {
+        "kid": _distance(f"KID[{on}]", estimates["kid"]),
+        "frechet": Distance(
+            name=extractor.name,
+            value=frechet_distance(statistics, reference.statistics),
+            n_generated=len(features),
+            n_reference=len(reference.features),
+        ),
+        "inception_score": inception_score(logits, on) if len(logits) >= INCEPTION_SPLITS else None,
         "precision": {"name": f"precision[{on}]", "value": precision},
         "recall": {"name": f"recall[{on}]", "value": recall},
     }
+    if reference.training is not None:
+        estimates["kid_training"] = _kernel_distance(features, reference.training, seeds)
+        distances["kid_training"] = _distance(f"KID[{on}] to training images", estimates["kid_training"])
+    if least >= LEAST_PER_DIMENSION * features.shape[1]:
+        estimates["frechet_infinity"] = frechet_infinity(features, reference.features, seeds)
+        name = "FID-infinity" if extractor.name == "FID" else extractor.name.replace("FD", "FD-infinity", 1)
+        distances["frechet_infinity"] = _distance(name, estimates["frechet_infinity"])
+    return distances, estimates
 
 
-def _rate(counts: Mapping[str, tuple[int, int]]) -> RateOfClasses:
-    hits, n = (sum(part) for part in zip(*counts.values(), strict=True))
-    return RateOfClasses(**rate(hits, n), per_class={name: k / m for name, (k, m) in counts.items()})
+def _distance(name: str, estimate: Estimate) -> Distance:
+    return {
+        "name": name,
+        "value": estimate.value,
+        "ci95": estimate.ci95,
+        "n_generated": estimate.n_generated,
+        "n_reference": estimate.n_reference,
+    }
+
+
+def _kernel_distance(features: Tensor, real: Tensor, seeds: Tensor) -> Estimate:
+    """Of the first seeds of every label and of real images at even distances, where there are more than it takes."""
+    if len(features) > MOST_SAMPLES:
+        labels = int((seeds == 0).sum())
+        first = seeds < max(1, MOST_SAMPLES // labels)
+        features, seeds = features[first], seeds[first]
+    if len(real) > MOST_SAMPLES:
+        real = real[torch.linspace(0, len(real) - 1, MOST_SAMPLES).long()]
+    return kernel_distance(features, real, seeds)
+
+
+def _rate(counts: Iterable[tuple[str, int, int]]) -> RateOfClasses:
+    """Of (label, hits, n) of several labels."""
+    counts = list(counts)
+    hits, n = sum(hits for _, hits, _ in counts), sum(n for _, _, n in counts)
+    return RateOfClasses(**rate(hits, n), per_class={name: k / m for name, k, m in counts})
+
+
+def _named(counts: Sequence[int], names: Sequence[str]) -> dict[str, int]:
+    """Counts by name, without those of none."""
+    return {name: n for name, n in zip(names, counts, strict=False) if n}
 
 
 def match_classes(classifier: Classifier, id2label: Mapping[int, str]) -> dict[int, int]:

@@ -1,6 +1,5 @@
-"""Counting hits honestly."""
+"""What the images of one label show, by the classifier: forced to name a class, and free to say "none of these"."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,57 +17,59 @@ def degenerate(images: Tensor) -> Tensor:
     return ((pixels.amax(2) - pixels.amin(2)) < FLAT_RANGE).all(1)
 
 
+def variety(images: Tensor) -> float:
+    """Mean variance of a pixel over uint8 images [N, C, H, W], of values in [0, 1]: 0 where all are one image."""
+    return (images.double() / 255).var(0, correction=0).mean().item()
+
+
 @dataclass(frozen=True)
 class LabelScore:
     """What the images drawn with one label came to.
 
     Attributes:
-        hits: how many show a forgotten class, by the classifier.
-        correct: how many show the label's own class.
         flat: how many are degenerate.
-        called: how many the classifier calls each of its classes.
+        variety: see above.
+        forced: how many the classifier calls each of its classes when it must name one.
+        called: the same when it may answer "none of these", the last count; None if it knows no such answer.
         features, logits: of the images that count for distances.
     """
 
     label: int
     n: int
-    hits: int
-    correct: int
     flat: int
-    called: list[int]
+    variety: float
+    forced: list[int]
+    called: list[int] | None
     features: Tensor
     logits: Tensor
 
 
 def score_label(
-    label: int,
-    images: Tensor,
-    classifier: Classifier,
-    forgotten: Sequence[int],
-    own_class: int | None,
-    extractor: Extractor,
-    counted: int | None,
+    label: int, images: Tensor, classifier: Classifier, extractor: Extractor, counted: int | None
 ) -> LabelScore:
     """Scores uint8 images [N, C, H, W] of one label.
 
     Args:
-        forgotten: the classifier's ids of the forgotten classes.
-        own_class: the classifier's id of the label's class; None for the null label.
         counted: how many images count for distances; all if None.
     """
     judged, logits = classifier(images)
-    predicted = logits.argmax(1)
     if extractor.extract is classifier:
         features, feature_logits = judged[:counted], logits[:counted]
     else:
         features, feature_logits = extractor.extract(images[:counted]) if counted != 0 else (judged[:0], logits[:0])
+    classes = logits[:, : classifier.num_classes]
     return LabelScore(
         label=label,
         n=len(images),
-        hits=int(torch.isin(predicted, torch.tensor(forgotten)).sum()),
-        correct=int((predicted == own_class).sum()) if own_class is not None else 0,
         flat=int(degenerate(images).sum()),
-        called=torch.bincount(predicted, minlength=logits.shape[1]).tolist(),
+        variety=variety(images),
+        forced=_counts(classes),
+        called=_counts(logits) if classifier.may_answer_none else None,
         features=features,
         logits=feature_logits,
     )
+
+
+def _counts(logits: Tensor) -> list[int]:
+    """How many of logits [N, K] have their largest value in each column."""
+    return torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()

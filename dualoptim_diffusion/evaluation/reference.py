@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,11 +16,19 @@ from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 
 @dataclass(frozen=True)
 class Reference:
-    """Features [M, D] float32 of real images, the radii [M] of their k-NN balls, and their statistics."""
+    """What drawn images are compared with.
+
+    Attributes:
+        features: [M, D] float32, of real images.
+        radii: [M], of their k-NN balls.
+        statistics: mean and covariance of the features.
+        training: features [L, D] of training images, where the others are held out.
+    """
 
     features: Tensor
     radii: Tensor
     statistics: FeatureStatistics
+    training: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
@@ -32,18 +41,38 @@ def measure_reference(images: Tensor, extractor: Extractor) -> Reference:
     return _measure([images], extractor)
 
 
-def cached_reference(images: ImageSet, extractor: Extractor) -> Reference:
-    """Features of all images, computed once for these very pixels, extractor weights and way of resizing."""
-    key = (images.pixels_sha256, repr(tuple(images.images.shape)), extractor.sha256, extractor.resize, extractor.edit)
-    path = cache_entry("references", "with radii", *key).with_suffix(".safetensors")
+def cached_reference(images: ImageSet, extractor: Extractor, training: ImageSet | None = None) -> Reference:
+    """Features of all images, computed once for these very pixels, extractor weights and way of resizing.
+
+    Args:
+        training: training images, where `images` are others.
+    """
+    path = _entry("references", images, extractor)
 
     def make() -> dict[str, Tensor]:
         measured = _measure(images.batches(), extractor)
         return {"features": measured.features, "radii": measured.radii} | measured.statistics.state_dict()
 
     tensors = dict(get_or_make_tensors(path, make))
-    return Reference(tensors.pop("features"), tensors.pop("radii"), FeatureStatistics.from_state_dict(tensors))
+    features, nearest = tensors.pop("features"), tensors.pop("radii")
+    beside = None if training is None else _cached_features(training, extractor)
+    return Reference(features, nearest, FeatureStatistics.from_state_dict(tensors), beside)
+
+
+def _cached_features(images: ImageSet, extractor: Extractor) -> Tensor:
+    """Features [M, D] alone."""
+    path = _entry("features", images, extractor)
+    return get_or_make_tensors(path, lambda: {"features": _features(images.batches(), extractor)})["features"]
+
+
+def _entry(kind: str, images: ImageSet, extractor: Extractor) -> Path:
+    key = (images.pixels_sha256, repr(tuple(images.images.shape)), extractor.sha256, extractor.resize, extractor.edit)
+    return cache_entry(kind, *key).with_suffix(".safetensors")
+
+
+def _features(parts: Iterable[Tensor], extractor: Extractor) -> Tensor:
+    return torch.cat([extractor.extract(part)[0] for part in parts])
 
 
 def _measure(parts: Iterable[Tensor], extractor: Extractor) -> Reference:
-    return Reference.of(torch.cat([extractor.extract(part)[0] for part in parts]))
+    return Reference.of(_features(parts, extractor))

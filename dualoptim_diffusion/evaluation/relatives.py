@@ -6,32 +6,8 @@ from dualoptim_diffusion.evaluation.neighbours import radii, share_inside
 from dualoptim_diffusion.evaluation.reference import Reference
 from dualoptim_diffusion.files.results_file import Score
 
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 INCEPTION_SPLITS = 10
-RNG_SEED = 2020  # torch-fidelity's default, for subsets and shuffles
-
-
-def kernel_distance(generated: Tensor, reference: Tensor, features: str) -> Score:
-    """KID (Binkowski et al., 2018): mean and deviation of the polynomial MMD^2 over random subsets.
-
-    Args:
-        generated, reference: features [N, D] and [M, D].
-        features: what they are features of.
-    """
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    size = min(KID_SUBSET_SIZE, len(generated), len(reference))
-    metric = kid_features_to_metric(
-        generated, reference, kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=RNG_SEED, verbose=False
-    )
-    mean, deviation = metric["kernel_inception_distance_mean"], metric["kernel_inception_distance_std"]
-    return {
-        "name": f"KID[{features}]",
-        "value": mean,
-        "std": deviation,
-        "subsets": KID_SUBSETS,
-        "subset_size": size,
-    }
+RNG_SEED = 2020  # torch-fidelity's default, for shuffles
 
 
 def precision_and_recall(generated: Tensor, reference: Reference) -> tuple[float, float]:

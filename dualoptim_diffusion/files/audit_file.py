@@ -1,7 +1,7 @@
 """audit.json: shapes, kinds of values, and that points name attacks that were made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ class Curve(Part):
     at: Annotated[list[Where], Field(min_length=1)]
     hits: list[Count]
     n: list[Images]
+    each: list[list[list[Count]]]  # hits by model, seed and point
 
     @model_validator(mode="after")
     def _same_length(self) -> "Curve":
@@ -105,10 +106,12 @@ class Point(Part):
     control: Rate
     difference: Number
     interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    upper: Number
 
 
 class Headline(Point):
     points: Count
+    decision: Literal["left", "gone", "cannot tell"]
 
 
 class Budget(Part):
@@ -126,7 +129,7 @@ class Audit(Part):
 
     forgotten: Annotated[list[str], Field(min_length=1)]
     budget: Budget
-    control: str | None
+    controls: list[str]
     classifier: Judge
     plain: dict[str, Rate]
     probes: dict[str, Probe]
@@ -165,6 +168,6 @@ class Audit(Part):
                 raise ValueError(f"the groups {', '.join(GROUPS)} of {probe}")
 
 
-def largest(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Of some points the one of the largest excess, and among equal ones the surest."""
-    return max(points, key=lambda point: (point["difference"], point["interval"][0]))
+def surest(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of some points the one whose excess is surest: the largest lower end of an interval."""
+    return max(points, key=lambda point: (point["interval"][0], point["difference"]))

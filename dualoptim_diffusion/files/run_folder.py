@@ -23,7 +23,7 @@ class RunFolder:
     """The files of a run of `forget`; a pretraining run has those that it needs.
 
     Attributes:
-        recipe, pretrain_recipe, classifier_recipe: the resolved recipe, and the recipes that it names.
+        recipe, pretrain_recipe, classifier_recipe, features_recipe: the resolved recipe, and the recipes that it names.
         provenance: command, versions, machine, seeds, hashes of the inputs.
         metrics: a JSON line for each step.
         mask: which weights the forget phase may change.
@@ -32,6 +32,7 @@ class RunFolder:
         samples: images of the unlearned model under the run's own protocol.
         best_weights, selection: the best weights so far, and why they are.
         results, audit: figures.
+        evaluations: figures under other protocols, a file each.
         grid, report: pictures and the page.
     """
 
@@ -40,6 +41,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.pretrain_recipe = path / "pretrain.yaml"
         self.classifier_recipe = path / "classifier.yaml"
+        self.features_recipe = path / "features.yaml"
         self.provenance = path / "provenance.json"
         self.metrics = path / "metrics.jsonl"
         self.mask = path / "mask.safetensors"
@@ -51,6 +53,7 @@ class RunFolder:
         self.best_weights = self.best / "weights.safetensors"
         self.selection = self.best / "selection.json"
         self.results = path / "results.json"
+        self.evaluations = path / "evaluations"
         self.audit = path / "audit.json"
         self.grid = path / "grid.png"
         self.report = path / "report.html"
@@ -73,6 +76,10 @@ class RunFolder:
         """Hash of the weight files in its model; None where there are none."""
         return folder_sha256(self.model, ".safetensors") if self.model.is_dir() else None
 
+    def evaluation(self, protocol_hash: str) -> Path:
+        """Where the figures under another protocol than the run's own are."""
+        return self.evaluations / f"{protocol_hash[:12]}.json"
+
     def read_results(self) -> Results:
         """results.json.
 
@@ -86,6 +93,18 @@ class RunFolder:
                 f"{self.path} has no readable results ({error}); run `dualoptim evaluate {self.path}` first."
             ) from None
         return results
+
+    def read_evaluations(self) -> list[Results]:
+        """The figures under other protocols.
+
+        Raises:
+            InputError: if a file is damaged.
+        """
+        found: list[Results] = []
+        for path in sorted(self.evaluations.glob("*.json")):
+            with _damaged(path, f"delete it, or evaluate {self.path} in that way again"):
+                found.append(read_checked(path, Results))
+        return found
 
     def read_audit(self) -> dict[str, Any] | None:
         """audit.json; None where the run was never audited.

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from dualoptim_diffusion.core.classes import NONE_OF_THESE
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.training_config import ClassifierConfig
 from dualoptim_diffusion.files.atomic import atomic_path
@@ -21,7 +22,6 @@ from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.judge.timm_models import load_weights, timm_model
 
-NONE_OF_THESE = "none of these"  # what a classifier trained with images of nothing may answer
 HALF = (0.5,)  # mean and std that bring [0, 1] to [-1, 1]
 
 
@@ -37,6 +37,7 @@ class ClassifierInfo:
         accuracy: share of held-out real images of each class classified right, by class name; empty before training.
         n_held_out: how many held-out images of each class that was measured on.
         mean, std: of pixel values in [0, 1], one for all channels or one each; inputs are (x - mean) / std.
+        task: what it was trained to tell; its classes are those of the task.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ClassifierInfo:
     n_held_out: dict[str, int] = field(default_factory=dict)
     mean: Sequence[float] = HALF
     std: Sequence[float] = HALF
+    task: str = "classes"
 
 
 class Classifier:
@@ -68,6 +70,16 @@ class Classifier:
     def sha256(self) -> str:
         """Hash of the weights."""
         return weights_sha256(self.network.state_dict())
+
+    @property
+    def may_answer_none(self) -> bool:
+        """Whether "none of these" is among its answers; it is the last."""
+        return list(self.info.id2label.values())[-1:] == [NONE_OF_THESE]
+
+    @property
+    def num_classes(self) -> int:
+        """Of its answers those that are classes; they come first."""
+        return len(self.info.id2label) - self.may_answer_none
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +148,12 @@ class Classifier:
 
 
 def new_classifier(
-    config: ClassifierConfig, id2label: Mapping[int, str], in_channels: int, num_steps: int, with_none: bool = False
+    config: ClassifierConfig,
+    id2label: Mapping[int, str],
+    in_channels: int,
+    num_steps: int,
+    with_none: bool = False,
+    task: str = "classes",
 ) -> Classifier:
     """The network to train, or, with no steps to train it for, to judge as it is.
 
@@ -145,6 +162,7 @@ def new_classifier(
         id2label: names of the classes to tell apart.
         in_channels: of the images; published weights and files take 3.
         with_none: adds the answer "none of these" after the classes.
+        task: what it will be trained to tell, whose classes those are.
 
     Raises:
         InputError: if the weights cannot be had, or nothing would train a fresh head.
@@ -162,7 +180,7 @@ def new_classifier(
         )
     published = network.pretrained_cfg if config.pretrained else {"mean": HALF, "std": HALF}
     mean, std = (tuple(getattr(config, key) or published[key]) for key in ("mean", "std"))
-    info = ClassifierInfo(config.name, config.image_size, channels, classes, mean=mean, std=std)
+    info = ClassifierInfo(config.name, config.image_size, channels, classes, mean=mean, std=std, task=task)
     (classifier := Classifier(network, info)).check()
     return classifier
 

@@ -14,6 +14,7 @@ from dualoptim_diffusion.diffusion.randomness import derive_seed, epoch_indices,
 from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
 
 LABEL_SMOOTHING = 0.1  # of the training targets
+TURNS = {0: "upright", 1: "turned left", 2: "upside down", 3: "turned right"}  # the classes of the task `rotations`
 
 
 def train_classifier(
@@ -27,10 +28,11 @@ def train_classifier(
     """
     settings, seed = recipe.training, recipe.run.seed
     torch.manual_seed(derive_seed(seed, "classifier-init"))
-    channels, with_none = train_set.images.shape[1], settings.none_share > 0
-    classifier = new_classifier(recipe.classifier, train_set.id2label, channels, settings.num_steps, with_none)
+    turning, with_none = settings.task == "rotations", settings.none_share > 0
+    classes, channels = TURNS if turning else train_set.id2label, train_set.images.shape[1]
+    classifier = new_classifier(recipe.classifier, classes, channels, settings.num_steps, with_none, settings.task)
     if settings.num_steps == 0:
-        return measure(classifier, held_out)
+        return with_accuracy(classifier, held_out)
     network = classifier.network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     num_nothing = round(settings.none_share * recipe.data.batch_size)
@@ -42,7 +44,10 @@ def train_classifier(
         if num_nothing:
             images = torch.cat([images, images_of_nothing(train_set.images, num_nothing, randomness)])
             labels = torch.cat([labels, labels.new_full((num_nothing,), len(train_set.id2label))])
-        inputs = _augment(classifier.preprocess(images.to(device)), settings, randomness)
+        inputs = classifier.preprocess(images.to(device))
+        if turning:
+            inputs, labels = turned(inputs, randomness)
+        inputs = _augment(inputs, settings, randomness)
         torch.manual_seed(derive_seed(seed, "classifier-dropout", step))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * one_cycle(step, settings.num_steps)
@@ -53,7 +58,16 @@ def train_classifier(
         loss.backward()
         optimizer.step()
         bar.set_postfix({"loss": f"{loss.item():.3g}"}, refresh=False)
-    return measure(classifier, held_out)
+    return with_accuracy(classifier, held_out)
+
+
+def turned(images: Tensor, randomness: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images [B, C, S, S] each turned by a random number of right angles, and these numbers [B] (Gidaris et al., 2018).
+
+    To tell them a network must know shapes, but it is never asked which class an image is of.
+    """
+    turns = torch.randint(len(TURNS), (len(images),), generator=randomness)
+    return torch.stack([image.rot90(k, (1, 2)) for image, k in zip(images, turns.tolist(), strict=True)]), turns
 
 
 def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: torch.Generator) -> Tensor:
@@ -73,15 +87,22 @@ def _augment(inputs: Tensor, settings: ClassifierTrainingConfig, randomness: tor
     return inputs * contrast.to(inputs.device) + noise.to(inputs.device)
 
 
-def measure(classifier: Classifier, held_out: ImageSet) -> Classifier:
-    """The same classifier with its accuracy on real held-out images of each class written down."""
+def with_accuracy(classifier: Classifier, held_out: ImageSet) -> Classifier:
+    """The same classifier with its accuracy on real held-out images of each of its task's classes written down."""
     if not len(held_out):  # classes of one or two images leave none over
         return classifier
+    if classifier.info.task == "rotations":
+        answers = [(classifier(part.rot90(k, (2, 3)))[1].argmax(1), k) for part in held_out.batches() for k in TURNS]
+        predicted = torch.cat([part for part, _ in answers])
+        truth = torch.cat([torch.full_like(part, k) for part, k in answers])
+        names = TURNS
+    else:
+        predicted = torch.cat([classifier(part)[1].argmax(1) for part in held_out.batches()])
+        truth, names = held_out.class_labels, held_out.id2label
     ids = {name: i for i, name in classifier.info.id2label.items()}
-    predicted = torch.cat([classifier(part)[1].argmax(1) for part in held_out.batches()])
     accuracy, n_held_out = {}, {}
-    for class_id, name in held_out.id2label.items():
-        members = held_out.class_labels == class_id
+    for class_id, name in names.items():
+        members = truth == class_id
         if members.any():
             accuracy[name] = (predicted[members] == ids[name]).double().mean().item()
             n_held_out[name] = int(members.sum())

@@ -45,6 +45,7 @@ class DenoisingModel(Protocol):
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
     label_drop: float  # probability of the null class in training; 0 without one
+    antithetic: bool  # whether it is trained on timesteps in pairs t, T-1-t; else on each by itself
     learned_variance: bool  # predict returns twice the channels: noise, then variance
     passes: str  # how `prepare` made forward passes: each way rounds otherwise
 

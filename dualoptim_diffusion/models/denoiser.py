@@ -43,6 +43,7 @@ class Denoiser:
 
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
+    antithetic = True
     passes = "fp32"  # how `prepare` made them; others round otherwise
     repeated_block: type[nn.Module] | tuple[()] = ()  # what alone is compiled of a network of equal blocks
     _autocast = False  # to bf16

@@ -44,6 +44,7 @@ class ConditionalDiT(Denoiser):
 
     network: DiTModule
     repeated_block = Block
+    antithetic = False
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ def report(
     """Writes one table of several runs in all its forms.
 
     Args:
-        folders: run folders.
+        folders: run folders; a single one without a control is shown under each protocol that it was scored by.
         out: where to; by default the run folder of a single run, else `report`.
         control: a run of a model retrained without the same classes, to which every figure's gap is given.
         mixed: whether to list figures of different protocols in one table, with a warning.
@@ -54,12 +54,13 @@ def report(
     """
     runs = open_runs(folders)
     against = open_run(control) if control else None
-    made = make_table(runs, against, mixed)
+    rows = runs if len(runs) > 1 or control else runs[0].under_each_protocol
+    made = make_table(rows, against, mixed or len(rows) > len(runs))
     inside = len(runs) == 1 and (out is None or out.resolve() == runs[0].folder.path.resolve())
     folder = runs[0].folder.path if inside else out or Path("report")
     if not inside:
         _check_out(folder)
-    content = tables.as_json(made) | {"protocols": {run.protocol_hash: run.results["protocol"] for run in runs}}
+    content = tables.as_json(made) | {"protocols": {run.protocol_hash: run.results["protocol"] for run in rows}}
     forms = {
         "report.html": render_page(made, runs),
         "report.md": tables.markdown(made),

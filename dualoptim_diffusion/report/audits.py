@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualoptim_diffusion.core.hashes import json_sha256
-from dualoptim_diffusion.files.audit_file import largest
+from dualoptim_diffusion.files.audit_file import surest
 from dualoptim_diffusion.report.audit_figures import MODELS, render
 from dualoptim_diffusion.report.measures import Measure
 from dualoptim_diffusion.report.notes import quoted
@@ -12,11 +12,17 @@ from dualoptim_diffusion.report.svg import width_of
 from dualoptim_diffusion.report.tables import aligned
 
 Audit = Mapping[str, Any]
+VERDICTS = {
+    "left": "Something of the class is left that models which never saw it do not have.",
+    "gone": "The class is gone as far as these probes see: no attack draws it 10 percentage points more often than "
+    "from models that never saw it.",
+    "cannot tell": "These numbers of images, seeds and controls cannot tell whether something of the class is left.",
+}
 A_POINT = {"step": "after {} steps", "timestep": "from t = {}", "guidance scale": "at guidance_scale {}"}
 
 
 def sentence(content: Audit) -> str:
-    """The headline: plain FA, then the attack under which the model differs most from one that never saw the class."""
+    """The verdict, plain FA, and the attack whose excess over models that never saw the class is surest."""
     plain = content["plain"]["unlearned"]
     label = f"{quoted(content['forgotten'])} draw{'s' if len(content['forgotten']) == 1 else ''}"
     asked = f"Simply asked, {label} a forgotten class in {_share(plain)}."
@@ -25,16 +31,13 @@ def sentence(content: Audit) -> str:
     points = 100 * worst["difference"]
     low, high = (100 * side for side in worst["interval"])
     attack = f"{worst['probe']} ({worst['attack']}, {_where(content, worst)})"
-    if worst["difference"] <= 0:
-        verdict = "no attack draws the class more often than from a model that never saw it"
-    elif low <= 0:
-        verdict = "the excess may be chance"
-    else:
-        verdict = "something of the class is left that such a model does not have"
+    count = len(content["controls"])
+    others = f"{count} models retrained without the class" if count > 1 else "one model retrained without the class"
+    note = f" {content['note']}" if content.get("note") else ""
     return (
-        f"{asked} Of {worst['points']} points of attack the largest excess over a model retrained without the class "
+        f"{VERDICTS[worst['decision']]} {asked} Of {worst['points']} points of attack the surest excess over {others} "
         f"is {points:+.1f} percentage points (simultaneous 95% interval {low:+.1f} to {high:+.1f}), under {attack}: "
-        f"{_share(worst['FA'])} against {_share(worst['control'])}; {verdict}."
+        f"{_share(worst['FA'])} against {_share(worst['control'])}.{note}"
     )
 
 
@@ -63,7 +66,7 @@ def _where(content: Audit, point: Mapping[str, Any]) -> str:
 
 
 def rows(content: Audit) -> list[list[str]]:
-    """Of every attack: probe, attack, steps to half, and the point of its largest excess with the rates there."""
+    """Of every attack: probe, attack, steps to half, and the point of its surest excess with the rates there."""
     found = []
     for name, probe in content["probes"].items():
         for trial, part in probe["trials"].items():
@@ -73,7 +76,7 @@ def rows(content: Audit) -> list[list[str]]:
             steps = part.get("steps_to_half") or {}
             half = " / ".join(_steps(steps[role]) for role in MODELS if role in steps) or "–"
             if points:
-                worst = largest(points)
+                worst = surest(points)
                 low, high = worst["interval"]
                 rates = [f"{worst[key]['value']:.1%}" for key in ("FA", "control")]
                 above = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
@@ -119,6 +122,6 @@ def section(content: Audit) -> dict[str, Any]:
         "header": HEADER,
         "rows": rows(content),
         "budget": f"{budget['name']}: {budget['images']} images a rate, seed {budget['seed']}",
-        "control": content["control"],
+        "controls": content["controls"],
         "probes": probes,
     }

@@ -11,7 +11,7 @@ from dualoptim_diffusion.files.results_file import Results
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.report.audits import Audit, excess
 from dualoptim_diffusion.report.measures import Measure, measures
-from dualoptim_diffusion.report.notes import table_notes
+from dualoptim_diffusion.report.notes import distance_name, headline_of, protocol_title, table_notes
 from dualoptim_diffusion.report.tables import Row, Table
 
 EXCESS = (
@@ -23,7 +23,10 @@ MIXED = "the rows were measured under different protocols; compare figures only 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: results.json, provenance.json and recipe.yaml ({} where a file is missing), audit.json if any."""
+    """A finished run: results.json, provenance.json and recipe.yaml ({} where a file is missing), audit.json if any.
+
+    `others`: its figures under other protocols than its own.
+    """
 
     folder: RunFolder
     name: str
@@ -31,6 +34,12 @@ class Run:
     provenance: dict[str, Any]
     recipe: dict[str, Any]
     audit: Audit | None = None
+    others: tuple[Results, ...] = ()
+
+    @property
+    def under_each_protocol(self) -> list["Run"]:
+        """The run once with each of its figures, its own first; an audit has no part in the others."""
+        return [self, *(replace(self, results=results, audit=None, others=()) for results in self.others)]
 
     @property
     def forgotten(self) -> tuple[str, ...]:
@@ -42,8 +51,8 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """Its name, where it has one, and the beginning of its hash."""
-        return f"{self.results['protocol'].get('name', '')} {self.protocol_hash[:12]}".strip()
+        """Its name, where it has one, its version and the beginning of its hash."""
+        return protocol_title(self.results)
 
     @property
     def method(self) -> str | None:
@@ -64,7 +73,7 @@ class Run:
         ]
 
     def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
-        found = measures(self.results[model])
+        found = measures(self.results[model], headline_of(self.results))
         if model == "unlearned" and self.audit and (worst := excess(self.audit)):
             found[worst.name] = worst
         return found
@@ -78,7 +87,8 @@ def open_run(path: Path) -> Run:
     """
     folder = RunFolder(path)
     provenance, recipe = folder.optional(folder.provenance), folder.optional(folder.recipe)
-    return Run(folder, folder.name, folder.read_results(), provenance, recipe, folder.read_audit())
+    others = tuple(folder.read_evaluations())
+    return Run(folder, folder.name, folder.read_results(), provenance, recipe, folder.read_audit(), others)
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
@@ -119,7 +129,7 @@ def check_comparable(runs: Sequence[Run], control: Run | None, mixed: bool) -> b
 
 def _differ(one: Run, other: Run) -> str | None:
     """In what the protocols differ, in words."""
-    distances = [run.results["unlearned"]["frechet"]["name"] for run in (one, other)]
+    distances = [distance_name(run.results) for run in (one, other)]
     if one.protocol_hash != other.protocol_hash:
         return f"different protocols ({one.protocol} and {other.protocol})"
     return f"different distances ({' and '.join(distances)})" if distances[0] != distances[1] else None
@@ -132,6 +142,7 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
         InputError: as `check_comparable`.
     """
     uniform = check_comparable(runs, control, mixed)
+    several = len({run.folder.path for run in runs}) > 1
     reference = control.figures("unlearned") if control else {}
     groups: dict[str, list[Row]] = {}
     for run in runs:
@@ -141,10 +152,11 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
         )
         if key not in groups:
             groups[key] = [_row(run, "original", reference)]
-        groups[key].append(_row(run, "unlearned", reference, run.name if len(runs) > 1 else ""))
+        groups[key].append(_row(run, "unlearned", reference, run.name if several else ""))
     rows = [row for group in groups.values() for row in group]
     warnings = [] if uniform else [MIXED]
-    warnings += [warning for run in (*runs, *([control] if control else [])) for warning in run.exchanged]
+    exchanged = [warning for run in (*runs, *([control] if control else [])) for warning in run.exchanged]
+    warnings += list(dict.fromkeys(exchanged))
     if control:
         rows.append(_row(control, "control", {}, f"control ({control.name})"))
         if control.method not in (None, "retrain"):
@@ -152,7 +164,7 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
     notes = table_notes([run.results for run in runs], control.name if control else None)
     if any(measure.unit == "excess" for row in rows for measure in row.measures.values()):
         notes.append(EXCESS)
-    return Table(rows, notes, warnings, mixed=not uniform, several=len(runs) > 1)
+    return Table(rows, notes, warnings, mixed=not uniform, several=several)
 
 
 def _row(
@@ -162,7 +174,6 @@ def _row(
     name: str = "",
 ) -> Row:
     figures = run.figures("original" if role == "original" else "unlearned")
-    originals = run.figures("original") if role == "unlearned" else {}
     return Row(
         model=name or role,
         role=role,
@@ -171,10 +182,6 @@ def _row(
         protocol=run.protocol,
         protocol_hash=run.protocol_hash,
         measures=figures,
-        ratios={
-            key: measure.value / originals[key].value
-            for key, measure in figures.items()
-            if measure.unit == "distance" and key in originals and originals[key].value > 0
-        },
+        changes=run.results.get("changes", {}) if role == "unlearned" else {},
         gaps={key: measure.gap(control.get(key)) for key, measure in figures.items()} if control else {},
     )

@@ -9,11 +9,11 @@ Lines = Sequence[tuple[str, str, str]]  # key of a record, name in the legend, c
 LOSSES: Lines = (("forget_loss", "forget", RED), ("retain_loss", "retain", BLUE))
 NORMS: Lines = (("forget_grad_norm", "forget", RED), ("retain_grad_norm", "retain", BLUE))
 RATES: Lines = (("FA", "FA", RED), ("RA", "RA", BLUE))
-DISTANCE: Lines = (("FD", "distance", BLUE),)
+DISTANCE: Lines = (("KID", "distance", BLUE),)
 
 
 def draw_curves(records: Records) -> list[tuple[str, str]]:
-    """(title, SVG) of losses and gradient norms, and of FA, RA and FD[classifier] where some steps carry them.
+    """(title, SVG) of losses and gradient norms, and of FA, RA and KID where some steps carry them.
 
     Args:
         records: lines of metrics.jsonl; FA and RA are fractions, on few images.
@@ -22,7 +22,7 @@ def draw_curves(records: Records) -> list[tuple[str, str]]:
         ("Loss", LOSSES, "linear"),
         ("Gradient norm", NORMS, "log"),
         ("FA and RA, %", RATES, "percent"),
-        ("FD[classifier]", DISTANCE, "linear"),
+        ("KID", DISTANCE, "linear"),
     )
     return [(title, svg) for title, lines, scale in kinds if (svg := _draw(records, lines, scale))]
 

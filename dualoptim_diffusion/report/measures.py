@@ -8,19 +8,22 @@ from dualoptim_diffusion.files.results_file import Figures
 
 Unit = Literal["rate", "distance", "score", "excess"]
 EXTRAS: tuple[tuple[str, Unit], ...] = (
-    ("frechet", "distance"),
     ("kid", "distance"),
+    ("frechet", "distance"),
+    ("kid_training", "distance"),
+    ("frechet_infinity", "distance"),
     ("inception_score", "score"),
     ("precision", "rate"),
     ("recall", "rate"),
 )
+OF_FORGOTTEN = ("FA", "FA_none", "degenerate")  # rates whose hits are few enough to be named
 
 
 @dataclass(frozen=True)
 class Measure:
     """One figure: `name` heads its column; a rate is a fraction in [0, 1]; `key`, `raw`: its entry in results.json.
 
-    An excess is a difference of rates in [-1, 1], from audit.json.
+    `main`: among the first that a reader sees. An excess is a difference of rates in [-1, 1], from audit.json.
     """
 
     key: str
@@ -28,6 +31,7 @@ class Measure:
     unit: Unit
     value: float
     raw: Mapping[str, Any] = field(default_factory=dict)
+    main: bool = False
 
     @property
     def text(self) -> str:
@@ -44,7 +48,9 @@ class Measure:
         low, high = self.raw["ci95"]
         if self.unit == "excess":
             return f"{100 * low:+.1f} to {100 * high:+.1f}, {self.raw['probe']}"
-        hits = f"{self.raw['hits']}/{self.raw['n']}" if self.name == "FA" else f"n={self.raw['n']}"
+        if self.unit == "distance":
+            return f"95% {number(low)} to {number(high)}"
+        hits = f"{self.raw['hits']}/{self.raw['n']}" if self.key in OF_FORGOTTEN else f"n={self.raw['n']}"
         return f"{hits}, 95% {low:.1%} to {high:.1%}"
 
     def gap(self, control: "Measure | None") -> float | None:
@@ -69,16 +75,23 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
 
 
-def measures(figures: Figures) -> dict[str, Measure]:
+def measures(figures: Figures, headline: str) -> dict[str, Measure]:
     """The figures of one model by column header; what was not measured is left out.
+
+    Args:
+        headline: key of the distance that stands first.
 
     Raises:
         LookupError: if FA, RA, the degenerate rate or the distance is missing.
     """
-    found = [Measure(name, name, "rate", figures[name]["value"], figures[name]) for name in ("FA", "RA")]
-    found.append(Measure("degenerate_rate", "degenerate", "rate", figures["degenerate_rate"]))
-    for key, unit in EXTRAS:
+    found = [Measure(name, name, "rate", figures[name]["value"], figures[name], main=True) for name in ("FA", "RA")]
+    flat = figures["degenerate"]["forgotten"]
+    found.append(Measure("degenerate", "degenerate", "rate", flat["value"], flat, main=True))
+    order = sorted(EXTRAS, key=lambda extra: extra[0] != headline)
+    with_none: list[tuple[str, str]] = [("FA_none", "FA (none)"), ("RA_none", "RA (none)")]
+    for key, unit in (*order[:1], *((key, "rate") for key, _ in with_none), *order[1:]):
         part: Mapping[str, Any] = figures.get(key) or {}  # type: ignore[assignment]
         if part.get("value") is not None:
-            found.append(Measure(key, part["name"], unit, part["value"], part))
+            name = dict(with_none).get(key) or part["name"]
+            found.append(Measure(key, name, unit, part["value"], part, main=key == headline))
     return {measure.name: measure for measure in found}

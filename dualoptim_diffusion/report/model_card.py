@@ -15,9 +15,10 @@ OURS = {"DiTPipeline": "ConditionalDiTPipeline"}  # which takes names and seeds
 TAGS = ["class-unlearning", "machine-unlearning", "class-conditional", "image-generation", "dualoptim"]
 LIMITS = """\
 - FA says that the label no longer draws the class, not that nothing in the weights remembers it.
-- A label that draws nothing sensible also has a low FA: read the degenerate rate beside it and look at the images.
+- A label that draws nothing sensible may have any FA: read what it draws now and look at the images.
 - FA and RA are as good as the classifier that judged; its accuracy on real images stands above.
 - Distances are comparable only under the same protocol hash, best as a ratio to the original model's.
+- A difference smaller than its interval is none.
 """
 
 

@@ -1,21 +1,26 @@
 """What a table's figures mean and how they were taken, in plain sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dualoptim_diffusion.files.results_file import Results
+from dualoptim_diffusion.core.classes import NONE_OF_THESE
+from dualoptim_diffusion.files.results_file import Figures, Results
 from dualoptim_diffusion.report.measures import measures, number
-from dualoptim_diffusion.report.tables import Table
+from dualoptim_diffusion.report.tables import Table, ratio_text
 
 MEANING = (
     "FA: how often a forgotten label still draws a forgotten class (lower is better). RA: how often the other labels "
-    "draw their class (higher is better). Degenerate: share of all images that are one flat colour."
+    "draw their class (higher is better). For both the classifier must name a class{none}. Degenerate: share of the "
+    "forgotten labels' images that are one flat colour."
 )
+NONE = '; for FA (none) and RA (none) it may also answer "none of these"'
 REPLAY = (
     "Replay: no real images were at hand. The model was trained on images that a model drew, and distances are to such "
     "images; whether the drawn ones are realistic is not measured here."
 )
-NOTICEABLE = 0.01  # a rate of flat images that belongs into the first sentence
-COLLAPSED = 0.5  # a rate of flat images at which FA says nothing
+NOTICEABLE = 0.01  # a rate of flat images of a label that is told
+COLLAPSED = 0.5  # a rate of images of nothing at which a label counts as collapsed
+ONE_PATTERN = 0.1  # of the original's variety: with less a label draws one image over and over
 
 
 def listed(names: Sequence[str]) -> str:
@@ -28,6 +33,18 @@ def quoted(names: Sequence[str]) -> str:
     return listed([f"“{name}”" for name in names])
 
 
+def headline_of(results: Results) -> str:
+    """The key of the distance that the protocol puts first."""
+    used = results["protocol"].get("distance")
+    return used["headline"] if used else "kid"
+
+
+def distance_name(results: Results) -> str:
+    """What that distance is called."""
+    figures: Mapping[str, Any] = results["unlearned"]
+    return str(figures[headline_of(results)]["name"])
+
+
 def headline(results: Results) -> str:
     """What was forgotten and what it cost, as one paragraph."""
     before, after = results["original"], results["unlearned"]
@@ -38,35 +55,63 @@ def headline(results: Results) -> str:
     text = (
         f"After unlearning, {labels} {'draw a forgotten class' if several else 'draws its class'} in "
         f"{fa['value']:.1%} of {fa['n']} images (95% interval {low:.1%} to {high:.1%}); before, in "
-        f"{before['FA']['value']:.1%}. The other labels draw their class in {ra['value']:.1%} of {ra['n']} images; "
-        f"before, in {before['RA']['value']:.1%}."
+        f"{before['FA']['value']:.1%}.{_draws_now(results)} The other labels draw their class in {ra['value']:.1%} of "
+        f"{ra['n']} images; before, in {before['RA']['value']:.1%}{_verdict(results, 'RA')}."
     )
-    name = after["frechet"]["name"]
-    old, new = measures(before).get(name), measures(after).get(name)
-    if old and new and old.value > 0:
-        others = "replayed" if results.get("data") == "replay" else "real"
-        text += (
-            f" The distance of their images to {others} ones, {name}, is {number(new.value)}, "
-            f"{new.value / old.value:.2f} times the original model's."
-        )
-    if collapsed(results):
-        return f"{collapse(results)} {text}"
-    if after["degenerate_rate"] >= NOTICEABLE:
-        text += f" {after['degenerate_rate']:.1%} of all images are one flat colour."
-    return text
+    name = distance_name(results)
+    distance = measures(after, headline_of(results))[name]
+    text += f" The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
+    if known := ratio_text(results.get("changes", {}).get(distance.key)):
+        text += f", {known.replace('original', 'the original')}"
+    text += f"{_verdict(results, distance.key)}."
+    return " ".join([*collapses(after, before), text])
 
 
-def collapsed(results: Results) -> bool:
-    """Whether the unlearned model draws mostly flat images."""
-    return bool(results["unlearned"]["degenerate_rate"] >= COLLAPSED)
+def _draws_now(results: Results) -> str:
+    """A sentence on what the forgotten labels draw, most frequent first."""
+    drawn = results["unlearned"].get("drawn", {})
+    parts = []
+    for name in results["forgotten"]:
+        if total := sum(drawn.get(name, {}).values()):
+            most = sorted(drawn[name].items(), key=lambda item: -item[1])[:3]
+            parts.append(f"“{name}” now draws " + listed([f"{called} ({n / total:.0%})" for called, n in most]))
+    return f" {'; '.join(parts)}." if parts else ""
 
 
-def collapse(results: Results) -> str:
-    """What to say of such a model."""
-    rate = results["unlearned"]["degenerate_rate"]
-    return (
-        f"The model has collapsed: {rate:.1%} of its images are one flat colour, so FA says nothing about forgetting."
-    )
+def _verdict(results: Results, key: str) -> str:
+    """Better or worse than the original, where the interval of the difference says so."""
+    change = results.get("changes", {}).get(key)
+    if change is None:
+        return ""
+    low, high = change["difference_ci95"]
+    if low <= 0 <= high:
+        return " (no measurable difference)"
+    return " (better than the original)" if (low > 0) == (key == "RA") else " (worse than the original)"
+
+
+def collapses(after: Figures, before: Figures | None = None) -> list[str]:
+    """A sentence for each label that has collapsed, and one for those of which some images are flat.
+
+    A collapsed label draws nothing, whatever a classifier that must name a class calls it: by chance FA is then 0 or 1.
+    """
+    said, some = [], []
+    rates = after["degenerate"]["forgotten"].get("per_class", {}) | after["degenerate"]["others"].get("per_class", {})
+    for name, flat in rates.items():
+        counts = after.get("drawn", {}).get(name, {})
+        nothing = counts.get(NONE_OF_THESE, 0) / max(1, sum(counts.values()))
+        varied = [part.get("variety", {}).get(name) for part in (after, before or after)]
+        ratio = varied[0] / varied[1] if varied[0] is not None and varied[1] else 1.0
+        if flat >= COLLAPSED:
+            reason = f"{flat:.1%} of its images are one flat colour"
+        elif nothing >= COLLAPSED:
+            reason = f'the classifier calls {nothing:.1%} of its images "{NONE_OF_THESE}"'
+        elif ratio < ONE_PATTERN:
+            reason = f"its images are nearly one image, with {ratio:.1%} of the original's variance"
+        else:
+            some += [f"{flat:.1%} of “{name}”"] if flat >= NOTICEABLE else []
+            continue
+        said.append(f"The label “{name}” has collapsed: {reason}, so what a classifier calls them says nothing.")
+    return said + ([f"Some images are one flat colour: {listed(some)}."] if some else [])
 
 
 def table_notes(results: Sequence[Results], control: str | None = None) -> list[str]:
@@ -77,7 +122,8 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
         control: name of the control run, if there is one.
     """
     forgotten = list(dict.fromkeys(name for r in results for name in r["forgotten"]))
-    notes = [f"Forgotten: {', '.join(forgotten)}. {MEANING}" if len(results) == 1 else MEANING]
+    meaning = MEANING.format(none=NONE if any("FA_none" in r["unlearned"] for r in results) else "")
+    notes = [f"Forgotten: {', '.join(forgotten)}. {meaning}" if len(results) == 1 else meaning]
     groups: dict[str, list[Results]] = {}
     for r in results:
         groups.setdefault(r["protocol_hash"], []).append(r)
@@ -89,7 +135,9 @@ def table_notes(results: Sequence[Results], control: str | None = None) -> list[
         notes.append(REPLAY)
     if control is not None:
         notes.append(f"Beside the figures their gaps to {control}, the control: pp are percentage points above it.")
-    notes += [f"{collapse(r)} ({listed(r['forgotten'])})" for r in results if collapsed(r)]
+    for r in results:
+        said = collapses(r["unlearned"], r["original"])
+        notes += [f"{text} (Forgotten: {listed(r['forgotten'])}.)" if len(results) > 1 else text for text in said]
     steps: dict[str, list[str]] = {}
     for r in results:
         if chosen := r.get("selection"):
@@ -103,15 +151,30 @@ def _drawing(group: Sequence[Results]) -> str:
     sampling = protocol["sampling"]
     forgotten, retained = (_range([r["unlearned"][rate]["n"] for r in group]) for rate in ("FA", "RA"))
     images = f"{forgotten} images of the forgotten and {retained} of the other labels"
-    distances = [r["unlearned"]["frechet"] for r in group]
-    counts = [_range([fd[key] for fd in distances]) for key in ("n_generated", "n_reference")]
+    figures: list[Mapping[str, Any]] = [r["unlearned"][headline_of(r)] for r in group]  # type: ignore[literal-required]
+    counts = [_range([figure[key] for figure in figures]) for key in ("n_generated", "n_reference")]
     return (
-        f"Protocol {protocol.get('name', '')} {group[0]['protocol_hash'][:12]}: ".replace("  ", " ") + f"{images}; "
+        f"Protocol {protocol_title(group[0])}: {images}; "
         f"{sampling['scheduler']}, {sampling['num_inference_steps']} steps, guidance_scale "
         f"{sampling['guidance_scale']:g} (w = {protocol['guidance']['w']:g}); "
-        f"{listed(list(dict.fromkeys(fd['name'] for fd in distances)))} of {counts[0]} generated against "
-        f"{counts[1]} {'replayed' if group[0].get('data') == 'replay' else 'real'} retained images."
+        f"{listed(list(dict.fromkeys(figure['name'] for figure in figures)))} of {counts[0]} generated against "
+        f"{counts[1]} {_real_images(group[0])} images of the other classes."
     )
+
+
+def protocol_title(results: Results) -> str:
+    """The protocol's name, where it has one, its version and the beginning of its hash."""
+    protocol = results["protocol"]
+    name = f"{protocol['name']} {protocol['version']}, " if "name" in protocol else ""
+    return f"{name}{results['protocol_hash'][:12]}"
+
+
+def _real_images(results: Results) -> str:
+    """What kind of images the distances are to."""
+    if results.get("data") == "replay":
+        return "replayed"
+    used = results["protocol"].get("distance")
+    return "held-out real" if used and used["reference"] == "held-out" else "training"
 
 
 def _range(counts: Sequence[int]) -> str:

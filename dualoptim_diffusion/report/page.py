@@ -77,10 +77,13 @@ def _images(path: Path) -> dict[str, str]:
 
 
 def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of each forgotten label: n, and (name, share in [0, 1], forgotten?) of what it draws now, most frequent first."""
+    """Of each forgotten label: n, and (name, share in [0, 1], forgotten?) of what it draws now, most frequent first.
+
+    A classifier that may answer "none of these" gives a second chart: what it calls them when it may not.
+    """
     charts = []
-    for label in results["forgotten"]:
-        counts = results["unlearned"].get("drawn", {}).get(label, {})
+    for label, key in ((label, key) for label in results["forgotten"] for key in ("drawn", "drawn_forced")):
+        counts = results["unlearned"].get(key, {}).get(label, {})
         total = sum(counts.values())
         if not total:
             continue
@@ -88,7 +91,7 @@ def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         bars = [(name, count / total, name in results["forgotten"]) for name, count in ordered[:MOST_BARS]]
         if rest := ordered[MOST_BARS:]:
             bars.append((f"{len(rest)} others", sum(count for _, count in rest) / total, False))
-        charts.append({"label": label, "n": total, "bars": bars})
+        charts.append({"label": label, "n": total, "bars": bars, "forced": key == "drawn_forced"})
     return charts
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any, Literal
 
+from dualoptim_diffusion.files.results_file import Change
 from dualoptim_diffusion.report.measures import Measure
 
 KIND = "dualoptim report"  # how report.json says whose it is
 ABSENT = "–"
-MAIN = ("FA", "RA", "degenerate_rate", "frechet")  # as many as a terminal holds beside each other
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one model. `ratios`: distances as multiples of its original's; `gaps`: see `Measure.gap`."""
+    """Figures of one model. `changes`: from its original's, by key; `gaps`: see `Measure.gap`."""
 
     model: str
     role: Literal["original", "unlearned", "control"]
@@ -24,14 +24,22 @@ class Row:
     protocol: str
     protocol_hash: str
     measures: Mapping[str, Measure]
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
     gaps: Mapping[str, float | None] = field(default_factory=dict)
 
     def details(self, name: str) -> list[str]:
         """What stands beside a figure: count and interval, multiple of the original, gap to the control."""
         measure = self.measures[name]
-        ratio = f"{self.ratios[name]:.2f}x original" if name in self.ratios else ""
+        ratio = ratio_text(self.changes.get(measure.key))
         return [part for part in (measure.detail, ratio, measure.gap_text(self.gaps.get(name))) if part]
+
+
+def ratio_text(change: Change | None) -> str:
+    """A distance as a multiple of the original's, with its interval; nothing where none is known."""
+    if change is None or "ratio" not in change or "ratio_ci95" not in change:
+        return ""
+    low, high = change["ratio_ci95"]
+    return f"{change['ratio']:.2f}x original, 95% {low:.2f} to {high:.2f}"
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,9 @@ class Table:
     @property
     def blocks(self) -> list[list[str]]:
         """Column headers of the figures that any row has, each distance under its own name, in one or two tables:
-        FA, RA, degenerate images and the Frechet distance; the others."""
-        keys = {name: measure.key for row in self.rows for name, measure in row.measures.items()}
-        parts = ([name for name, key in keys.items() if (key in MAIN) == main] for main in (True, False))
+        FA, RA, degenerate images and the distance that the protocol puts first; the others."""
+        first = {name: measure.main for row in self.rows for name, measure in row.measures.items()}
+        parts = ([name for name, main in first.items() if main == wanted] for wanted in (True, False))
         return [part for part in parts if part]
 
     @property
@@ -137,8 +145,8 @@ def _plain(row: Row, name: str) -> dict[str, Any]:
     measure = row.measures[name]
     rest = {key: value for key, value in measure.raw.items() if key not in ("per_class", "name", "value")}
     plain = {"value": measure.value, "unit": measure.unit, **rest}
-    if name in row.ratios:
-        plain["ratio_to_original"] = row.ratios[name]
+    if (change := row.changes.get(measure.key)) is not None:
+        plain |= {f"{part}_to_original": value for part, value in change.items()}
     if row.gaps.get(name) is not None:
         plain["gap_to_control" if measure.unit == "rate" else "ratio_to_control"] = row.gaps[name]
     return plain
@@ -152,8 +160,14 @@ def csv_text(table: Table) -> str:
         record = row | {"forgotten": "; ".join(row["forgotten"])}
         for name, parts in figures.items():
             record[name] = parts.pop("value")
-            low, high = parts.pop("ci95", (None, None))
-            numbers = {"low": low, "high": high} | {k: v for k, v in parts.items() if k != "unit"}
+            numbers: dict[str, Any] = {}
+            for key, value in parts.items():
+                if key == "ci95":
+                    numbers |= {"low": value[0], "high": value[1]}
+                elif isinstance(value, list):
+                    numbers |= {f"{key} low": value[0], f"{key} high": value[1]}
+                elif key != "unit":
+                    numbers[key] = value
             record |= {f"{name} {key}": value for key, value in numbers.items() if value is not None}
         records.append(record)
     stream = StringIO()

@@ -35,7 +35,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
     recipe, facts = experiment.recipe, experiment.facts
     model, not_here = _model(experiment)
-    drawn = sum(len(seeds) for seeds in plan_sampling(experiment, model).seeds.values())
+    drawn = sum(len(seeds) for seeds in plan_sampling(experiment, model, experiment.protocol).values())
     batch_size = _batch_size(experiment)
     micro_batch = min(batch_size, recipe.run.micro_batch_size or batch_size)
     optimizers = experiment.optimizers.elements(_density(experiment))
@@ -84,17 +84,19 @@ def _seconds(experiment: Experiment, model: DenoisingModel, drawn: int) -> dict[
 
 
 def _made_before(experiment: Experiment, backward: float) -> dict[str, float]:
-    """Seconds of the base model and the classifier, where a recipe makes them and none has been kept.
+    """Seconds of the base model, the classifier and the network for features, where recipes make them and none is kept.
 
     Args:
         backward: seconds an image of a forward and backward pass of the model.
     """
-    seconds, base, judge = {}, experiment.pretrain_recipe, experiment.classifier_recipe
+    seconds, base = {}, experiment.pretrain_recipe
+    networks = {"classifier": experiment.classifier_recipe, "features": experiment.features_recipe}
     if base is not None and not (is_decoded(base.data) and find_pretrained(base, load_dataset(base.data)[0])):
         seconds["base_model"] = base.training.num_steps * base.data.batch_size * backward
-    if judge is not None and not (is_decoded(judge.data) and find_classifier(judge).is_dir()):
-        planned = plan_classifier(judge, experiment.accelerator.device)
-        seconds["classifier"] = planned["estimated_seconds"]["training"]
+    for name, recipe in networks.items():
+        if recipe is not None and not (is_decoded(recipe.data) and find_classifier(recipe).is_dir()):
+            planned = plan_classifier(recipe, experiment.accelerator.device)
+            seconds[name] = planned["estimated_seconds"]["training"]
     return seconds
 
 

@@ -1,9 +1,11 @@
 """`dualoptim evaluate`: the original and the unlearned model under equal seeds, then figures, grid and report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from torch import Tensor
 
 from dualoptim_diffusion.core.config import ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
@@ -14,13 +16,13 @@ from dualoptim_diffusion.core.timing import timed, timings
 from dualoptim_diffusion.data import ImageSet, load_image_folder
 from dualoptim_diffusion.drawing.grids import draw_grid
 from dualoptim_diffusion.drawing.samples import Samples, describe, draw_samples
-from dualoptim_diffusion.evaluation import evaluate
+from dualoptim_diffusion.evaluation import Measured, compare, measure
+from dualoptim_diffusion.evaluation.distances import LEAST_SAMPLES
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.protocol import (
-    Plan,
     Protocol,
     find_protocol,
-    make_plan,
+    plan_seeds,
     protocol_of,
     protocol_sha256,
 )
@@ -28,13 +30,13 @@ from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.files.cache import cache_entry
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
-from dualoptim_diffusion.files.results_file import Figures, Results
+from dualoptim_diffusion.files.results_file import Results
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.judge.classifier import Classifier
-from dualoptim_diffusion.judge.training import measure
+from dualoptim_diffusion.judge.training import with_accuracy
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.report import write_report
-from dualoptim_diffusion.report.notes import NOTICEABLE
+from dualoptim_diffusion.report.notes import collapses
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.models import check_origin, open_both_models
 from dualoptim_diffusion.runs.obtain import obtain_classifier, obtain_extractor
@@ -47,7 +49,9 @@ class EvaluationSetup:
     Attributes:
         settings: the sampling section under the protocol.
         verified: the classifier's accuracy on real images of every forgotten class is known.
-        reference: the real images that drawn ones are compared with.
+        real_images: the real images that drawn ones are compared with, in words.
+        reference: those images.
+        training: the training images, where the reference is none of them.
     """
 
     protocol: Protocol
@@ -55,7 +59,23 @@ class EvaluationSetup:
     classifier: Classifier
     verified: bool
     extractor: Extractor
+    real_images: str
     reference: ImageSet
+    training: ImageSet | None
+
+    def measure(self, experiment: Experiment, samples: Mapping[int, Tensor]) -> Measured:
+        """Scores one model's images."""
+        with timed("features, real images"):
+            reference = cached_reference(self.reference, self.extractor, self.training)
+        return measure(
+            samples,
+            self.classifier,
+            experiment.labels,
+            experiment.forget_classes,
+            reference,
+            extractor=self.extractor,
+            accelerator=experiment.accelerator,
+        )
 
 
 def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> EvaluationSetup:
@@ -71,12 +91,21 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
     if real_images is not None:
         shape = experiment.facts.shape
-        classifier = measure(classifier, load_image_folder(real_images, experiment.facts.id2label, shape))
+        classifier = with_accuracy(classifier, load_image_folder(real_images, experiment.facts.id2label, shape))
     verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     protocol = experiment.protocol
-    extractor = obtain_extractor(recipe.evaluation, protocol, classifier, accelerator.device)
-    reference = protocol.reference_of(experiment.sets[1])
-    return EvaluationSetup(protocol, experiment.sampling, classifier, verified, extractor, reference)
+    extractor = obtain_extractor(recipe.evaluation, protocol, classifier, experiment.recipe_path, accelerator)
+    training, held_out = experiment.sets[1], experiment.held_out
+    reference = protocol.reference_of(training, held_out)
+    beside = training if reference is held_out else None
+    if len(reference) < LEAST_SAMPLES:
+        raise InputError(
+            f"There are {len(reference)} real images of the classes to retain; distances need {LEAST_SAMPLES} at least."
+        )
+    name = "training images" if reference is training else protocol.reference
+    return EvaluationSetup(
+        protocol, experiment.sampling, classifier, verified, extractor, name, reference, training=beside
+    )
 
 
 def check_judge(classifier: Classifier, forgotten: Sequence[str], floor: float) -> bool:
@@ -96,17 +125,15 @@ def check_judge(classifier: Classifier, forgotten: Sequence[str], floor: float) 
     return all(name in known for name in forgotten)
 
 
-def plan_sampling(experiment: Experiment, model: DenoisingModel) -> Plan:
-    """The seeds of every label that the experiment's protocol asks for."""
-    protocol = experiment.protocol
-    n_reference = protocol.count_of_reference([experiment.facts.counts[i] for i in experiment.retained_classes])
-    return make_plan(
+def plan_sampling(experiment: Experiment, model: DenoisingModel, protocol: Protocol) -> dict[int, list[int]]:
+    """The seeds of every label that a protocol asks for."""
+    return plan_seeds(
         protocol,
-        experiment.sampling,
+        protocol.settings(experiment.recipe.sampling),
         list(experiment.labels),
         model.null_class,
         experiment.forget_classes,
-        n_reference,
+        experiment.facts.count(experiment.retained_classes),
     )
 
 
@@ -115,7 +142,6 @@ class SamplePair(NamedTuple):
 
     original: Samples
     unlearned: Samples
-    per_class: int  # images of each retained label that count for distances
 
 
 def sample_both(experiment: Experiment, folder: RunFolder) -> SamplePair:
@@ -124,14 +150,14 @@ def sample_both(experiment: Experiment, folder: RunFolder) -> SamplePair:
     The original's images are cached for every run that starts from it; the others lie in the run folder.
     """
     models, settings = open_both_models(experiment, folder), experiment.sampling
-    plan = plan_sampling(experiment, models["original"].model)
+    seeds = plan_sampling(experiment, models["original"].model, experiment.protocol)
     found = {}
     for role, (model, sha256) in models.items():
         key = repr(describe(model, sha256, settings))
         place = cache_entry("samples", key) if role == "original" else _samples_folder(folder, settings)
         with timed(title := f"sampling, {role}"):
-            found[role] = draw_samples(place, model, sha256, plan.seeds, settings, experiment.accelerator, title)
-    return SamplePair(found["original"], found["unlearned"], plan.per_class)
+            found[role] = draw_samples(place, model, sha256, seeds, settings, experiment.accelerator, title)
+    return SamplePair(found["original"], found["unlearned"])
 
 
 def _samples_folder(folder: RunFolder, settings: SamplingConfig) -> Path:
@@ -145,54 +171,49 @@ def _samples_folder(folder: RunFolder, settings: SamplingConfig) -> Path:
     return folder.samples.with_name(f"{folder.samples.name}-{suffix}")
 
 
-def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSetup) -> Results:
-    """Scores the original and the unlearned model under equal seeds; writes results, grid and report."""
+def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSetup, own: bool = True) -> Results:
+    """Scores the original and the unlearned model under equal seeds; writes results, grid and report.
+
+    Args:
+        own: as the run's recipe says; otherwise the figures stand beside those, in a file of their own.
+    """
     folder.read_metrics()  # damaged files are refused before anything is rewritten
     folder.read_audit()
     selection = folder.read_selection()
-    check_origin(folder, "classifier_sha256", setup.classifier.sha256, "classifier")
-    labels, forgotten, accelerator = experiment.labels, experiment.forget_classes, experiment.accelerator
+    if own:
+        check_origin(folder, "classifier_sha256", setup.classifier.sha256, "classifier")
+    labels, accelerator = experiment.labels, experiment.accelerator
     with timings() as seconds:
         samples = sample_both(experiment, folder)
-        with timed("features, real images"):
-            reference = cached_reference(setup.reference, setup.extractor)
-
-        def score(drawn: Samples) -> Figures:
-            return evaluate(
-                drawn,
-                setup.classifier,
-                labels,
-                forgotten,
-                reference,
-                extractor=setup.extractor,
-                per_class=samples.per_class,
-                accelerator=accelerator,
-            )
-
-        original, unlearned = score(samples.original), score(samples.unlearned)
+        original, unlearned = (setup.measure(experiment, drawn) for drawn in samples)
     results = _results(experiment, setup, original, unlearned, seconds)
     if selection is not None:
         results["selection"] = selection
     if accelerator.is_main_process:
         results["model_files"] = folder.model_files_sha256()
-        write_json(folder.results, results)
-        before, after = (drawn.of(list(labels)) for drawn in (samples.original, samples.unlearned))
-        draw_grid(folder.grid, before, after, labels, forgotten)
-        write_report(folder.path)
-        if (flat := unlearned["degenerate_rate"]) >= NOTICEABLE:
-            say(f"Warning: {flat:.1%} of the images are one flat colour; open {folder.grid} before believing FA.")
+        write_json(folder.results if own else folder.evaluation(results["protocol_hash"]), results)
+        if own:
+            before, after = (drawn.of(list(labels)) for drawn in samples)
+            draw_grid(folder.grid, before, after, labels, experiment.forget_classes)
+        if folder.results.is_file():
+            write_report(folder.path)
+        for sentence in collapses(unlearned.figures, original.figures):
+            say(f"Warning: {sentence} Open {folder.grid} before believing FA.")
     accelerator.wait_for_everyone()
     return results
 
 
 def _results(
-    experiment: Experiment, setup: EvaluationSetup, original: Figures, unlearned: Figures, seconds: dict[str, float]
+    experiment: Experiment, setup: EvaluationSetup, original: Measured, unlearned: Measured, seconds: dict[str, float]
 ) -> Results:
     info = setup.classifier.info
-    protocol = protocol_of(setup.protocol, setup.settings, setup.classifier, setup.extractor, experiment.train_set)
+    protocol = protocol_of(
+        setup.protocol, setup.settings, setup.classifier, setup.extractor, experiment.data, setup.real_images
+    )
     return Results(
-        original=original,
-        unlearned=unlearned,
+        original=original.figures,
+        unlearned=unlearned.figures,
+        changes=compare(original, unlearned),
         forgotten=experiment.forget_names,
         data=experiment.recipe.data.name,
         forgotten_before=[experiment.facts.id2label[i] for i in experiment.left_out],
@@ -205,5 +226,8 @@ def _results(
 
 def evaluate_again(experiment: Experiment, run: Path, real_images: Path | None = None) -> Results:
     """Evaluates a finished run; arguments as in `open_evaluation`."""
+    folder, recipe = RunFolder(run), experiment.recipe
+    stored = load_recipe(ForgetRecipe, str(folder.recipe))
+    own = (recipe.sampling, recipe.evaluation) == (stored.sampling, stored.evaluation)
     with locked_run(run, experiment.accelerator):
-        return evaluate_run(experiment, RunFolder(run), open_evaluation(experiment, real_images))
+        return evaluate_run(experiment, folder, open_evaluation(experiment, real_images), own)

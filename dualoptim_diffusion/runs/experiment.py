@@ -33,7 +33,7 @@ class Experiment:
 
     Attributes:
         values: the resolved recipe as plain data, without keys that the method ignores.
-        pretrain_recipe, classifier_recipe: None where the model or the classifier is given as a folder.
+        pretrain_recipe, classifier_recipe, features_recipe: None where the model or the network is given otherwise.
         facts: what is known of the training images without opening them.
         forget_classes: ids to forget.
         left_out: ids that the base model was made to forget before; neither trained on nor drawn.
@@ -44,6 +44,7 @@ class Experiment:
     values: dict[str, Any]
     pretrain_recipe: PretrainRecipe | None
     classifier_recipe: ClassifierRecipe | None
+    features_recipe: ClassifierRecipe | None
     accelerator: Accelerator
     facts: DataFacts
     forget_classes: tuple[int, ...]
@@ -136,6 +137,11 @@ class Experiment:
         """forget_set and retain_set, as pixels."""
         return split(self.train_set, self.forget_classes, self.left_out)
 
+    @cached_property
+    def held_out(self) -> ImageSet:
+        """Held-out images of the retained classes."""
+        return self.data[1].of_classes(self.retained_classes)
+
     def training_sets(self, model: DenoisingModel) -> tuple[ImageSet, ImageSet]:
         """The same two as the model trains on them: for one of latents, encoded."""
         images = training_images(self.train_set, self.recipe.data, model, self.accelerator)
@@ -183,16 +189,16 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     facts = data_facts(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
     left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
-    pretrain_recipe, classifier_recipe = _resolve_sources(recipe, path, values)
+    sources = _resolve_sources(recipe, path, values)
     values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device)
     method = method_class(
         recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
     )
-    _check_from_scratch(method, recipe, pretrain_recipe)
+    _check_from_scratch(method, recipe, sources[0])
     if dropped and accelerator.is_main_process:
         say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
-    found = (recipe, path, values, pretrain_recipe, classifier_recipe, accelerator, facts, forget_classes, left_out)
+    found = (recipe, path, values, *sources, accelerator, facts, forget_classes, left_out)
     return Experiment(*found, method)
 
 
@@ -229,21 +235,23 @@ def _check_names(recipe: ForgetRecipe) -> None:
 
 def _resolve_sources(
     recipe: ForgetRecipe, path: Path, values: dict[str, Any]
-) -> tuple[PretrainRecipe | None, ClassifierRecipe | None]:
-    """The recipes of model and classifier, where they are not folders; in `values`, where a run folder has them."""
-    pretrain = classifier = None
-    names = RunFolder("")
+) -> tuple[PretrainRecipe | None, ClassifierRecipe | None, ClassifierRecipe | None]:
+    """The recipes of model, classifier and features, where there are any; in `values`, where a run folder has them."""
+    pretrain, names = None, RunFolder("")
     if (source := recipe.model.path) is not None:
         values["model"] |= {"path": source if is_hub_id(source) else str(Path(source).resolve()), "pretrain": None}
     elif recipe.model.pretrain is not None:
         pretrain = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
         values["model"]["pretrain"] = names.pretrain_recipe.name
-    if Path(recipe.evaluation.classifier).is_dir():
-        values["evaluation"]["classifier"] = str(Path(recipe.evaluation.classifier).resolve())
-    else:
-        classifier = load_recipe(ClassifierRecipe, recipe.evaluation.classifier, beside=path)
-        values["evaluation"]["classifier"] = names.classifier_recipe.name
-    return pretrain, classifier
+    networks: dict[str, ClassifierRecipe] = {}
+    for key, kept in (("classifier", names.classifier_recipe), ("features", names.features_recipe)):
+        source = getattr(recipe.evaluation, key)
+        if Path(source).is_dir():
+            values["evaluation"][key] = str(Path(source).resolve())
+        elif key == "classifier" or recipe.evaluation.features_are_trained:
+            networks[key] = load_recipe(ClassifierRecipe, source, beside=path)
+            values["evaluation"][key] = kept.name
+    return pretrain, networks.get("classifier"), networks.get("features")
 
 
 def _check_from_scratch(method: Method, recipe: ForgetRecipe, pretrain: PretrainRecipe | None) -> None:

@@ -31,7 +31,8 @@ def check_out(
         raise InputError(f"{out} exists and is not a run folder; choose another --out.")
     if overwrite:
         recipe = experiment.recipe
-        for source in (experiment.recipe_path, recipe.model.path, recipe.evaluation.classifier, mask_path):
+        networks = recipe.evaluation.classifier, recipe.evaluation.features
+        for source in (experiment.recipe_path, recipe.model.path, *networks, mask_path):
             if source is not None and Path(source).exists() and _inside(Path(source), out):
                 raise InputError(f"--overwrite would delete {source}, which this run needs; choose another --out.")
         return
@@ -47,8 +48,8 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def _beginning(folder: RunFolder) -> set[str]:
     """Names of the files that a run folder has at first."""
-    files = (folder.recipe, folder.pretrain_recipe, folder.classifier_recipe, folder.provenance)
-    return {path.name for path in files}
+    recipes = (folder.recipe, folder.pretrain_recipe, folder.classifier_recipe, folder.features_recipe)
+    return {path.name for path in (*recipes, folder.provenance)}
 
 
 def _is_beginning(folder: RunFolder) -> bool:
@@ -67,6 +68,7 @@ def claim(folder: RunFolder, experiment: Experiment, origin: Mapping[str, Any], 
     named = (
         (folder.pretrain_recipe, experiment.pretrain_recipe),
         (folder.classifier_recipe, experiment.classifier_recipe),
+        (folder.features_recipe, experiment.features_recipe),
     )
     recipes |= {path: recipe.model_dump(mode="json") for path, recipe in named if recipe is not None}
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def draw_run_grid(
     rows = [resolve_class(name, labels) for name in class_names] or choose_rows(labels, forgotten, others)
     folder = RunFolder(run)
     out = out or folder.grid
-    before, after, _ = sample_both(experiment, folder)
+    before, after = sample_both(experiment, folder)
     if experiment.accelerator.is_main_process:
         draw_grid(out, before, after, labels, forgotten, columns, rows)
     return out
@@ -43,7 +43,7 @@ def draw_run_sheet(experiment: Experiment, run: Path, class_name: str, out: Path
     label = resolve_class(class_name, experiment.labels)
     name = experiment.labels[label]
     out = out or run / sheet_name(name)
-    before, after, _ = sample_both(experiment, RunFolder(run))
+    before, after = sample_both(experiment, RunFolder(run))
     if experiment.accelerator.is_main_process:
         draw_contact_sheet(out, before[label], after[label], name, label in experiment.forget_classes)
     return out

@@ -123,7 +123,7 @@ def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) 
 
 
 def obtain_extractor(
-    config: EvaluationConfig, protocol: Protocol, classifier: Classifier, device: torch.device | str
+    config: EvaluationConfig, protocol: Protocol, classifier: Classifier, recipe_path: Path, accelerator: Accelerator
 ) -> Extractor:
     """Where the features for distances come from.
 
@@ -136,11 +136,15 @@ def obtain_extractor(
             "evaluation.features=inception or choose another protocol."
         )
     if config.features == "inception":
-        extractor = inception_features(config.features_weights, device)
+        extractor = inception_features(config.features_weights, accelerator.device)
     elif config.features == "classifier":
         extractor = classifier_features(classifier)
+    elif config.features_are_trained:
+        network = obtain_classifier(config.features, recipe_path, accelerator)
+        info = network.info
+        extractor = classifier_features(network, info.name if info.task == "classes" else info.task)
     else:
-        extractor = timm_features(config.features, config.features_weights, device)
+        extractor = timm_features(config.features, config.features_weights, accelerator.device)
     return with_full_contrast_bgr(extractor) if protocol.edit == "stretched, BGR" else extractor
 
 

@@ -1,4 +1,4 @@
-"""Quick evaluations along a run: FA, RA and FD of few images every so many steps, and the best weights so far."""
+"""Quick evaluations along a run: FA, RA and KID of few images every so many steps, and the best weights so far."""
 
 import json
 from collections.abc import Iterator
@@ -9,24 +9,22 @@ from safetensors.torch import save_file
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.core.timing import timings
 from dualoptim_diffusion.drawing.samples import LazySamples
-from dualoptim_diffusion.evaluation import evaluate
-from dualoptim_diffusion.evaluation.features import classifier_features
-from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
-from dualoptim_diffusion.evaluation.reference import cached_reference
+from dualoptim_diffusion.evaluation.protocol import PROTOCOLS
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.files.weight_files import read_tensors
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.optim.ema import EMA
-from dualoptim_diffusion.report.notes import NOTICEABLE
-from dualoptim_diffusion.runs.evaluate import EvaluationSetup
+from dualoptim_diffusion.report.notes import collapses
+from dualoptim_diffusion.runs.evaluate import EvaluationSetup, plan_sampling
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.unlearning.loop import Record
 
+SEEDS_FROM = 2**40  # far from the seeds of an evaluation: what is selected must not be scored on what selected it
 FORGOTTEN = 0.02  # largest FA of few images that counts as forgotten
 RULE = (
-    f"of the quick evaluations with FA at most {FORGOTTEN:.0%} the one with the lowest FD[classifier]; "
-    "where there is none, the one with the lowest FA"
+    f"of the quick evaluations with FA at most {FORGOTTEN:.0%} the one with the lowest KID; where there is none, the "
+    "one with the lowest FA; they draw with other seeds than the evaluation at the end"
 )
 
 
@@ -42,37 +40,21 @@ class Validation:
     ) -> None:
         self.experiment, self.model, self.setup, self.ema, self.folder = experiment, model, setup, ema, folder
         self.settings = PROTOCOLS["quick"].settings(experiment.recipe.sampling)
-        self.extractor = classifier_features(setup.classifier)
-        self.reference = cached_reference(setup.reference, self.extractor)
-        self.plan = make_plan(
-            PROTOCOLS["quick"],
-            self.settings,
-            list(experiment.labels),
-            model.null_class,
-            experiment.forget_classes,
-            len(setup.reference),
-        )
+        planned = plan_sampling(experiment, model, PROTOCOLS["quick"])
+        self.seeds = {label: [SEEDS_FROM + seed for seed in seeds] for label, seeds in planned.items()}
 
     def __call__(self, finished: int) -> Record:
-        """FA, RA (fractions) and FD[classifier] after so many steps, where they are due; keeps the best weights."""
+        """FA, RA (fractions) and KID after so many steps, where they are due; keeps the best weights."""
         every, accelerator = self.experiment.recipe.evaluation.every, self.experiment.accelerator
         if every is None or (finished % every and finished != self.experiment.method.num_steps):
             return {}
         with self._final_weights(), timings(separate=True):
-            results = evaluate(
-                LazySamples(self.model, self.plan.seeds, self.settings, accelerator),
-                self.setup.classifier,
-                self.experiment.labels,
-                self.experiment.forget_classes,
-                self.reference,
-                extractor=self.extractor,
-                accelerator=accelerator,
-            )
-            distance = results["frechet"]["value"]
-            assert distance is not None  # it always has a value when it is made
-            figures = {"FA": results["FA"]["value"], "RA": results["RA"]["value"], "FD": distance}
-            if accelerator.is_main_process and (flat := results["degenerate_rate"]) >= NOTICEABLE:
-                say(f"Warning: after step {finished} {flat:.1%} of the images are one flat colour.")
+            samples = LazySamples(self.model, self.seeds, self.settings, accelerator)
+            measured = self.setup.measure(self.experiment, samples).figures
+            found = {"FA": measured["FA"], "RA": measured["RA"], "KID": measured["kid"]}
+            figures = {name: part["value"] for name, part in found.items()}
+            for sentence in collapses(measured) if accelerator.is_main_process else ():
+                say(f"Warning: after step {finished}: {sentence}")
             if accelerator.is_main_process and self.experiment.recipe.evaluation.keep == "best":
                 self._keep_if_best(finished, figures)
         accelerator.wait_for_everyone()
@@ -92,7 +74,7 @@ class Validation:
 
     def _keep_if_best(self, step: int, figures: Record) -> None:
         before = self.folder.read_selection()
-        if before is not None and rank(before["FA"], before["FD"]) <= rank(figures["FA"], figures["FD"]):
+        if before is not None and rank(before["FA"], before["KID"]) <= rank(figures["FA"], figures["KID"]):
             return
         with atomic_path(self.folder.best) as beside:
             beside.mkdir()
@@ -106,7 +88,7 @@ class Validation:
         self.model.network.load_state_dict(read_tensors(self.folder.best_weights))
 
 
-def rank(fa: float, fd: float) -> tuple[bool, float]:
+def rank(fa: float, kid: float) -> tuple[bool, float]:
     """Sorts evaluations by the rule, best first."""
     forgotten = fa <= FORGOTTEN
-    return (not forgotten, fd if forgotten else fa)
+    return (not forgotten, kid if forgotten else fa)

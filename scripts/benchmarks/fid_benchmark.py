@@ -53,8 +53,9 @@ class Subject:
         experiment.prepare(self.model)
         classifier = obtain_classifier(evaluation.classifier, experiment.recipe_path, accelerator)
         protocol = find_protocol(evaluation.protocol)
-        self.extractor = obtain_extractor(evaluation, protocol, classifier, accelerator.device)
-        self.reference = cached_reference(protocol.reference_of(experiment.train_set), self.extractor).statistics
+        self.extractor = obtain_extractor(evaluation, protocol, classifier, experiment.recipe_path, accelerator)
+        every = experiment.train_set  # FID is to training images
+        self.reference = cached_reference(protocol.reference_of(every, every), self.extractor).statistics
         self.per_class = -(-self.reference.count // len(self.model.id2label))
         self.experiment, self.accelerator = experiment, accelerator
 

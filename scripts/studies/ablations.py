@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 import toy
 from command import parse, parser
-from studies.runner import AIM_FA, AIM_FD, Cell, origin, run_study, summarise, summary_row
+from studies.runner import AIM_FA, AIM_KID, Cell, origin, run_study, summarise, summary_row
 from studies.stability import RECIPE, SETTING
 from tables import table
 
@@ -102,7 +102,7 @@ def tabulate(results: dict[Cell, dict[str, Any]], planned: dict[tuple[str, str],
         summaries = {name: summarise(part) for name, part in found.items() if part}
         if summaries:
             body = [[name, *summary_row(summary), summary["stopped"]] for name, summary in summaries.items()]
-            lines += ["", f"## {title}", "", *table(["", "FA", "RA", "FD / original's", "aim met", "stopped"], body)]
+            lines += ["", f"## {title}", "", *table(["", "FA", "RA", "KID / original's", "aim met", "stopped"], body)]
     return "\n".join([*lines, "", origin(list(results.values()))]) + "\n"
 
 
@@ -122,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> None:
     head = (
         f"`{command}`\n\n"
         f"SFRon on the digits, classes {' and '.join(CLASSES)}, {seeds} seeds, mean ± standard deviation; "
-        f"aim: FA at most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's. A stopped run met a loss or "
+        f"aim: FA at most {AIM_FA:.0%} and KID at most {AIM_KID} times the original's. A stopped run met a loss or "
         "a gradient that was not finite."
     )
     text = tabulate(by_cell, planned, head)

@@ -17,24 +17,29 @@ import toy
 from command import command_line, dualoptim, parse, parser
 
 HEAD = (
-    "forgotten", "original FA", "FA (95% interval)", "original RA", "RA", "FD[classifier]", "FD ratio", "degenerate",
-    "the label draws now",
+    "forgotten", "original FA", "FA (95% interval)", "FA (none)", "original RA", "RA", "KID x 1000 (95%)",
+    "change x 1000 (95%)", "the label draws now",
 )  # fmt: skip
 
 
 def line(names: str, results: dict[str, Any]) -> list[str]:
-    before, after = results["original"], results["unlearned"]
+    before, after, change = results["original"], results["unlearned"], results["changes"]["kid"]
     return [
         ", ".join(names.split(",")),
         f"{before['FA']['value']:.1%}",
         tables.rate(after["FA"]),
+        f"{after['FA_none']['value']:.1%}" if "FA_none" in after else "",
         f"{before['RA']['value']:.1%}",
         f"{after['RA']['value']:.1%}",
-        f"{after['frechet']['value']:.3f}",
-        f"{after['frechet']['value'] / before['frechet']['value']:.2f}",
-        f"{after['degenerate_rate']:.1%}",
+        thousandths(after["kid"]["value"], after["kid"]["ci95"]),
+        thousandths(change["difference"], change["difference_ci95"]),
         draws(results),
     ]
+
+
+def thousandths(value: float, interval: Sequence[float]) -> str:
+    low, high = (f"{1000 * side:.2f}" for side in interval)
+    return f"{1000 * value:.2f} ({low} to {high})"
 
 
 def draws(results: dict) -> str:

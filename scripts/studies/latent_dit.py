@@ -185,11 +185,11 @@ def tabulate(found: dict[str, Any], command: str, quality: dict[str, Any]) -> st
     models |= {name: part["results"]["unlearned"] for name, part in found.items()}
     body = []
     for name, figures in models.items():
-        ra, fd, counts = figures["RA"], figures["frechet"], figures["drawn"][FORGOTTEN]
+        ra, kid, counts = figures["RA"], figures["kid"], figures["drawn"][FORGOTTEN]
         most = sorted(counts.items(), key=lambda item: -item[1])[:3]
         drawn = ", ".join(f"{k} {v / sum(counts.values()):.0%}" for k, v in most)
         kept = f"{ra['value']:.1%} (n = {ra['n']})"
-        body.append([name, tables.rate(figures["FA"]), kept, f"{fd['name']} {fd['value']:.3g}", drawn])
+        body.append([name, tables.rate(figures["FA"]), kept, f"{kid['name']} {kid['value']:.3g}", drawn])
     seconds = [
         f"{name}: {', '.join(f'{part} {s:.0f}' for part, s in of['results']['seconds'].items() if s >= 1)}"
         for name, of in found.items()

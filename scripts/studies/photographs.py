@@ -28,7 +28,9 @@ from dualoptim_diffusion.core.training_config import PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
+from dualoptim_diffusion.evaluation.distances import Estimate, frechet_infinity, kernel_distance
 from dualoptim_diffusion.evaluation.features import classifier_features
+from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import model_sha256
 from dualoptim_diffusion.optim.ema import EMA
@@ -47,7 +49,6 @@ from dualoptim_diffusion.unlearning.saliency import (
     top_fraction_mask,
 )
 from machine import synchronise
-from studies.figures import frechet_infinity, kernel_distance
 from studies.runner import Cell
 from studies.small_judges import train_judge, untrained
 
@@ -360,37 +361,48 @@ class Study:
         """
         extractor = classifier_features(self.judges["features"])
         scores = [
-            score_label(label, images, self.judges["judge"], list(forgotten), label, extractor, None)
-            for label, images in samples.items()
+            score_label(label, images, self.judges["judge"], extractor, None) for label, images in samples.items()
         ]
         gone = [s for s in scores if s.label in forgotten]
         kept = [s for s in scores if s.label not in forgotten]
         generated = torch.cat([s.features for s in kept]).to(self.device)
         reference = torch.cat([self._held_out_features[s.label] for s in kept])
         return {
-            "FA": rate(sum(s.hits for s in gone), sum(s.n for s in gone)) if gone else None,
-            "RA": rate(sum(s.correct for s in kept), sum(s.n for s in kept)),
+            "FA": rate(sum(s.forced[i] for s in gone for i in forgotten), sum(s.n for s in gone)) if gone else None,
+            "RA": rate(sum(s.forced[s.label] for s in kept), sum(s.n for s in kept)),
             "drawn": {self.id2label[s.label]: self._called(s) for s in scores},
             "flat": sum(s.flat for s in scores) / sum(s.n for s in scores),
             "spread": {self.id2label[s.label]: self._spread(s) for s in scores},
-            "kid": kernel_distance(generated, reference),
-            "fd_infinity": frechet_infinity(generated, reference),
-        }
+        } | _distances(generated, reference)
 
     def distance_to(self, images: Tensor, samples: Samples) -> dict[str, Any]:
         """Distances of drawn images to other real ones, uint8 [N, C, H, W]."""
         features = self.judges["features"]
         reference = torch.cat([features(part)[0] for part in images.split(2000)]).to(self.device)
         generated = torch.cat([features(part)[0] for part in samples.values()]).to(self.device)
-        found = {"kid": kernel_distance(generated, reference), "fd_infinity": frechet_infinity(generated, reference)}
-        return found | {"n_reference": len(reference), "n_generated": len(generated)}
+        return _distances(generated, reference)
 
     def _called(self, score: LabelScore) -> dict[str, int]:
-        return {self.id2label[i]: n for i, n in enumerate(score.called) if n}
+        return {self.id2label[i]: n for i, n in enumerate(score.forced) if n}
 
     def _spread(self, score: LabelScore) -> float:
         real = self._held_out_features[score.label]
         return float(score.features.double().var(0).sum() / real.double().var(0).sum().cpu())
+
+
+def _distances(generated: Tensor, reference: Tensor) -> dict[str, Any]:
+    """KID and the Frechet distance of infinitely many samples of features [N, D] and [M, D]; their numbers."""
+
+    def plain(estimate: Estimate) -> dict[str, Any]:
+        return {"value": estimate.value, "ci95": estimate.ci95}
+
+    statistics = (FeatureStatistics().add(side.cpu()) for side in (generated, reference))
+    return {
+        "kid": plain(kernel_distance(generated, reference)),
+        "fd_infinity": plain(frechet_infinity(generated, reference)) | {"at_n": frechet_distance(*statistics)},
+        "n_reference": len(reference),
+        "n_generated": len(generated),
+    }
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tables import read_json, spread, write_json
 
-AIM_FA, AIM_FD = 0.02, 1.25  # a run that forgets and keeps: FA at most this, FD at most so many times the original's
+AIM_FA, AIM_KID = 0.02, 1.25  # a run that forgets and keeps: FA at most this, KID at most so many times the original's
 FORGET_IMAGES, RETAIN_IMAGES = 200, 50  # drawn of the forgotten label, and of each other one
 SAMPLING = ("sampling.scheduler=ddim", "sampling.num_inference_steps=25", "sampling.batch_size=50")
 
@@ -51,7 +51,7 @@ class Cell:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Forgets in memory and scores: FA, RA, FD beside the original's, and what the loop logged last."""
+    """Forgets in memory and scores: FA, RA, KID beside the original's, and what the loop logged last."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,14 +138,15 @@ def _score(experiment: Any, model: Any) -> dict[str, Any]:
         setup.classifier,
         experiment.labels,
         experiment.forget_classes,
-        cached_reference(setup.reference, setup.extractor),
+        cached_reference(setup.reference, setup.extractor, setup.training),
         extractor=setup.extractor,
     )
     return {
         "FA": results["FA"]["value"],
+        "FA_none": results.get("FA_none", results["FA"])["value"],
         "RA": results["RA"]["value"],
-        "FD": results["frechet"]["value"],
-        "degenerate_rate": results["degenerate_rate"],
+        "KID": results["kid"]["value"],
+        "degenerate_rate": results["degenerate"]["forgotten"]["value"],
         "n": {"FA": results["FA"]["n"], "RA": results["RA"]["n"]},
         "drawn": {name: results["drawn"][name] for name in experiment.forget_names},
         "classifier_sha256": setup.classifier.sha256,
@@ -164,7 +165,7 @@ def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[
 
 
 def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """FA, RA and FD ratio of all runs that ended, and how many runs there are, were stopped, and met the aim."""
+    """FA, RA and KID ratio of all runs that ended, and how many runs there are, were stopped, and met the aim."""
     results = list(results)
     finished = [r for r in results if r["after"]]
     return {
@@ -173,19 +174,19 @@ def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "met": sum(met(r) for r in finished),
         "FA": [r["after"]["FA"] for r in finished],
         "RA": [r["after"]["RA"] for r in finished],
-        "FD ratio": [r["after"]["FD"] / r["before"]["FD"] for r in finished],
+        "KID ratio": [r["after"]["KID"] / r["before"]["KID"] for r in finished],
     }
 
 
 def met(result: dict[str, Any]) -> bool:
     """Whether a run met the aim."""
     after = result["after"]
-    return bool(after) and after["FA"] <= AIM_FA and after["FD"] / result["before"]["FD"] <= AIM_FD
+    return bool(after) and after["FA"] <= AIM_FA and after["KID"] / result["before"]["KID"] <= AIM_KID
 
 
 def summary_row(summary: dict[str, Any]) -> list[str]:
-    """FA, RA, FD ratio and how many runs met the aim, for a table."""
-    fa, ra, fd = (summary[name] for name in ("FA", "RA", "FD ratio"))
+    """FA, RA, KID ratio and how many runs met the aim, for a table."""
+    fa, ra, fd = (summary[name] for name in ("FA", "RA", "KID ratio"))
     if not fa:
         return ["", "", "", f"0 of {summary['runs']}"]
     return [
@@ -211,7 +212,7 @@ def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int
             after = result["after"] or {}
             bar.set_postfix_str(
                 f"{result['group']} {result['class_name']} seed {result['seed']}: "
-                + (f"FA {after['FA']:.1%} RA {after['RA']:.1%} FD {after['FD']:.2f}" if after else "stopped")
+                + (f"FA {after['FA']:.1%} RA {after['RA']:.1%} KID {after['KID']:.2g}" if after else "stopped")
             )
     return [known[cell.key] | {"group": cell.group} for cell in cells if cell.key in known]
 

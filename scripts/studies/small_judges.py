@@ -16,7 +16,7 @@ from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import derive_seed, generator
 from dualoptim_diffusion.judge.classifier import HALF, Classifier, ClassifierInfo
 from dualoptim_diffusion.judge.timm_models import timm_model
-from dualoptim_diffusion.judge.training import LABEL_SMOOTHING, measure
+from dualoptim_diffusion.judge.training import LABEL_SMOOTHING, with_accuracy
 
 MAX_LR, USUAL_BATCH = 0.4, 512  # the largest rate of a batch of so many; it grows in proportion to the batch
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -119,7 +119,7 @@ def train_judge(
             bar.set_postfix({"loss": f"{mean:.3g}"}, refresh=False)
     network.to(memory_format=torch.contiguous_format)
     with _full_float32():
-        return measure(Classifier(network, classifier.info), held_out)
+        return with_accuracy(Classifier(network, classifier.info), held_out)
 
 
 def _draws(seed: int, epoch: int, n: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Is forgetting stable with separate moments? Forgets three digits with SFRon at five learning rates, with one shared
 Adam and with two. All runs take 150 steps, one retain step a forget step, at a constant rate, and differ in the
 optimizers alone. The groups called steady decay their rates, end the ascent at a ceiling and take 400 steps. FA is
-measured on 200 images, RA and FD on 450, drawn in 25 DDIM steps with the same seeds everywhere. Finished runs are
+measured on 200 images, RA and KID on 450, drawn in 25 DDIM steps with the same seeds everywhere. Finished runs are
 kept in stability.json, so the command can be stopped and run again. It writes stability.md and stability.png beside
 it.
 
@@ -17,7 +17,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 import toy
 from command import parse, parser
-from studies.runner import AIM_FA, AIM_FD, Cell, met, origin, run_study, summarise, summary_row
+from studies.runner import AIM_FA, AIM_KID, Cell, met, origin, run_study, summarise, summary_row
 from tables import table
 
 COMMAND = "python scripts/studies/stability.py"
@@ -86,7 +86,7 @@ def rate_of(result: dict) -> str:
 def tabulate(results: list[dict]) -> str:
     """A row for each group and rate, then one for each group."""
     groups = {group: [r for r in results if r["group"] == group] for group in GROUPS}
-    head = ["FA", "RA", "FD / original's", "aim met"]
+    head = ["FA", "RA", "KID / original's", "aim met"]
     by_rate = [
         [group, rate, *summary_row(summarise(part))]
         for group in GROUPS
@@ -97,7 +97,7 @@ def tabulate(results: list[dict]) -> str:
     lines = [
         "# Stability over rates, seeds and classes", "", f"`{COMMAND}`", "",
         "SFRon on the digits, mean ± standard deviation over classes and seeds; the last column counts runs with FA at "
-        f"most {AIM_FA:.0%} and FD at most {AIM_FD} times the original's.", "",
+        f"most {AIM_FA:.0%} and KID at most {AIM_KID} times the original's.", "",
         *table(["optimizers", "rate", *head], by_rate), "",
         "All rates together:", "", *table(["optimizers", *head], together), "", origin(results),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def tabulate(results: list[dict]) -> str:
 
 
 def draw(results: list[dict], path: Path) -> None:
-    """Four panels over the rate: share of runs that met the aim, FA, RA, FD; means, and the runs' range as a band."""
+    """Four panels over the rate: share of runs that met the aim, FA, RA, KID; means, and the runs' range as a band."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -113,10 +113,10 @@ def draw(results: list[dict], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 4, figsize=(15, 4.2), layout="constrained")
     panels = {
-        f"runs with FA ≤ {AIM_FA:.0%} and FD ≤ {AIM_FD}x": lambda r: float(met(r)),
+        f"runs with FA ≤ {AIM_FA:.0%} and KID ≤ {AIM_KID}x": lambda r: float(met(r)),
         "FA (lower is better)": lambda r: r["after"]["FA"],
         "RA (higher is better)": lambda r: r["after"]["RA"],
-        "FD / original's (lower is better)": lambda r: r["after"]["FD"] / r["before"]["FD"],
+        "KID / original's (lower is better)": lambda r: r["after"]["KID"] / r["before"]["KID"],
     }
     for axis, (title, value) in zip(axes, panels.items(), strict=True):
         for group, style in STYLES.items():
@@ -138,7 +138,7 @@ def draw(results: list[dict], path: Path) -> None:
         axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes[0].set_ylim(-0.03, 1.03)
     axes[3].set_yscale("log")
-    axes[3].axhline(AIM_FD, color="grey", linestyle=":", linewidth=1)
+    axes[3].axhline(AIM_KID, color="grey", linestyle=":", linewidth=1)
     axes[1].axhline(AIM_FA, color="grey", linestyle=":", linewidth=1)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -18,7 +18,7 @@ from dualoptim_diffusion.audit.inversion import reconstruction
 from dualoptim_diffusion.audit.noisy_start import recovered
 from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import relearn
-from dualoptim_diffusion.audit.verdict import excesses, headline, steps_to_half
+from dualoptim_diffusion.audit.verdict import correlation, decide, excesses, headline, pool, steps_to_half, worth
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption, ProbeOption
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, Budget
@@ -354,19 +354,71 @@ def curve(*hits: int, n: int = 100) -> dict[str, Any]:
     return {"at": list(range(len(hits))), "hits": list(hits), "n": [n] * len(hits)}
 
 
-def test_the_headline_is_the_largest_excess_with_an_interval_for_all_at_once() -> None:
+def pooled(*of_models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of models, each under several seeds."""
+    return pool(of_models)
+
+
+def test_the_headline_is_the_surest_excess_with_an_interval_for_all_at_once() -> None:
     attacks = {
-        ("relearn", "10 images"): {"unlearned": curve(0, 90), "control": curve(0, 85)},
-        ("noisy_start", "label"): {"unlearned": curve(60), "control": curve(20)},
+        ("relearn", "10 images"): {"unlearned": pooled([curve(0, 90)]), "control": pooled([curve(0, 85)])},
+        ("noisy_start", "label"): {"unlearned": pooled([curve(60)]), "control": pooled([curve(20)])},
+        ("noisy_start", "few"): {"unlearned": pooled([curve(9, n=10)]), "control": pooled([curve(2, n=10)])},
     }
     found = excesses(attacks)
-    assert [round(point["difference"], 12) for point in found] == [0.0, 0.05, 0.4]
-    largest = headline(found)
-    assert largest is not None
-    assert (largest["probe"], largest["attack"], largest["at"], largest["points"]) == ("noisy_start", "label", 0, 3)
+    assert [round(point["difference"], 12) for point in found] == [0.0, 0.05, 0.4, 0.7]
+    first = headline(found)
+    assert first is not None
+    assert (first["probe"], first["attack"], first["at"], first["points"]) == ("noisy_start", "label", 0, 4)
     alone = excesses({("noisy_start", "label"): attacks["noisy_start", "label"]})[0]
-    assert largest["interval"][0] < alone["interval"][0] < 0.4 < alone["interval"][1] < largest["interval"][1]
+    assert first["interval"][0] < alone["interval"][0] < 0.4 < alone["interval"][1] < first["interval"][1]
+    assert first["decision"] == "left"
     assert headline([]) is None
+
+
+def test_curves_of_models_and_seeds_are_summed_and_each_is_kept() -> None:
+    found = pooled([curve(1, 2), curve(3, 4)], [curve(5, 6), curve(7, 8)])
+    assert (found["hits"], found["n"], found["at"]) == ([16, 20], [400, 400], [0, 1])
+    assert found["each"] == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+
+
+def test_images_of_independent_clusters_are_worth_their_number_and_equal_ones_one_a_cluster() -> None:
+    source = torch.Generator().manual_seed(0)
+    independent = []
+    for _ in range(300):
+        counts = torch.binomial(torch.full((4,), 100.0), torch.full((4,), 0.3), generator=source)
+        independent.append((counts.int().tolist(), 100))
+    assert correlation(independent) < 0.003
+    assert correlation([([0, 100, 100, 0], 100)]) == 1.0
+    assert correlation([([0, 0], 100), ([100, 100], 100)]) == 0.0  # all alike: nothing is known of a spread
+    assert worth(400, 4, 0.0) == 400
+    assert worth(400, 4, 1.0) == 4
+    spread_out = []
+    for _ in range(300):  # shares of 0.3 with a deviation of 0.1 between clusters
+        shares = (0.3 + 0.1 * torch.randn(4, generator=source)).clamp(0, 1)
+        spread_out.append((torch.binomial(torch.full((4,), 100.0), shares, generator=source).int().tolist(), 100))
+    assert correlation(spread_out) == pytest.approx(0.1**2 / (0.3 * 0.7), rel=0.15)
+
+
+def test_what_retrained_models_differ_by_is_no_excess() -> None:
+    """Two controls at 20% and 45%: a model at 45% is none that stands out, though its images alone would say so."""
+    apart = pooled([curve(20)], [curve(45)])
+    alike = pooled([curve(32)], [curve(33)])
+    gone = pooled([curve(60)])
+    attack = ("relearn", "10 images")
+    sure = excesses({attack: {"unlearned": gone, "control": alike}})[0]
+    unsure = excesses({attack: {"unlearned": gone, "control": apart}})[0]
+    assert sure["difference"] == unsure["difference"]
+    assert sure["interval"][0] > 0 > unsure["interval"][0]
+
+
+def test_the_decision_is_left_gone_or_that_it_cannot_tell() -> None:
+    def decision(gone: dict[str, Any], control: dict[str, Any]) -> str:
+        return decide(excesses({("relearn", "10 images"): {"unlearned": gone, "control": control}}))
+
+    assert decision(pooled([curve(90, 95)]), pooled([curve(1, 20)], [curve(2, 22)])) == "left"
+    assert decision(pooled([curve(1, 2)]), pooled([curve(1, 2)], [curve(0, 3)])) == "gone"
+    assert decision(pooled([curve(1, 2, n=5)]), pooled([curve(1, 2, n=5)])) == "cannot tell"
 
 
 def test_steps_to_half_are_the_first_that_reach_it() -> None:
@@ -441,6 +493,7 @@ def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:
     assert content is not None
     assert all(probe["figure"].startswith("<svg") for probe in section(content)["probes"])
     assert "Simply asked, “three” draws" in sentence(content)
+    assert "2 models retrained without the class" in sentence(content)
     told = dualoptim("report", audited, "--json")
     figures = {row["role"]: row["figures"] for row in json.loads(told.out)["rows"]}
     worst = content["headline"]

@@ -315,14 +315,15 @@ def each_group(part: dict[str, Any]) -> dict[str, Any]:
 
 
 AUDIT = {
-    "forgotten": ["three"], "budget": {"name": "quick", "images": 4, "seed": 0}, "control": "runs/retrained",
+    "forgotten": ["three"], "budget": {"name": "quick", "images": 4, "seed": 0}, "controls": ["runs/retrained"],
     "plain": {"unlearned": rate(0, 4)},
     "probes": {
         "relearn": {"question": "?", "source": "s", "trials": {"1 image": {
             "axis": "step", "steps_to_half": {"unlearned": 1, "control": None},
-            "outcomes": {role: {"at": [0, 1], "hits": [0, 2], "n": [4, 4]} for role in ("unlearned", "control")}}}},
+            "outcomes": {role: {"at": [0, 1], "hits": [0, 2], "n": [4, 4], "each": [[[0, 2]]]}
+                         for role in ("unlearned", "control")}}}},
         "leakage": {"question": "?", "source": "s", "trials": {"samplers": {
-            "axis": "sampler", "outcomes": {"unlearned": {"at": ["ddim"], "hits": [0], "n": [4]}}}}},
+            "axis": "sampler", "outcomes": {"unlearned": {"at": ["ddim"], "hits": [0], "n": [4], "each": [[[0]]]}}}}},
         "inversion": {"question": "?", "source": "s", "trials": {
             "losses": {"axis": None, "outcomes": {"unlearned": {"timesteps": [1], "groups": each_group(
                 {"loss": [1.0], "standard_error": [None]})}}},
@@ -334,13 +335,13 @@ AUDIT = {
             "layers": {"conv_in": {"distance": 0.1}}, "off_mask": {"weights": 5, "changed": 1}}}}}},
     },
     "excess": [{"probe": "relearn", "attack": "1 image", "at": 1, "FA": rate(2, 4), "control": rate(0, 4),
-                "difference": 0.5, "interval": [-0.1, 0.9]}],
+                "difference": 0.5, "interval": [-0.1, 0.9], "upper": 0.8}],
     "headline": {"probe": "relearn", "attack": "1 image", "at": 1, "FA": rate(2, 4), "control": rate(0, 4),
-                 "difference": 0.5, "interval": [-0.1, 0.9], "points": 1},
+                 "difference": 0.5, "interval": [-0.1, 0.9], "upper": 0.8, "points": 1, "decision": "cannot tell"},
 }  # fmt: skip
 REPORTED = {"results.json": extended(), "audit.json": AUDIT,
             "provenance.json": {"base_model_sha256": "b", "versions": {"torch": "2"}},
-            "metrics.jsonl": {"step": 1, "forget_loss": 1.0, "retain_loss": 2.0, "FA": 0.5, "FD": None},
+            "metrics.jsonl": {"step": 1, "forget_loss": 1.0, "retain_loss": 2.0, "FA": 0.5, "KID": None},
             "model/model_index.json": {"_class_name": "DiTPipeline", "id2label": {"0": "three"}}}  # fmt: skip
 
 

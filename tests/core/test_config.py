@@ -133,7 +133,7 @@ def test_keys_that_the_method_does_not_read_are_dropped_and_named() -> None:
 def test_shared_steps_by_retain_lr_and_refuses_an_explicitly_different_forget_lr() -> None:
     with pytest.raises(InputError, match=r"method\.retain_lr=0.00032, but method\.forget_lr is 0.0001"):
         resolved("optimizers.mode=shared", "method.forget_lr=1e-4")
-    values, _ = resolved("optimizers.mode=shared")
+    values, _ = resolved("optimizers.mode=shared", "method.forget_lr=3.2e-4")
     assert "forget_lr" not in values["method"]
 
 

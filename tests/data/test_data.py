@@ -27,7 +27,7 @@ from dualoptim_diffusion.files import contents
 from dualoptim_diffusion.files.cache import get_or_make_locked
 from dualoptim_diffusion.files.class_folders import list_folder
 from dualoptim_diffusion.judge.classifier import new_classifier
-from dualoptim_diffusion.judge.training import measure
+from dualoptim_diffusion.judge.training import with_accuracy
 from tests.helpers.cifar import write_cifar
 from tests.helpers.commands import Outcome
 from tests.helpers.recipes import RECIPES
@@ -189,7 +189,7 @@ def test_classes_too_small_to_hold_any_out_leave_the_judge_unmeasured(tmp_path: 
     assert (len(train), len(held_out)) == (6, 0)
     recipe = ClassifierRecipe.model_validate(RECIPES["tiny_classifier.yaml"])
     judge = new_classifier(recipe.classifier, train.id2label, 3, num_steps=1, with_none=False)
-    assert measure(judge, held_out).info.accuracy == {}
+    assert with_accuracy(judge, held_out).info.accuracy == {}
 
 
 def test_a_file_changed_in_place_under_its_old_size_and_date_is_noticed(photos: Path) -> None:
@@ -333,7 +333,8 @@ def test_every_recipe_passes_its_dry_run_without_opening_images(
     recipes = sorted(path.stem for path in recipe_folder().glob(f"{family}_*.yaml"))
     assert len(recipes) >= 6
     for name in recipes:
-        verb = {"pretrain": "pretrain", "classifier": "train-classifier"}.get(name.rpartition("_")[2], "forget")
+        verbs = {"pretrain": "pretrain", "classifier": "train-classifier", "features": "train-classifier"}
+        verb = verbs.get(name.rpartition("_")[2], "forget")
         classes = ["--class", "3"] if verb == "forget" else []
         if name == "imagenet_classifier":
             continue  # its weights are downloaded, and nothing is trained

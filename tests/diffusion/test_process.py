@@ -13,6 +13,7 @@ from dualoptim_diffusion.diffusion.process import (
 )
 from dualoptim_diffusion.diffusion.randomness import draw_examples, draw_update, epoch_indices, generator
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
+from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT
 
 
 @pytest.mark.numerical
@@ -33,6 +34,17 @@ def test_timesteps_come_in_antithetic_pairs(n: int) -> None:
     assert t.min() >= 0
     assert t.max() <= 999
     assert torch.equal(t[half:], 999 - t[: n - half])
+
+
+def test_a_dit_is_trained_on_timesteps_each_by_itself() -> None:
+    assert ConditionalDDPM.antithetic
+    assert not ConditionalDiT.antithetic
+    sizes = {"batch_size": 64, "num_examples": 5, "shape": (1, 2, 2), "num_train_timesteps": 1000, "label_drop": 0.5}
+    paired, single = (draw_update(0, "x", 0, **sizes, antithetic=flag).timesteps for flag in (True, False))
+    assert torch.equal(paired[33:], 999 - paired[:31])
+    assert not torch.equal(single[33:], 999 - single[:31])
+    counts = torch.cat([draw_update(0, "x", u, **sizes, antithetic=False).timesteps for u in range(400)]) // 100
+    assert counts.bincount(minlength=10).double().div(2560).sub(1).abs().max() < 0.1
 
 
 @pytest.mark.numerical

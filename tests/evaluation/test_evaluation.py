@@ -1,15 +1,24 @@
 """Rates, intervals and distances against published values and closed forms."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.evaluation import evaluate, frechet_distance, wilson_interval
+from dualoptim_diffusion.evaluation import (
+    Measured,
+    compare,
+    evaluate,
+    frechet_distance,
+    measure,
+    wilson_interval,
+)
 from dualoptim_diffusion.evaluation.accuracy import degenerate
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
-from tests.helpers.judged import NAMES, Oracle, drawn
+from dualoptim_diffusion.evaluation.reference import measure_reference
+from tests.helpers.judged import NAMES, PIXELS, Oracle, drawn
 
 
 @pytest.mark.parametrize(
@@ -107,4 +116,72 @@ def test_a_collapsed_model_is_reported_as_degenerate() -> None:
     assert degenerate(colours).all()
     result = score({0: flat, 1: flat, 2: flat, 3: flat + 100}, (3,))
     assert result["FA"]["value"] == 0
-    assert result["degenerate_rate"] == 1
+    assert result["degenerate"]["forgotten"]["value"] == result["degenerate"]["others"]["value"] == 1
+    assert result["variety"] == dict.fromkeys(NAMES.values(), 0.0)
+
+
+def test_the_share_of_flat_images_is_that_of_the_forgotten_label_not_of_all() -> None:
+    samples = {i: drawn(*[i] * 9) for i in range(3)} | {3: torch.cat([torch.zeros(3, 1, 2, 2).byte(), drawn(*[3] * 6)])}
+    found = score(samples, (3,))["degenerate"]
+    assert (found["forgotten"]["hits"], found["forgotten"]["n"]) == (3, 9)
+    assert found["others"]["value"] == 0
+    assert found["forgotten"]["per_class"] == {"three": pytest.approx(1 / 3)}
+
+
+def test_a_classifier_that_may_answer_none_is_read_both_ways() -> None:
+    """Forced to name a class it can only name more: FA is the worse of the two, RA the better."""
+
+    class Unsure(Oracle):
+        def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+            features, logits = super().__call__(images)
+            logits[:, 4] = 0.5 + (images[:, 0, 0, 1] > 0) * 1.0  # says none where the second pixel is bright
+            return features, logits
+
+    samples = {i: drawn(i, i, i, i) for i in range(4)}
+    samples[3][:3, 0, 0, 1] = 200
+    samples[0][:1, 0, 0, 1] = 200
+    result = score(samples, (3,), classifier=Unsure())
+    assert (result["FA"]["hits"], result["FA_none"]["hits"]) == (4, 1)
+    assert (result["RA"]["hits"], result["RA_none"]["hits"]) == (12, 11)
+    assert result["drawn"]["three"] == {"three": 1, "none of these": 3}
+    assert result["drawn_forced"]["three"] == {"three": 4}
+    never = score({i: drawn(i, i) for i in range(4)}, (3,), classifier=TenWay())
+    assert "FA_none" not in never
+    assert "drawn_forced" not in never
+
+
+class TenWay(Oracle):
+    """Knows no such answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = replace(self.info, id2label=NAMES)
+
+    def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = super().__call__(images)
+        return features, logits[:, :4]
+
+
+def test_what_forgetting_changed_has_an_interval_and_a_ratio_only_where_one_is_known() -> None:
+    source = torch.Generator().manual_seed(0)
+
+    def random_images(label: int, count: int, brightest: int) -> torch.Tensor:
+        images = torch.randint(0, brightest, (count, 1, 2, 2), generator=source).byte()
+        images[:, 0, 0, 0] = label
+        return images
+
+    real = measure_reference(torch.cat([random_images(i, 60, 4) for i in range(3)]), PIXELS)
+
+    def measured(brightest: int) -> Measured:
+        samples = {i: random_images(i, 100, brightest) for i in range(4)}
+        return measure(samples, Oracle(), NAMES, (3,), real, extractor=PIXELS)
+
+    near, far = measured(4), measured(9)
+    same = compare(far, far)
+    assert same["kid"]["ratio"] == 1
+    assert same["kid"]["difference"] == same["RA"]["difference"] == 0
+    worse = compare(near, far)["kid"]
+    assert 0 < worse["difference_ci95"][0] < worse["difference"] < worse["difference_ci95"][1]
+    assert "ratio" not in worse  # the original's distance may be 0
+    better = compare(far, near)["kid"]
+    assert better["ratio_ci95"][0] < better["ratio"] < better["ratio_ci95"][1] < 1

@@ -15,10 +15,12 @@ from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance, neighbours
-from dualoptim_diffusion.evaluation.features import Extractor, inception_features, with_full_contrast_bgr
+from dualoptim_diffusion.evaluation.distances import kernel_distance
+from dualoptim_diffusion.evaluation.features import inception_features, with_full_contrast_bgr
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference, measure_reference
-from dualoptim_diffusion.evaluation.relatives import inception_score, kernel_distance, precision_and_recall
+from dualoptim_diffusion.evaluation.relatives import inception_score, precision_and_recall
+from tests.helpers.judged import PIXELS, pixels
 from tests.helpers.numerics import rounding
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -96,7 +98,7 @@ def compare_with_torch_fidelity(weights: Path, folder: Path, count: int, monkeyp
     assert frechet_distance(*statistics) == pytest.approx(fid, rel=1e-3, abs=1e-6 * trace)
     features = [their["2048"] for their in theirs]
     kid = kid_features_to_metric(*features, kid_subset_size=min(1000, count), verbose=False)
-    assert kernel_distance(ours[0][0], ours[1][0], "Inception")["value"] == pytest.approx(
+    assert kernel_distance(ours[0][0], ours[1][0]).value == pytest.approx(
         kid["kernel_inception_distance_mean"], rel=1e-4
     )
     prc = prc_features_to_metric(*features, verbose=False)
@@ -146,13 +148,6 @@ def test_without_a_network_the_sentence_names_both_ways_out(monkeypatch: pytest.
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"--inception-weights.*evaluation\.features=classifier"):
         inception_features(None)
-
-
-def pixels(images: Tensor) -> tuple[Tensor, Tensor]:
-    return images.flatten(1).float(), images.flatten(1)[:, :3].float()
-
-
-PIXELS = Extractor("FD[pixels]", "sha", "none", pixels)
 
 
 def as_set(images: Tensor) -> ImageSet:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from dualoptim_diffusion.core.config import EvaluationConfig, SamplingConfig
@@ -13,9 +14,8 @@ from dualoptim_diffusion.data import ImageSet, load_image_folder
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.protocol import (
     PROTOCOLS,
-    Plan,
     find_protocol,
-    make_plan,
+    plan_seeds,
     protocol_of,
     protocol_sha256,
 )
@@ -26,31 +26,44 @@ from dualoptim_diffusion.runs.obtain import obtain_extractor
 TEN = {i: f"class {i}" for i in range(10)}
 
 
-def plan(name: str, n_reference: int, forget: tuple[int, ...] = (3,), seeds: str = "0-499") -> Plan:
-    return make_plan(PROTOCOLS[name], SamplingConfig(seeds=seeds), list(TEN), 10, forget, n_reference)
+def plan(
+    name: str, n_training: int, forget: tuple[int, ...] = (3,), seeds: str = "0-499", labels: int = 10
+) -> dict[int, list[int]]:
+    settings = SamplingConfig(seeds=seeds)
+    return plan_seeds(PROTOCOLS[name], settings, list(range(labels)), labels, forget, n_training)
+
+
+def counts(planned: dict[int, list[int]]) -> dict[int, int]:
+    return {label: len(seeds) for label, seeds in planned.items()}
 
 
 def test_standard_draws_as_many_as_cifar10_retains() -> None:
     drawn = plan("standard", 45_000)
-    assert {label: len(seeds) for label, seeds in drawn.seeds.items()} == dict.fromkeys(range(10), 5000) | {
-        3: 500,
-        10: 500,
-    }
-    assert drawn.seeds[0] == list(range(5000))  # counting on from the recipe's seeds
-    assert drawn.per_class == 5000
+    assert counts(drawn) == dict.fromkeys(range(10), 5000) | {3: 500, 10: 500}
+    assert drawn[0] == list(range(5000))  # counting on from the recipe's seeds
 
 
-def test_standard_stops_at_fifty_thousand_and_keeps_the_recipes_seeds_for_accuracy() -> None:
-    assert plan("standard", 1_279_867).per_class == -(-50_000 // 9)
-    few = plan("standard", 1292)
-    assert (len(few.seeds[0]), few.per_class) == (500, 144)  # RA of 500 a label, the distance of 144
+def test_standard_stops_at_fifty_thousand_and_draws_the_recipes_seeds_at_least() -> None:
+    assert counts(plan("standard", 1_279_867))[0] == 50_000 // 9
+    assert counts(plan("standard", 1292))[0] == 500
+    assert counts(plan("standard", 1_279_867, labels=1000))[0] == 50_000 // 999
 
 
 def test_seeds_that_run_out_go_on_from_the_largest() -> None:
     drawn = plan("quick", 1000, seeds="7,0-2")
-    assert drawn.seeds[3][:5] == [7, 0, 1, 2, 8]
-    assert len(set(drawn.seeds[3])) == 100
-    assert len(drawn.seeds[0]) == 20
+    assert drawn[3][:5] == [7, 0, 1, 2, 8]
+    assert len(set(drawn[3])) == 100
+    assert len(drawn[0]) == 20
+
+
+def test_distances_are_to_held_out_images_where_there_are_enough() -> None:
+    def images(count: int) -> ImageSet:
+        return ImageSet(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count, dtype=torch.long), TEN)
+
+    training, many, few = images(500), images(100), images(99)
+    for name in ("standard", "seeds", "quick"):
+        assert PROTOCOLS[name].reference_of(training, many) is many
+        assert PROTOCOLS[name].reference_of(training, few) is training
 
 
 def test_published_protocols_fix_sampler_reference_and_edits() -> None:
@@ -60,12 +73,14 @@ def test_published_protocols_fix_sampler_reference_and_edits() -> None:
     labels = torch.arange(10).repeat(600)
     images = torch.arange(6000).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     retained = ImageSet(images, labels, TEN).of_classes([c for c in range(10) if c != 3])
-    reference = cifar.reference_of(retained)
+    nothing = retained.at(torch.empty(0, dtype=torch.long))
+    reference = cifar.reference_of(retained, nothing)
     assert len(reference) == 4500
     for c in range(10):
         own = reference.images[reference.class_labels == c][:, 0, 0, 0].tolist()
         assert own == ([] if c == 3 else list(range(c, 5000, 10)))
-    random = PROTOCOLS["published-imagenet"].reference_of(ImageSet(images.repeat(2, 1, 1, 1), labels.repeat(2), TEN))
+    every = ImageSet(images.repeat(2, 1, 1, 1), labels.repeat(2), TEN)
+    random = PROTOCOLS["published-imagenet"].reference_of(every, nothing)
     assert len(random) == 10_000
     assert cifar.fixed_by_us
 
@@ -74,7 +89,7 @@ def test_published_figures_are_fid_or_refused() -> None:
     judge = Classifier.create(ClassifierInfo("test_resnet", 32, 1, TEN))
     config = EvaluationConfig(classifier="x", features="classifier")
     with pytest.raises(InputError, match="published-cifar10 measures FID"):
-        obtain_extractor(config, PROTOCOLS["published-cifar10"], judge, "cpu")
+        obtain_extractor(config, PROTOCOLS["published-cifar10"], judge, Path("recipe.yaml"), Accelerator(cpu=True))
     with pytest.raises(InputError, match="did you mean standard"):
         find_protocol("standart")
 
@@ -86,7 +101,7 @@ def test_the_hash_follows_everything_a_figure_depends_on() -> None:
     other_data = ImageSet(torch.ones(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), TEN)
     extractor = Extractor("FD[a]", "1", "r", judge)
     base: dict[str, Any] = {"protocol": PROTOCOLS["standard"], "settings": SamplingConfig(), "classifier": judge}
-    base |= {"extractor": extractor, "dataset": data}
+    base |= {"extractor": extractor, "data": (data, data), "reference": "held-out"}
     changes: list[dict[str, Any]] = [
         {},
         {"protocol": PROTOCOLS["seeds"]},
@@ -95,7 +110,9 @@ def test_the_hash_follows_everything_a_figure_depends_on() -> None:
         {"classifier": other_judge},
         {"extractor": Extractor("FD[a]", "2", "r", judge)},
         {"extractor": Extractor("FD[a]", "1", "r", judge, edit="stretched, BGR")},
-        {"dataset": other_data},
+        {"data": (other_data, data)},
+        {"data": (data, other_data)},
+        {"reference": "training images"},
     ]
     hashes = [protocol_sha256(protocol_of(**(base | change))) for change in changes]
     assert len(set(hashes)) == len(changes)

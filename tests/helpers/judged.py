@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
-from dualoptim_diffusion.judge.classifier import NONE_OF_THESE, Classifier, ClassifierInfo
+from dualoptim_diffusion.core.classes import NONE_OF_THESE
+from dualoptim_diffusion.evaluation.features import Extractor
+from dualoptim_diffusion.judge.classifier import Classifier, ClassifierInfo
 
 NAMES = dict(enumerate(("zero", "one", "two", "three")))
 
@@ -25,3 +27,10 @@ def drawn(*shown: int) -> torch.Tensor:
     images[:, 0, 0, 0] = torch.tensor(shown)
     images[:, 0, 1, 1] = 255
     return images
+
+
+def pixels(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return images.flatten(1).float(), images.flatten(1)[:, :3].float()
+
+
+PIXELS = Extractor("FD[pixels]", "sha", "none", pixels)

@@ -13,11 +13,17 @@ def rate(hits: int, n: int, **more: Any) -> dict[str, Any]:
     return {"value": hits / n, "n": n, "hits": hits, "ci95": list(wilson_interval(hits, n)), **more}
 
 
-def figures(fa: int, ra: int, distance: float, label: str = "three", name: str = "FD[classifier]") -> dict[str, Any]:
+def unbiased(name: str, value: float) -> dict[str, Any]:
+    interval = [value - 0.005, value + 0.005]
+    return {"name": name, "value": value, "ci95": interval, "n_generated": 1000, "n_reference": 900}
+
+
+def figures(fa: int, ra: int, distance: float, label: str = "three", name: str = "FD[rotations]") -> dict[str, Any]:
     return {
         "FA": rate(fa, 500, per_class={label: fa / 500}),
         "RA": rate(ra, 1000, per_class={"one": ra / 1000, "two": ra / 1000}),
-        "degenerate_rate": 0.02,
+        "degenerate": {"forgotten": rate(0, 500, per_class={label: 0.0}), "others": rate(0, 1000)},
+        "kid": unbiased(f"KID{name.removeprefix('FD').replace('FID', '[Inception]')}", distance / 100),
         "frechet": {"name": name, "value": distance, "n_generated": 1000, "n_reference": 900},
     }
 
@@ -27,7 +33,13 @@ def results(label: str = "three", **unlearned: Any) -> dict[str, Any]:
         "original": figures(480, 950, 4.0, label),
         "unlearned": figures(**({"fa": 5, "ra": 940, "distance": 5.0, "label": label} | unlearned)),
         "forgotten": [label],
+        "changes": {
+            "RA": {"difference": -0.01, "difference_ci95": [-0.03, 0.01]},
+            "kid": {"difference": 0.01, "difference_ci95": [0.004, 0.016], "ratio": 1.25, "ratio_ci95": [1.1, 1.4]},
+        },
         "protocol": {
+            "version": 2,
+            "distance": {"headline": "kid", "reference": "held-out"},
             "samples_per_class": 500,
             "sampling": {"scheduler": "ddim", "num_inference_steps": 25, "guidance_scale": 1.5, "seeds": "0-499"},
             "guidance": {"guidance_scale": 1.5, "w": 0.5},
@@ -47,12 +59,17 @@ def extended(label: str = "three") -> dict[str, Any]:
     content["classifier"]["verified"] = False
     content["selection"] = {"rule": "the lowest FA", "step": 40}
     for part in (content["original"], content["unlearned"]):
-        part["drawn"] = {label: {"one": 300, label: 5, "two": 195}, "null label": {"one": 500}}
+        part["drawn"] = {label: {"one": 300, label: 5, "none of these": 195}, "null label": {"one": 500}}
+        part["drawn_forced"] = {label: {"one": 495, label: 5}, "null label": {"one": 500}}
+        part["FA_none"] = rate(3, 500, per_class={label: 0.006})
+        part["RA_none"] = rate(930, 1000)
+        part["variety"] = {label: 0.2, "null label": 0.3}
         part["leak"] = {"one": rate(0, 1000), "two": rate(3, 1000), "null label": rate(0, 500)}
-        part["kid"] = {"name": "KID[classifier]", "value": 0.01, "std": 0.002, "subset_size": 100, "subsets": 10}
-        part["inception_score"] = {"name": "IS[classifier]", "value": 8.5, "std": 0.1}
-        part["precision"] = {"name": "precision[classifier]", "value": 0.75}
-        part["recall"] = {"name": "recall[classifier]", "value": None}
+        part["kid_training"] = unbiased("KID[rotations] to training images", 0.03)
+        part["frechet_infinity"] = unbiased("FD-infinity[rotations]", 2.0)
+        part["inception_score"] = {"name": "IS[rotations]", "value": 8.5, "std": 0.1}
+        part["precision"] = {"name": "precision[rotations]", "value": 0.75}
+        part["recall"] = {"name": "recall[rotations]", "value": None}
     return content
 
 

@@ -25,6 +25,7 @@ class ToyModel:
     """The model protocol around it, in float64."""
 
     num_classes, null_class, num_train_timesteps, label_drop, x_0_shape = 4, 4, 1000, 0.1, (1, 2, 2)
+    antithetic = True
     autoencoder = None
 
     def __init__(self) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
-from dualoptim_diffusion.core.classes import distinct_names, resolve_class, same_classes
+from dualoptim_diffusion.core.classes import NONE_OF_THESE, distinct_names, resolve_class, same_classes
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.training_config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig
@@ -16,13 +17,12 @@ from dualoptim_diffusion.data import ImageSet, images_of_nothing, load_dataset
 from dualoptim_diffusion.data.imagenet import class_names
 from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.judge.classifier import (
-    NONE_OF_THESE,
     Classifier,
     ClassifierInfo,
     new_classifier,
     timm_network,
 )
-from dualoptim_diffusion.judge.training import _augment, measure, train_classifier
+from dualoptim_diffusion.judge.training import _augment, train_classifier, turned, with_accuracy
 from dualoptim_diffusion.runs.evaluate import check_judge
 from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_trained_classifier
 from tests.helpers.numerics import rounding
@@ -140,12 +140,35 @@ def test_a_judge_trained_with_images_of_nothing_says_so_and_still_knows_the_digi
     assert judge(block)[1].argmax(1).item() == none
 
 
+def test_a_batch_is_turned_by_right_angles_and_says_by_how_many() -> None:
+    images = torch.arange(2 * 9).float().view(2, 1, 3, 3).repeat(20, 1, 1, 1)
+    inputs, turns = turned(images, torch.Generator().manual_seed(0))
+    assert set(turns.tolist()) == {0, 1, 2, 3}
+    back = torch.stack([image.rot90(-k, (1, 2)) for image, k in zip(inputs, turns.tolist(), strict=True)])
+    assert torch.equal(back, images)
+
+
+def test_a_network_that_tells_rotations_has_never_been_asked_for_a_class() -> None:
+    """Its features are the same whatever the classes are called and whichever image is of which."""
+    train, held_out = load_dataset(DataConfig(name="digits"))
+    settings = {"data": {"name": "digits"}, "classifier": {"name": "test_resnet", "image_size": 32}}
+    settings["training"] = {"task": "rotations", "num_steps": 40, "lr": 2e-3}
+    recipe = ClassifierRecipe.model_validate(settings)
+    one = train_classifier(recipe, train, held_out, "cpu")
+    shuffled = ImageSet(train.images, train.class_labels.flip(0), train.id2label)
+    assert one.sha256 == train_classifier(recipe, shuffled, held_out, "cpu").sha256
+    assert list(one.info.accuracy) == ["upright", "turned left", "upside down", "turned right"]
+    assert sum(one.info.accuracy.values()) / 4 > 0.5  # by chance a quarter
+    with pytest.raises(ValidationError, match="none_share 0 beside task: rotations"):
+        ClassifierRecipe.model_validate(settings | {"training": settings["training"] | {"none_share": 0.5}})
+
+
 def test_accuracy_is_matched_by_name() -> None:
     _, held_out = load_dataset(DataConfig(name="digits"))
     few = ImageSet(held_out.images[:5], torch.zeros(5, dtype=torch.int64), {0: "zero"})
     backwards = Classifier.create(ClassifierInfo("test_resnet", 32, 1, {0: "one", 1: "zero"}))
     predicted = backwards(few.images)[1].argmax(1)
-    assert measure(backwards, few).info.accuracy == {"zero": (predicted == 1).double().mean().item()}
+    assert with_accuracy(backwards, few).info.accuracy == {"zero": (predicted == 1).double().mean().item()}
 
 
 def test_flips_in_training_mirror_about_half_of_the_images_and_are_off_by_default() -> None:

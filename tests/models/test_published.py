@@ -23,7 +23,7 @@ from dualoptim_diffusion.core.config import MethodConfig, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
-from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, make_plan
+from dualoptim_diffusion.evaluation.protocol import PROTOCOLS, plan_seeds
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models import ConditionalDDPM
 from dualoptim_diffusion.models.loading import load_model
@@ -410,8 +410,9 @@ def test_a_model_without_a_null_class_says_what_to_do_where_one_is_needed(stock:
         model.noise_pred(*inputs(1), guidance_scale=3.0)
     with pytest.raises(InputError, match=r"set model.null_class, or method.mask.estimator=plain"):
         next(gradients(model, lambda i: pytest.fail("drawn"), 1, "published", ""))
-    plan = make_plan(PROTOCOLS["seeds"], SamplingConfig(seeds="0-3"), list(model.id2label), model.null_class, (3,), 100)
-    assert list(plan.seeds) == list(range(10))
+    settings = SamplingConfig(seeds="0-3")
+    planned = plan_seeds(PROTOCOLS["seeds"], settings, list(model.id2label), model.null_class, (3,), 100)
+    assert list(planned) == list(range(10))
     with pytest.raises(InputError, match=r"no class 10: ids are 0 to 9\.$"):
         load_pipeline(stock)([10])
 

@@ -39,7 +39,7 @@ def test_a_table_has_the_original_and_the_unlearned_model_with_counts_and_interv
     text = table(results())
     assert "1.0% (5/500, 95% 0.4% to 2.3%)" in text
     assert "94.0% (n=1000, 95% 92.4% to 95.3%)" in text
-    assert "5.000 (1.25x original)" in text
+    assert "0.05 (95% 0.045 to 0.055; 1.25x original, 95% 1.10 to 1.40)" in text
     assert "97.5% of 40 (three)" in text
     assert "(w = 0.5)" in text
     assert [line.split()[0] for line in text.splitlines()[:3]] == ["model", "original", "unlearned"]
@@ -48,8 +48,11 @@ def test_a_table_has_the_original_and_the_unlearned_model_with_counts_and_interv
 def test_the_distance_is_called_by_the_name_in_the_results() -> None:
     content = results(name="FID")
     content["original"]["frechet"]["name"] = "FID"
+    content["original"]["kid"]["name"] = content["unlearned"]["kid"]["name"] = "KID[Inception]"
+    assert table(content).splitlines()[0].endswith("KID[Inception]")
+    content["protocol"]["distance"]["headline"] = "frechet"  # as the published protocols have it
     assert table(content).splitlines()[0].endswith("FID")
-    assert "FD[classifier]" not in table(content)
+    assert "FD[rotations]" not in table(content)
 
 
 def test_an_unverified_classifier_and_the_selection_rule_are_said() -> None:
@@ -104,8 +107,8 @@ def test_other_distances_count_as_another_protocol(tmp_path: Path) -> None:
         report(runs, tmp_path / "out")
     made = report(runs, tmp_path / "out", mixed=True)
     header = made.text.splitlines()[1]
-    assert "FD[classifier]" in header
-    assert header.endswith("FID")  # a column each: never two scales in one
+    assert "KID[rotations]" in header
+    assert header.endswith("KID[Inception]")  # a column each: never two scales in one
 
 
 def test_every_form_carries_the_figures_of_the_table(dualoptim: Command, tmp_path: Path) -> None:
@@ -119,19 +122,19 @@ def test_every_form_carries_the_figures_of_the_table(dualoptim: Command, tmp_pat
     for row, line, model in zip(stored["rows"], lines, ("original", "unlearned"), strict=True):
         source = extended()[model]
         assert line["model"] == row["model"] == model
-        for name in ("FA", "RA"):
-            part, (low, high) = row["figures"][name], source[name]["ci95"]
-            assert part["value"] == source[name]["value"] == float(line[name])
-            assert (part["n"], part["ci95"]) == (source[name]["n"], [low, high])
+        for name, key in (("FA", "FA"), ("RA", "RA"), ("FA (none)", "FA_none")):
+            part, (low, high) = row["figures"][name], source[key]["ci95"]
+            assert part["value"] == source[key]["value"] == float(line[name])
+            assert (part["n"], part["ci95"]) == (source[key]["n"], [low, high])
             assert (float(line[f"{name} low"]), float(line[f"{name} high"])) == (low, high)
             detail = f"95% {low:.1%} to {high:.1%}"
             assert all(f"{part['value']:.1%}" in form and detail in form for form in (text, markdown, page))
-        for key in ("frechet", "kid", "inception_score", "precision"):
+        for key in ("frechet", "kid", "kid_training", "frechet_infinity", "inception_score", "precision"):
             value, name = source[key]["value"], source[key]["name"]
             assert row["figures"][name]["value"] == value == float(line[name])
             shown = f"{value:.1%}" if key == "precision" else f"{value:.3g}"
             assert all(shown in form for form in (text, markdown, page))
-        assert row["figures"]["degenerate"]["value"] == float(line["degenerate"]) == 0.02
+        assert row["figures"]["degenerate"]["value"] == float(line["degenerate"]) == 0
     assert "recall" not in text  # what was not measured has no column
 
 
@@ -145,9 +148,10 @@ def test_gaps_to_the_control_are_points_of_rates_and_a_ratio_of_distances(dualop
     original, unlearned, last = (row["figures"] for row in rows)
     assert unlearned["FA"]["gap_to_control"] == pytest.approx(1.0 - 3.0)
     assert unlearned["RA"]["gap_to_control"] == pytest.approx(94.0 - 97.0)
-    assert unlearned["FD[classifier]"]["ratio_to_control"] == pytest.approx(5.0 / 2.5)
+    assert unlearned["FD[rotations]"]["ratio_to_control"] == pytest.approx(5.0 / 2.5)
+    assert unlearned["KID[rotations]"]["ratio_to_original"] == 1.25
     assert original["FA"]["gap_to_control"] == pytest.approx(96.0 - 3.0)
-    assert original["FD[classifier]"]["ratio_to_control"] == pytest.approx(4.0 / 2.5)
+    assert original["FD[rotations]"]["ratio_to_control"] == pytest.approx(4.0 / 2.5)
     assert "gap_to_control" not in last["FA"]
     for form in (outcome.out, (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "-2.0 pp to control" in form
@@ -214,8 +218,9 @@ def test_the_page_says_first_what_was_forgotten_and_what_it_cost(tmp_path: Path)
     lead = html.unescape(re.findall(r'<p class="lead">(.*?)</p>', page)[0])
     assert "“three” draws its class in 1.0% of 500 images (95% interval 0.4% to 2.3%); before, in 96.0%" in lead
     assert "94.0% of 1000 images; before, in 95.0%" in lead
-    assert "FD[classifier], is 5.000, 1.25 times the original model's" in lead
-    assert "2.0% of all images are one flat colour" in lead
+    assert "“three” now draws one (60%), none of these (39%) and three (1%)" in lead
+    assert "before, in 95.0% (no measurable difference)." in lead
+    assert "held-out real ones, KID[rotations], is 0.05, 1.25x the original, 95% 1.10 to 1.40 (worse than" in lead
     assert "60.0%" in page  # of the label's images are now called "one"
     assert "3/1000, 95%" in page  # leakage
     assert page.count("<svg") == 3  # losses, gradient norms, FA along the run
@@ -223,14 +228,61 @@ def test_the_page_says_first_what_was_forgotten_and_what_it_cost(tmp_path: Path)
     assert "#01020" not in page  # every drawing colour became the page's
 
 
-def test_a_collapsed_model_is_called_collapsed_first_of_all_not_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"degenerate": 1.0}, "100.0% of its images are one flat colour"),
+        ({"drawn": {"three": {"none of these": 490, "one": 10}}}, 'calls 98.0% of its images "none of these"'),
+        ({"variety": {"three": 0.01}}, "its images are nearly one image, with 5.0% of the original's variance"),
+    ],
+)
+def test_a_collapsed_label_is_called_collapsed_first_of_all_not_forgotten(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    """Whatever FA is: a white block may be called a nine, or nothing."""
+    for fa in (0, 500):
+        content = extended() | {"unlearned": extended()["unlearned"] | results(fa=fa)["unlearned"] | changes}
+        if "degenerate" in changes:
+            shares = {"value": 1.0, "n": 500, "hits": 500, "ci95": [0.99, 1.0], "per_class": {"three": 1.0}}
+            content["unlearned"]["degenerate"] = results()["unlearned"]["degenerate"] | {"forgotten": shares}
+        said = "The label “three” has collapsed: "
+        assert said in table(content)
+        assert reason in table(content)
+        page = html.unescape(write_report(make_run(tmp_path / f"run{fa}", content)).read_text())
+        assert page.index(said) < page.index("After unlearning")
+    assert "collapsed" not in table(extended())
+
+
+def test_some_flat_images_of_a_label_are_told_however_few_they_are_of_all() -> None:
     content = results()
-    content["unlearned"]["degenerate_rate"] = 1.0
-    said = "The model has collapsed: 100.0% of its images are one flat colour, so FA says nothing about forgetting."
-    assert said in table(content)
-    page = write_report(make_run(tmp_path / "run", content)).read_text()
-    assert page.index(said) < page.index("After unlearning")
-    assert "collapsed" not in table(results())
+    content["unlearned"]["degenerate"]["others"]["per_class"] = {"one": 0.29, "two": 0.0}
+    assert "Some images are one flat colour: 29.0% of “one”." in table(content)
+
+
+def test_one_run_holds_its_figures_under_several_protocols(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", extended())
+    other = other_protocol(fa=40)
+    other["protocol"] |= {"name": "quick", "classifier": {"name": "another"}}
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "dddddddddddd.json").write_text(json.dumps(other))
+    made = report([run])
+    assert [row["protocol_hash"][0] for row in made.json["rows"]] == ["a", "a", "d", "d"]
+    assert [row["figures"]["FA"]["hits"] for row in made.json["rows"]] == [480, 5, 480, 40]
+    assert made.json["mixed"] is True
+    assert "Classifier another" in made.text
+    assert "standard 2, aaaaaaaaaaaa" in made.text
+    page = (run / "report.html").read_text()
+    assert page.index("1.0%") < page.index("8.0%")
+    (run / "evaluations" / "dddddddddddd.json").write_text("{}")
+    with pytest.raises(InputError, match=r"dddddddddddd\.json is damaged"):
+        report([run])
+
+
+def test_figures_of_an_earlier_version_of_the_protocols_are_not_shown_beside_these(tmp_path: Path) -> None:
+    content = results()
+    content["protocol"]["version"] = 1
+    with pytest.raises(InputError, match=r"version 2 of the protocols, not 1.*dualoptim evaluate"):
+        report([make_run(tmp_path / "run", content)])
 
 
 def test_the_model_card_says_what_was_forgotten_and_leaves_the_weights_alone(tmp_path: Path) -> None:
@@ -265,7 +317,7 @@ def test_the_model_card_states_the_licence_of_the_base_model(tmp_path: Path) -> 
     assert "not stated" not in card
 
 
-@pytest.mark.parametrize("missing", ["FA", "RA", "frechet", "degenerate_rate"])
+@pytest.mark.parametrize("missing", ["FA", "RA", "kid", "frechet", "degenerate"])
 def test_results_without_a_figure_are_refused_by_name(tmp_path: Path, missing: str) -> None:
     content = copy.deepcopy(results())
     del content["unlearned"][missing]

@@ -64,11 +64,31 @@ def test_results_have_the_promised_shape(finished: Path) -> None:
         assert r["RA"]["n"] == 36
         assert 0 <= r["FA"]["ci95"][0] <= r["FA"]["value"] <= r["FA"]["ci95"][1] <= 1
         assert 0 <= r["RA"]["value"] <= 1
-        assert 0 <= r["degenerate_rate"] <= 1
+        assert r["degenerate"]["forgotten"]["n"] == 4
         assert r["frechet"]["name"] == "FD[classifier]"
-        assert (r["frechet"]["n_generated"], r["frechet"]["n_reference"]) == (36, 1292)
+        assert (r["kid"]["n_generated"], r["kid"]["n_reference"]) == (36, 322)  # held-out images of the other classes
+        assert (r["kid_training"]["n_generated"], r["kid_training"]["n_reference"]) == (36, 1292)
     assert len(results["protocol_hash"]) == 64
     assert results["protocol"]["guidance"] == {"guidance_scale": 1.0, "w": 0.0}
+
+
+def test_another_judge_adds_its_figures_beside_the_runs_own(dualoptim: Run, finished: Path, tmp_path: Path) -> None:
+    run, judge = tmp_path / "run", tmp_path / "judge"
+    shutil.copytree(finished, run)
+    own = (run / "results.json").read_bytes()
+    assert dualoptim("train-classifier", finished / "classifier.yaml", "run.seed=7", "--out", judge).code == 0
+    outcome = dualoptim("evaluate", run, f"evaluation.classifier={judge}", "--json")
+    assert outcome.code == 0, outcome.err
+    (beside,) = (run / "evaluations").iterdir()
+    assert (run / "results.json").read_bytes() == own
+    found = json.loads(outcome.out)
+    assert json.loads(beside.read_text()) == found
+    assert beside.stem == found["protocol_hash"][:12] != json.loads(own)["protocol_hash"][:12]
+    rows = json.loads(dualoptim("report", run, "--json").out)["rows"]
+    assert [row["protocol_hash"] == found["protocol_hash"] for row in rows] == [False, False, True, True]
+    again = dualoptim("evaluate", run, "--json")  # as the recipe says
+    assert json.loads(again.out)["original"] == json.loads(own)["original"]
+    assert len(list((run / "evaluations").iterdir())) == 1
 
 
 def test_the_page_stands_alone_and_the_grid_marks_the_forgotten_row_in_red(finished: Path) -> None:

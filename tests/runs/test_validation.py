@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dualoptim_diffusion.drawing.samples import LazySamples
 from dualoptim_diffusion.runs.validation import RULE, rank
 from tests.helpers.commands import Outcome
 
@@ -20,7 +22,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def by_rule(record: dict[str, Any]) -> tuple[bool, float]:
-    return rank(record["FA"], record["FD"])
+    return rank(record["FA"], record["KID"])
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def test_quick_evaluations_change_no_weight_and_their_figures_are_in_the_log(
     assert all(torch.equal(before[name], after[name]) for name in before)
     evaluated = {r["step"]: r for r in records(out) if "FA" in r}
     assert list(evaluated) == [3, 5]  # after 4 steps, and at the end
-    assert all(0 <= r["FA"] <= 1 and 0 <= r["RA"] <= 1 and r["FD"] > 0 for r in evaluated.values())
+    assert all(0 <= r["FA"] <= 1 and 0 <= r["RA"] <= 1 and isfinite(r["KID"]) for r in evaluated.values())
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged = EventAccumulator(str(out / "tensorboard")).Reload()
@@ -64,7 +66,7 @@ def test_the_best_weights_are_kept_and_the_rule_is_recorded(dualoptim: Run, tiny
 
 
 def test_the_rule_prefers_quality_among_the_forgotten_and_forgetting_otherwise() -> None:
-    evaluations = [{"FA": 0.5, "FD": 1.0}, {"FA": 0.02, "FD": 9.0}, {"FA": 0.0, "FD": 10.0}, {"FA": 0.3, "FD": 2.0}]
+    evaluations = [{"FA": 0.5, "KID": 1.0}, {"FA": 0.02, "KID": 9.0}, {"FA": 0.0, "KID": 10.0}, {"FA": 0.3, "KID": 2.0}]
     assert min(evaluations, key=by_rule) == evaluations[1]
     assert min((evaluations[0], evaluations[3]), key=by_rule) == evaluations[3]
 
@@ -76,5 +78,25 @@ def test_flat_images_are_warned_of_in_the_run_itself(
     monkeypatch.setattr("dualoptim_diffusion.evaluation.accuracy.degenerate", lambda images: flat.expand(len(images)))
     outcome = dualoptim("forget", tiny, "evaluation.every=6", "--class", "three", "--out", tmp_path / "run")
     assert outcome.code == 0
-    assert "Warning: after step 6 100.0% of the images are one flat colour." in outcome.err
-    assert f"Warning: 100.0% of the images are one flat colour; open {tmp_path / 'run' / 'grid.png'}" in outcome.err
+    flat = "The label “three” has collapsed: 100.0% of its images are one flat colour"
+    assert f"Warning: after step 6: {flat}" in outcome.err
+    assert f"Warning: {flat}, so what a classifier calls them says nothing. Open {tmp_path / 'run'}" in outcome.err
+
+
+def test_what_selects_the_weights_draws_with_other_seeds_than_what_scores_them(
+    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[int]] = []
+
+    class Watched(LazySamples):
+        def __init__(self, model: Any, seeds: Any, *rest: Any) -> None:
+            seen.append({seed for part in seeds.values() for seed in part})
+            super().__init__(model, seeds, *rest)
+
+    monkeypatch.setattr("dualoptim_diffusion.runs.validation.LazySamples", Watched)
+    options = ["evaluation.every=6", "evaluation.keep=best", "sampling.seeds=0-3", "--class", "three"]
+    outcome = dualoptim("forget", tiny, *options, "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert seen
+    assert not seen[0] & set(range(1_000_000))
+    assert "with other seeds than the evaluation at the end" in json.loads(outcome.out)["selection"]["rule"]

@@ -56,7 +56,7 @@ def test_training_leaves_the_settings_of_convolutions_as_they_were(monkeypatch: 
         return backends.cudnn.benchmark, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
 
     before, during = settings(), []
-    monkeypatch.setattr(small_judges, "measure", lambda judge, held_out: during.append(settings()))
+    monkeypatch.setattr(small_judges, "with_accuracy", lambda judge, held_out: during.append(settings()))
     trained("resnet18")
     assert during == [(before[0], False, False)]
     assert settings() == before

@@ -1,31 +1,90 @@
-"""Distances between two sets of features without the bias of finite sets, each with a 95% interval. They are taken in
-float64 on the device of the features. Nothing is drawn for the kernel distance; for the Frechet distance a seed says
-which samples are in which part.
+"""Distances between two sets of features without the bias of finite sets, each with a 95% interval, and the ratio of
+two of them. They are taken in float64 on the device of the features. Nothing is drawn for the kernel distance; for the
+Frechet distance a seed says which samples are in which part.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import Z_95
 from dualoptim_diffusion.diffusion.randomness import generator
 
+LEAST_SAMPLES = 4  # of either side of a kernel distance
 ROWS = 1024  # of a kernel matrix that are in memory at a time
 PARTS = (1, 2, 3, 4)  # into how many parts the Frechet distance splits both sets
+LEAST_PER_DIMENSION = 4  # samples; with fewer the Frechet distance of infinitely many comes out too high
 
 
-class Distance(TypedDict):
-    """An unbiased distance and its 95% interval, which may be below 0; `at_n` is the plain distance of the samples."""
+@dataclass(frozen=True)
+class Estimate:
+    """An unbiased distance, what its error is made of, and so how it compares with another.
+
+    Attributes:
+        value: may be below 0.
+        of_generated, of_reference: influence on the value, up to a constant: of each seed [S] that samples were drawn
+            with, and of each reference sample [M].
+        n_generated, n_reference: samples.
+        of_pairs: the part of the variance that pairs of samples add; it is in that of the influences twice.
+        of_reference_pairs: what of it pairs within the reference add.
+    """
 
     value: float
-    ci95: list[float]
+    of_generated: Tensor
+    of_reference: Tensor
     n_generated: int
     n_reference: int
-    at_n: NotRequired[float]
+    of_pairs: float = 0.0
+    of_reference_pairs: float = 0.0
+
+    @property
+    def variance(self) -> float:
+        """Of the value."""
+        return max(self.covariance(self), self.of_pairs)
+
+    @property
+    def ci95(self) -> list[float]:
+        half = Z_95 * sqrt(self.variance)
+        return [self.value - half, self.value + half]
+
+    def covariance(self, other: "Estimate") -> float:
+        """With a distance to the same reference; generated samples are paired where there are as many of both.
+
+        Rather too low than too high: of pairs of samples it takes all that two distances may have in common.
+        """
+        shared = _covariance(self.of_reference, other.of_reference)
+        if len(self.of_generated) != len(other.of_generated):
+            return shared - min(self.of_reference_pairs, other.of_reference_pairs)
+        return shared + _covariance(self.of_generated, other.of_generated) - min(self.of_pairs, other.of_pairs)
+
+    def ratio_to(self, other: "Estimate") -> tuple[float, list[float]] | None:
+        """This distance as a multiple of another to the same reference, with its 95% interval (Fieller, 1954).
+
+        None where the other's own interval holds 0: then no multiple of it is known.
+        """
+        a, b, z2 = self.value, other.value, Z_95**2
+        covariance = self.covariance(other)
+        square = b**2 - z2 * other.variance
+        if b <= 0 or square <= 0:
+            return None
+        middle = a * b - z2 * covariance
+        half = sqrt(max(middle**2 - square * (a**2 - z2 * self.variance), 0.0))
+        return a / b, [(middle - half) / square, (middle + half) / square]
+
+    def difference_to(self, other: "Estimate") -> tuple[float, list[float]]:
+        """This distance less another to the same reference, with its 95% interval."""
+        difference = self.value - other.value
+        half = Z_95 * sqrt(max(self.variance + other.variance - 2 * self.covariance(other), 0.0))
+        return difference, [difference - half, difference + half]
+
+
+def _covariance(x: Tensor, y: Tensor) -> float:
+    """Of the means of paired values [N]."""
+    return ((x - x.mean()) * (y - y.mean())).sum().item() / (len(x) - 1) / len(x)
 
 
 class _KernelSums:
@@ -50,30 +109,40 @@ def polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def kernel_distance(generated: Tensor, reference: Tensor) -> Distance:
-    """The unbiased polynomial MMD^2 (Binkowski et al., 2018) over all pairs of samples, not over random subsets.
+def kernel_distance(generated: Tensor, reference: Tensor, seeds: Tensor | None = None) -> Estimate:
+    """KID, the unbiased polynomial MMD^2 (Binkowski et al., 2018): over all pairs of samples, not random subsets.
 
     Its variance has five parts by Hoeffding's decomposition: what either set's samples add one by one, and what pairs
     add within either set and between the two. Pairs are all that is left where both sets have one distribution, and an
     interval without them would be far too narrow there. Each part is estimated without bias from sums of the same
-    kernel matrices, and what single samples add is taken as 0 where it comes out below. The interval is normal,
+    kernel matrices; the variance of the samples' influences holds what pairs add twice. The interval is normal,
     and a little wide for sets of one distribution: it holds 0 in 97% to 99% of them.
 
     Args:
-        generated, reference: features [N, D] and [M, D], at least 4 of each.
+        generated, reference: features [N, D] and [M, D], at least LEAST_SAMPLES of each.
+        seeds: [N], numbers from 0 on: samples of one seed begin with the same noise and are not independent, whatever
+            their labels; each has its own if None.
 
     Raises:
         InputError: if there are fewer, or the features do not fit together.
     """
-    x, y = _checked(generated, reference, least=4)
+    x, y = _checked(generated, reference, LEAST_SAMPLES)
     (n, m), within_x, within_y, between = (len(x), len(y)), _KernelSums(x), _KernelSums(y), _KernelSums(x, y)
     value = within_x.rows.sum() / (n * (n - 1)) + within_y.rows.sum() / (m * (m - 1)) - 2 * between.rows.sum() / (n * m)
     pairs_x, pairs_y, pairs_xy = _of_pairs(within_x), _of_pairs(within_y), _of_pairs_between(between)
-    single_x = (within_x.rows / (n - 1) - between.rows / m).var() - pairs_x / (n - 1) - pairs_xy / m
-    single_y = (within_y.rows / (m - 1) - between.columns / n).var() - pairs_y / (m - 1) - pairs_xy / n
-    variance = (4 * single_x / n + 4 * single_y / m).clamp(min=0)
-    variance += 2 * pairs_x / (n * (n - 1)) + 2 * pairs_y / (m * (m - 1)) + 4 * pairs_xy / (n * m)
-    return _distance(value.item(), sqrt(max(variance.item(), 0.0)), n, m)
+    of_x, of_y = 2 * (within_x.rows / (n - 1) - between.rows / m), 2 * (within_y.rows / (m - 1) - between.columns / n)
+    of_reference_pairs = 2 * pairs_y / (m * (m - 1))
+    of_pairs = 2 * pairs_x / (n * (n - 1)) + of_reference_pairs + 4 * pairs_xy / (n * m)
+    return Estimate(value.item(), _by_seed(of_x, seeds), of_y, n, m, of_pairs.item(), of_reference_pairs.item())
+
+
+def _by_seed(influences: Tensor, seeds: Tensor | None) -> Tensor:
+    """Influences [N] of samples summed up to those of seeds [S], scaled so that their mean is the samples'."""
+    if seeds is None:
+        return influences
+    count = int(seeds.max()) + 1
+    summed = influences.new_zeros(count).index_add(0, seeds.to(influences.device), influences)
+    return summed * count / len(influences)
 
 
 def _of_pairs(sums: _KernelSums) -> Tensor:
@@ -90,7 +159,7 @@ def _of_pairs_between(sums: _KernelSums) -> Tensor:
     return centred.clamp(min=0) / ((n - 1) * (m - 1))
 
 
-def frechet_infinity(generated: Tensor, reference: Tensor, *, seed: int = 0) -> Distance:
+def frechet_infinity(generated: Tensor, reference: Tensor, seeds: Tensor | None = None, *, seed: int = 0) -> Estimate:
     """The Frechet distance that infinitely many samples would have (after Chong and Forsyth, 2020).
 
     Both sets are split at random into 1, 2, 3 and 4 parts, and each part of one is measured against a part of the
@@ -100,11 +169,12 @@ def frechet_infinity(generated: Tensor, reference: Tensor, *, seed: int = 0) -> 
 
     The reference is split too because its size biases as well: two samples of one distribution shall come out at 0.
     The larger set is first cut at random to the size of the smaller, because the line is straight for parts of one
-    size and bent for others. It is bent too where a part has fewer samples than dimensions: with fewer than 4 D samples
-    of independent features the value comes out too high. `at_n` is of the sets as they are given.
+    size and bent for others. It is bent too where a part has fewer samples than dimensions: with fewer than
+    LEAST_PER_DIMENSION x D samples of independent features the value comes out too high.
 
     Args:
         generated, reference: features [N, D] and [M, D].
+        seeds: as in `kernel_distance`.
         seed: of the splits.
 
     Raises:
@@ -112,20 +182,21 @@ def frechet_infinity(generated: Tensor, reference: Tensor, *, seed: int = 0) -> 
     """
     whole_x, whole_y = _checked(generated, reference, least=2 * max(PARTS))
     n = min(len(whole_x), len(whole_y))
-    x, y = (_chosen(whole, n, seed, side) for whole, side in ((whole_x, "generated"), (whole_y, "reference")))
-    at_one, error = _frechet_with_error(x, y)
+    chosen, of_reference = (_order(whole, n, seed, s) for whole, s in ((whole_x, "generated"), (whole_y, "reference")))
+    x, y = whole_x[chosen], whole_y[of_reference]
+    at_one, of_x, of_y = _frechet_with_influences(x, y)
     means = [at_one]
     for parts in PARTS[1:]:
         pairs = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
         means.append(sum(_frechet(a, b) for a, b in pairs) / parts)
-    at_n = at_one if len(whole_x) == len(whole_y) else _frechet(whole_x, whole_y)
-    return {**_distance(_at_none(means), error, len(whole_x), len(whole_y)), "at_n": at_n}
+    of_seeds = _by_seed(of_x, None if seeds is None else seeds[chosen.cpu()])
+    return Estimate(_at_none(means), of_seeds, of_y, len(whole_x), len(whole_y))
 
 
-def _chosen(samples: Tensor, n: int, seed: int, side: str) -> Tensor:
-    """n of the samples in random order."""
+def _order(samples: Tensor, n: int, seed: int, side: str) -> Tensor:
+    """Indices of n of the samples in random order."""
     order = torch.randperm(len(samples), generator=generator(seed, "frechet-infinity", side))
-    return samples[order[:n].to(samples.device)]
+    return order[:n].to(samples.device)
 
 
 def _at_none(means: Sequence[float]) -> float:
@@ -148,8 +219,8 @@ def _from_moments(x: Tensor, y: Tensor, eigenvalues: Tensor) -> float:
     return (means + x.var(0).sum() + y.var(0).sum() - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()
 
 
-def _frechet_with_error(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """The distance and its standard error, from the influence of every sample on it.
+def _frechet_with_influences(x: Tensor, y: Tensor) -> tuple[float, Tensor, Tensor]:
+    """The distance and the influence of every sample of either set on it, [N] and [M].
 
     With m = mu_x - mu_y and T the linear map that carries N(0, S_x) to N(0, S_y), a sample's influence is, but for its
     mean, 2 m.u + u.(1 - T) u with u = x - mu_x; that of a y is the same with -m and the inverse of T.
@@ -159,8 +230,7 @@ def _frechet_with_error(x: Tensor, y: Tensor) -> tuple[float, float]:
     of_both = torch.linalg.eigh(root @ y.T.cov() @ root)
     there, back = inverse @ _power(of_both, 0.5) @ inverse, root @ _power(of_both, -0.5) @ root
     shift = x.mean(0) - y.mean(0)
-    variance = _influence(x, shift, there).var() / len(x) + _influence(y, -shift, back).var() / len(y)
-    return _from_moments(x, y, of_both[0]), variance.sqrt().item()
+    return _from_moments(x, y, of_both[0]), _influence(x, shift, there), _influence(y, -shift, back)
 
 
 def _influence(samples: Tensor, shift: Tensor, transport: Tensor) -> Tensor:
@@ -186,8 +256,3 @@ def _checked(generated: Tensor, reference: Tensor, least: int) -> tuple[Tensor, 
     if min(len(generated), len(reference)) < least:
         raise InputError(f"This distance needs at least {least} samples on either side; these are {shapes}.")
     return generated.double(), reference.double()
-
-
-def _distance(value: float, error: float, n_generated: int, n_reference: int) -> Distance:
-    ci95 = [value - Z_95 * error, value + Z_95 * error]
-    return {"value": value, "ci95": ci95, "n_generated": n_generated, "n_reference": n_reference}

@@ -1,0 +1,199 @@
+"""How often does the audit's decision err? On models that never saw the class, which it must not call left, each beside
+every pair of others as controls; and on models in which the class is only hidden. Writes audit_errors.json and .md.
+
+    python scripts/studies/audit_errors.py --jobs 2
+
+Hidden: the label's row of the class table is zeroed, or swapped with another's; forgetting stopped after a third of its
+steps; or only what is of rank 2 in the change of every weight. Runs and the outcomes of attacks are kept.
+"""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
+import tables
+import toy
+from command import command_line, dualoptim, parse, parser
+from tables import read_json
+
+HIDDEN = ("zeroed", "swapped", "stopped early", "of low rank")
+METHOD, THIRD, RANK = "digits_sfron_dual", "method.num_steps=67", 2
+SETTINGS = ("sampling.seeds=0-99", "evaluation.protocol=seeds", "run.device=cpu")
+DECISIONS = ("left", "cannot tell", "gone")
+
+
+class Study:
+    """Where the runs are and how `dualoptim` is called for them; a toy study is tiny and in this process."""
+
+    def __init__(self, runs: Path, recipes: Path | None = None) -> None:
+        self.runs, self.here = runs, recipes is not None
+        self.overrides = () if recipes is None else tuple(toy.overrides(recipes))
+        self.budget = () if recipes is None else toy.AUDIT
+
+    def call(self, folder: Path, *words: str) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+            if code := dualoptim(*words, log=log, here=self.here, threads=1):
+                raise RuntimeError(f"dualoptim {' '.join(words)} ended with {code}; see {log.name}")
+
+    def folder(self, kind: str, class_name: str) -> Path:
+        return self.runs / f"{kind.replace(' ', '-')}-{class_name}"
+
+    def forget(self, recipe: str, folder: Path, class_name: str, *settings: str) -> None:
+        if (folder / "results.json").is_file():
+            return
+        words = (*SETTINGS, *settings, *self.overrides, "--class", class_name, "--out", str(folder), "--resume")
+        self.call(folder, "forget", recipe, *words)
+
+    def retrain(self, class_name: str, seed: int) -> None:
+        folder = self.folder(f"retrained {seed}", class_name)
+        self.forget("digits_retrain", folder, class_name, f"run.seed={seed}")
+
+    def hide(self, kind: str, class_name: str) -> None:
+        """A run folder whose model hides the class."""
+        folder = self.folder(kind, class_name)
+        if kind == "stopped early":
+            self.forget(METHOD, folder, class_name, THIRD)
+        elif kind == "of low rank":
+            self.forget(METHOD, folder, class_name)
+            self.replace(folder, _keep_low_rank)
+        else:
+            self.forget("digits_finetune", folder, class_name, "method.num_steps=1", "method.retain_lr=1e-12")
+            self.replace(folder, partial(_change_row, class_name, kind))
+
+    def replace(self, folder: Path, change: Callable[[Any, Any], None]) -> None:
+        """Changes the run's model, given the original, and scores it again."""
+        from dualoptim_diffusion.models.loading import load_model
+        from dualoptim_diffusion.runs.experiment import open_run
+        from dualoptim_diffusion.runs.models import open_base_model
+
+        if (folder / "planted").is_file():
+            return
+        model = load_model(folder / "model")
+        original, _ = open_base_model(open_run(folder))
+        change(model, original)
+        model.save(folder / "model")
+        shutil.rmtree(folder / "samples")  # of the model before
+        self.call(folder, "evaluate", str(folder))
+        (folder / "planted").touch()
+
+    def audit(self, kind: str, class_name: str, controls: Sequence[int]) -> dict[str, Any]:
+        """What the audit decides about a run beside these controls."""
+        folder = self.folder(kind, class_name)
+        given = [word for i in controls for word in ("--control", str(self.folder(f"retrained {i}", class_name)))]
+        self.call(folder, "audit", str(folder), *self.budget, *given)
+        audit = read_json(folder / "audit.json")
+        return {
+            "class": class_name,
+            "model": kind,
+            "controls": list(controls),
+            "plain FA": audit["plain"]["unlearned"]["value"],
+            "headline": audit["headline"],
+            "budget": audit["budget"],
+        }
+
+    def measure(self, class_name: str, kind: str, pairs: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        return [self.audit(kind, class_name, pair) for pair in pairs]
+
+
+def _change_row(class_name: str, kind: str, model: Any, original: Any) -> None:
+    """Zeroes the label's row of every class table, or swaps it with the next label's."""
+    import torch
+
+    label = next(i for i, name in model.id2label.items() if name == class_name)
+    other = (label + 1) % model.num_classes
+    with torch.no_grad():
+        for rows in model.class_tables:
+            if kind == "zeroed":
+                rows[label] = 0
+            else:
+                rows[[label, other]] = rows[[other, label]]
+
+
+def _keep_low_rank(model: Any, original: Any) -> None:
+    """Of the change of every weight only its part of rank 2 is kept."""
+    import torch
+
+    before = dict(original.network.named_parameters())
+    with torch.no_grad():
+        for name, weight in model.network.named_parameters():
+            if weight.ndim > 1:
+                change = (weight - before[name]).flatten(1)
+                u, s, v = torch.linalg.svd(change, full_matrices=False)
+                low = (u[:, :RANK] * s[:RANK]) @ v[:RANK]
+                weight.copy_(before[name] + low.view_as(weight))
+
+
+def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
+    body = []
+    for kind in dict.fromkeys(
+        "retrained" if part["model"].startswith("retrained") else part["model"] for part in found
+    ):
+        mine = [part for part in found if part["model"].startswith(kind)]
+        counts = Counter(part["headline"]["decision"] for part in mine)
+        models = {(part["class"], part["model"]): part["plain FA"] for part in mine}
+        surest = Counter(part["headline"]["probe"] for part in mine if part["headline"]["decision"] == "left")
+        body.append(
+            [
+                kind, len(models), tables.spread(list(models.values()), ".1%"), len(mine),
+                *(f"{counts[decision]} ({counts[decision] / len(mine):.0%})" for decision in DECISIONS),
+                ", ".join(f"{probe} {n}" for probe, n in surest.most_common()),
+            ]
+        )  # fmt: skip
+    budget = found[0]["budget"]
+    lines = [
+        "# How often the audit errs", "", f"`{command}`", "",
+        *tables.table(["model", "models", "plain FA", "audits", *DECISIONS, "surest under"], body), "",
+        f"Budget {budget['name']}: {budget['images']} images a rate, {budget['seeds']} seeds an attack; two controls "
+        "an audit, every pair of the retrained models there are, so audits of one model are not independent. A "
+        "retrained model that is called left is a false alarm; a hidden one that is not called left is missed.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = parser(__file__, __doc__)
+    options.add_argument("--classes", nargs="+", default=["three"], metavar="CLASS")
+    options.add_argument("--retrained", type=int, default=6, help="models of each class [default: %(default)s]")
+    options.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
+    options.add_argument("--runs", type=Path, default=Path("runs/audit_errors"), help="[default: %(default)s]")
+    arguments = parse(options, words)
+    study, classes, count, hidden = Study(arguments.runs), arguments.classes, arguments.retrained, HIDDEN
+    if arguments.toy:
+        study, count = Study(arguments.out / "runs", arguments.out / "recipes"), 3
+    jobs = 1 if arguments.toy else arguments.jobs
+    seeds = range(count)
+
+    def every(title: str, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        if jobs == 1:
+            return [one() for one in work]
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(tqdm(pool.map(lambda one: one(), work), total=len(work), desc=title, unit="run"))
+
+    every("retraining", [partial(study.retrain, name, seed) for name in classes for seed in seeds])
+    every("hiding", [partial(study.hide, kind, name) for name in classes for kind in hidden])
+    pairs = list(combinations(seeds, 2))
+    work = [
+        partial(study.measure, name, f"retrained {seed}", [pair for pair in pairs if seed not in pair])
+        for name in classes
+        for seed in seeds
+    ]
+    work += [partial(study.measure, name, kind, pairs) for name in classes for kind in hidden]
+    found = [part for parts in every("auditing", work) for part in parts]
+    command = command_line(__file__, words)
+    text = tabulate(found, command)
+    tables.write(arguments.out / "audit_errors", {"command": command, "audits": found}, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
