@@ -31,6 +31,8 @@ def evaluate(
 ) -> None:
     """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report.
 
+    With overrides that change what is measured, the figures are added to the run and to its report.
+
     Overrides may change the sections sampling and evaluation alone: the run was made with the others.
     """
     starting(f"Evaluating {run}")

@@ -232,6 +232,8 @@ class EvaluationConfig(Section):
     @property
     def features_are_trained(self) -> bool:
         """Whether the features are those of a network that a recipe of train-classifier makes, or has made."""
+        if self.features in ("inception", "classifier"):  # whatever folders there are
+            return False
         return self.features.endswith((".yaml", ".yml")) or Path(self.features).is_dir()
 
     @model_validator(mode="after")

@@ -80,8 +80,8 @@ class ClassifierTrainingConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_has_no_angle(self) -> "ClassifierTrainingConfig":
-        if self.task == "rotations" and (self.none_share or not self.num_steps):
-            raise ValueError("training.num_steps above 0 and none_share 0 beside task: rotations")
+        if self.task == "rotations" and (self.none_share or self.horizontal_flip or not self.num_steps):
+            raise ValueError("num_steps above 0, none_share 0 and no horizontal_flip beside task: rotations")
         return self
 
 

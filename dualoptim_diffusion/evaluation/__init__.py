@@ -1,5 +1,6 @@
 """Is the class gone, are the others intact: FA, RA, what labels draw, collapsed labels, distances of retained ones."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -143,7 +144,7 @@ def compare(original: Measured, unlearned: Measured) -> dict[str, Change]:
     changes: dict[str, Change] = {
         "RA": {"difference": after["value"] - before["value"], "difference_ci95": list(difference_interval(*counts))}
     }
-    for key in original.estimates.keys() & unlearned.estimates.keys():
+    for key in (key for key in original.estimates if key in unlearned.estimates):
         new, old = unlearned.estimates[key], original.estimates[key]
         difference, ci95 = new.difference_to(old)
         changes[key] = {"difference": difference, "difference_ci95": ci95}
@@ -202,7 +203,7 @@ def _distances(
         distances["kid_training"] = _distance(f"KID[{on}] to training images", estimates["kid_training"])
     if least >= LEAST_PER_DIMENSION * features.shape[1]:
         estimates["frechet_infinity"] = frechet_infinity(features, reference.features, seeds)
-        name = "FID-infinity" if extractor.name == "FID" else extractor.name.replace("FD", "FD-infinity", 1)
+        name = re.sub(r"^(FID|FD)", r"\1-infinity", extractor.name)
         distances["frechet_infinity"] = _distance(name, estimates["frechet_infinity"])
     return distances, estimates
 

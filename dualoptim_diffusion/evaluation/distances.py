@@ -1,6 +1,8 @@
-"""Distances between two sets of features without the bias of finite sets, each with a 95% interval, and the ratio of
-two of them. They are taken in float64 on the device of the features. Nothing is drawn for the kernel distance; for the
-Frechet distance a seed says which samples are in which part.
+"""Distances between two sets of features without the bias of finite sets of independent samples, each with a 95%
+interval, and the ratio of two of them. Fixed numbers of each class on either side bias both of two distances alike.
+
+They are taken in float64 on the device of the features. Nothing is drawn for the kernel distance; for the Frechet
+distance a seed says which samples are in which part.
 """
 
 from collections.abc import Sequence
@@ -138,9 +140,9 @@ def kernel_distance(generated: Tensor, reference: Tensor, seeds: Tensor | None =
 
 def _by_seed(influences: Tensor, seeds: Tensor | None) -> Tensor:
     """Influences [N] of samples summed up to those of seeds [S], scaled so that their mean is the samples'."""
-    if seeds is None:
+    if seeds is None or (count := int(seeds.max()) + 1) < 2:
         return influences
-    count = int(seeds.max()) + 1
+    influences = influences - influences.mean()  # seeds may have unequal numbers of samples
     summed = influences.new_zeros(count).index_add(0, seeds.to(influences.device), influences)
     return summed * count / len(influences)
 

@@ -13,6 +13,8 @@ from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.neighbours import radii
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 
+MOST_TRAINING = 10_000  # training images that a distance is taken to: evenly chosen of more
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -55,6 +57,8 @@ def cached_reference(images: ImageSet, extractor: Extractor, training: ImageSet 
 
     tensors = dict(get_or_make_tensors(path, make))
     features, nearest = tensors.pop("features"), tensors.pop("radii")
+    if training is not None and len(training) > MOST_TRAINING:
+        training = training.at(torch.linspace(0, len(training) - 1, MOST_TRAINING).long())
     beside = None if training is None else _cached_features(training, extractor)
     return Reference(features, nearest, FeatureStatistics.from_state_dict(tensors), beside)
 

@@ -178,7 +178,7 @@ class SelectionFile(Selection):
     """best/selection.json: the same with the figures of the selected weights."""
 
     FA: Number
-    KID: Number
+    KID: NotRequired[Number]  # not in runs of the first version
 
 
 @with_config(CHECKED)

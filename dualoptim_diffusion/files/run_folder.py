@@ -94,6 +94,12 @@ class RunFolder:
             ) from None
         return results
 
+    @property
+    def protocol_hash(self) -> str | None:
+        """Of the figures in results.json; None where there are none."""
+        found = self.optional(self.results).get("protocol_hash")
+        return found if isinstance(found, str) else None
+
     def read_evaluations(self) -> list[Results]:
         """The figures under other protocols.
 

@@ -62,7 +62,8 @@ class Measure:
             return None
         if self.unit == "rate":
             return 100 * (self.value - control.value)
-        return self.value / control.value if control.value > 0 else None
+        least = control.raw["ci95"][0] if "ci95" in control.raw else control.value
+        return self.value / control.value if least > 0 else None
 
     def gap_text(self, gap: float | None) -> str:
         if gap is None:

@@ -71,6 +71,8 @@ def audit(
         raise InputError("An audit runs in one process; start it without a launcher.")
     folder = RunFolder(run)
     with locked_run(run, experiment.accelerator):
+        if folder.results.is_file():
+            folder.read_results()  # damaged ones are refused before any attack
         names = list(dict.fromkeys(probes or budget.probes))
         with_random = any(PROBES[name].with_random for name in names)
         context, models, sources = _open(experiment, folder, budget, controls or Controls(), with_random)
@@ -136,7 +138,23 @@ def _open(
         accelerator=accelerator,
         horizontal_flip=recipe.data.horizontal_flip,
     )
-    return context, [AuditedModel(role, *model) for role, model in models], list(found)
+    audited = [AuditedModel(role, *model) for role, model in models]
+    _check_distinct(audited)
+    return context, audited, list(found)
+
+
+def _check_distinct(models: Sequence[AuditedModel]) -> None:
+    """Equal weights are no second model: they would count as independent evidence.
+
+    Raises:
+        InputError: if two controls are one model, or one is the model under audit.
+    """
+    compared = [audited.sha256 for audited in models if audited.role in ("unlearned", "control")]
+    if len(set(compared)) < len(compared):
+        raise InputError(
+            "Two of the controls, or a control and the audited model, are one model; retrain each with a run.seed of "
+            "its own."
+        )
 
 
 def _random(original: DenoisingModel, seed: int) -> DenoisingModel:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dualoptim_diffusion.core.config import ForgetRecipe, SamplingConfig
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import digest
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.core.terminal import say
@@ -97,6 +97,7 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     extractor = obtain_extractor(recipe.evaluation, protocol, classifier, experiment.recipe_path, accelerator)
     training, held_out = experiment.sets[1], experiment.held_out
     reference = protocol.reference_of(training, held_out)
+    check_features(extractor, reference)
     beside = training if reference is held_out else None
     if len(reference) < LEAST_SAMPLES:
         raise InputError(
@@ -106,6 +107,21 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     return EvaluationSetup(
         protocol, experiment.sampling, classifier, verified, extractor, name, reference, training=beside
     )
+
+
+def check_features(extractor: Extractor, images: ImageSet) -> None:
+    """Takes the features of one image.
+
+    Raises:
+        InputError: if the network does not take such images.
+    """
+    try:
+        extractor.extract(images.images[:1])
+    except RuntimeError as error:
+        raise InputError(
+            f"The network behind {extractor.name} does not take images of shape {tuple(images.images.shape[1:])} "
+            f"({reason(error)}); set evaluation.features to another."
+        ) from None
 
 
 def check_judge(classifier: Classifier, forgotten: Sequence[str], floor: float) -> bool:
@@ -179,14 +195,18 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
     """
     folder.read_metrics()  # damaged files are refused before anything is rewritten
     folder.read_audit()
+    folder.read_evaluations()
     selection = folder.read_selection()
     if own:
         check_origin(folder, "classifier_sha256", setup.classifier.sha256, "classifier")
+        if "features_sha256" in folder.read_provenance():
+            check_origin(folder, "features_sha256", setup.extractor.sha256, "network for features")
     labels, accelerator = experiment.labels, experiment.accelerator
     with timings() as seconds:
         samples = sample_both(experiment, folder)
         original, unlearned = (setup.measure(experiment, drawn) for drawn in samples)
     results = _results(experiment, setup, original, unlearned, seconds)
+    own = own or folder.protocol_hash == results["protocol_hash"]
     if selection is not None:
         results["selection"] = selection
     if accelerator.is_main_process:

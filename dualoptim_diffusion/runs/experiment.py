@@ -246,9 +246,11 @@ def _resolve_sources(
     networks: dict[str, ClassifierRecipe] = {}
     for key, kept in (("classifier", names.classifier_recipe), ("features", names.features_recipe)):
         source = getattr(recipe.evaluation, key)
+        if key == "features" and not recipe.evaluation.features_are_trained:
+            continue
         if Path(source).is_dir():
             values["evaluation"][key] = str(Path(source).resolve())
-        elif key == "classifier" or recipe.evaluation.features_are_trained:
+        else:
             networks[key] = load_recipe(ClassifierRecipe, source, beside=path)
             values["evaluation"][key] = kept.name
     return pretrain, networks.get("classifier"), networks.get("features")

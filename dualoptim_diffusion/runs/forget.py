@@ -158,6 +158,7 @@ def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]
         "seed": experiment.recipe.run.seed,
         "base_model_sha256": forgetting.base_sha256,
         "classifier_sha256": setup.classifier.sha256,
+        "features_sha256": setup.extractor.sha256,
     }
 
 

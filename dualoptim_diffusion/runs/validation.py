@@ -20,11 +20,11 @@ from dualoptim_diffusion.runs.evaluate import EvaluationSetup, plan_sampling
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.unlearning.loop import Record
 
-SEEDS_FROM = 2**40  # far from the seeds of an evaluation: what is selected must not be scored on what selected it
+SEEDS_FROM = 2**40  # far from the seeds of an evaluation: no image that selects weights is one that scores them
 FORGOTTEN = 0.02  # largest FA of few images that counts as forgotten
 RULE = (
     f"of the quick evaluations with FA at most {FORGOTTEN:.0%} the one with the lowest KID; where there is none, the "
-    "one with the lowest FA; they draw with other seeds than the evaluation at the end"
+    "one with the lowest FA; they draw with other seeds than the evaluation at the end, against the same real images"
 )
 
 
@@ -74,7 +74,7 @@ class Validation:
 
     def _keep_if_best(self, step: int, figures: Record) -> None:
         before = self.folder.read_selection()
-        if before is not None and rank(before["FA"], before["KID"]) <= rank(figures["FA"], figures["KID"]):
+        if before and "KID" in before and rank(before["FA"], before["KID"]) <= rank(figures["FA"], figures["KID"]):
             return
         with atomic_path(self.folder.best) as beside:
             beside.mkdir()

@@ -98,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(options, words)
     recipes, runs, overrides, budget = RECIPES, arguments.runs, arguments.overrides, ()
     if arguments.toy:
-        recipes, runs, budget = ("digits_sfron_dual", "digits_retrain"), arguments.out / "runs", toy.AUDIT
+        recipes, runs, budget = ("digits_sfron_dual", "digits_salun_dual"), arguments.out / "runs", toy.AUDIT
         overrides = [*toy.overrides(arguments.out / "recipes"), *toy.MASK]
     found: dict[str, Any] = {}
     command = command_line(__file__, words)

@@ -556,6 +556,9 @@ def test_a_control_that_is_none_is_refused(dualoptim: Command, finished: Path, a
     refused = dualoptim("audit", finished, "--control", tmp_path / "nothing", "--retrain")
     assert refused.code == 1
     assert "give one of them" in refused.err
+    twice = dualoptim("audit", finished, "--control", finished / "model", "--control", finished / "model")
+    assert twice.code == 1
+    assert "are one model" in twice.err
     model = load_model(finished / "model")
     model.forgotten = []
     model.save(tmp_path / "seen")

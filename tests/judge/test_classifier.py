@@ -159,7 +159,7 @@ def test_a_network_that_tells_rotations_has_never_been_asked_for_a_class() -> No
     assert one.sha256 == train_classifier(recipe, shuffled, held_out, "cpu").sha256
     assert list(one.info.accuracy) == ["upright", "turned left", "upside down", "turned right"]
     assert sum(one.info.accuracy.values()) / 4 > 0.5  # by chance a quarter
-    with pytest.raises(ValidationError, match="none_share 0 beside task: rotations"):
+    with pytest.raises(ValidationError, match="none_share 0 and no horizontal_flip"):
         ClassifierRecipe.model_validate(settings | {"training": settings["training"] | {"none_share": 0.5}})
 
 
