@@ -53,7 +53,6 @@ def _sections(run: Run) -> dict[str, Any]:
         "bars": _bars(results),
         "per_class": _per_class(results),
         "few_classes": FEW_CLASSES,
-        "each": protocol.get("samples_per_class"),
         "leaks": _leaks(results),
         "seconds": _durations(results.get("seconds", {})),
         "statement": protocol.get("statement"),

@@ -18,12 +18,13 @@ from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainR
 from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, load_dataset, split
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol
-from dualoptim_diffusion.files.pipeline_folder import forgotten_names, is_hub_id
+from dualoptim_diffusion.files.pipeline_folder import forgotten_names
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.optim.factory import check_optimizer_name, make_optimizer, set_momentum
 from dualoptim_diffusion.optim.plan import OptimizerPlan
 from dualoptim_diffusion.runs.obtain import make_accelerator
+from dualoptim_diffusion.runs.sources import resolve_sources
 from dualoptim_diffusion.unlearning.methods import Method, find_method
 
 
@@ -189,7 +190,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     facts = data_facts(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
     left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
-    sources = _resolve_sources(recipe, path, values)
+    sources = resolve_sources(recipe, path, values)
     values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device)
     method = method_class(
@@ -231,29 +232,6 @@ def _check_names(recipe: ForgetRecipe) -> None:
             set_momentum(make_optimizer(used, [torch.nn.Parameter(torch.zeros(1))], lr=1.0), momentum)
     parse_seeds(recipe.sampling.seeds)
     find_protocol(recipe.evaluation.protocol)
-
-
-def _resolve_sources(
-    recipe: ForgetRecipe, path: Path, values: dict[str, Any]
-) -> tuple[PretrainRecipe | None, ClassifierRecipe | None, ClassifierRecipe | None]:
-    """The recipes of model, classifier and features, where there are any; in `values`, where a run folder has them."""
-    pretrain, names = None, RunFolder("")
-    if (source := recipe.model.path) is not None:
-        values["model"] |= {"path": source if is_hub_id(source) else str(Path(source).resolve()), "pretrain": None}
-    elif recipe.model.pretrain is not None:
-        pretrain = load_recipe(PretrainRecipe, recipe.model.pretrain, beside=path)
-        values["model"]["pretrain"] = names.pretrain_recipe.name
-    networks: dict[str, ClassifierRecipe] = {}
-    for key, kept in (("classifier", names.classifier_recipe), ("features", names.features_recipe)):
-        source = getattr(recipe.evaluation, key)
-        if key == "features" and not recipe.evaluation.features_are_trained:
-            continue
-        if Path(source).is_dir():
-            values["evaluation"][key] = str(Path(source).resolve())
-        else:
-            networks[key] = load_recipe(ClassifierRecipe, source, beside=path)
-            values["evaluation"][key] = kept.name
-    return pretrain, networks.get("classifier"), networks.get("features")
 
 
 def _check_from_scratch(method: Method, recipe: ForgetRecipe, pretrain: PretrainRecipe | None) -> None:

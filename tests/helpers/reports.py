@@ -40,7 +40,6 @@ def results(label: str = "three", **unlearned: Any) -> dict[str, Any]:
         "protocol": {
             "version": 2,
             "distance": {"headline": "kid", "reference": "held-out"},
-            "samples_per_class": 500,
             "sampling": {"scheduler": "ddim", "num_inference_steps": 25, "guidance_scale": 1.5, "seeds": "0-499"},
             "guidance": {"guidance_scale": 1.5, "w": 0.5},
             "classifier": {"name": "judge", "sha256": "c" * 64},
@@ -55,7 +54,6 @@ def extended(label: str = "three") -> dict[str, Any]:
     """With every figure that results may have."""
     content = results(label)
     content["protocol"] |= {"name": "standard", "statement": "All of it.", "counts": {"forgotten": 500}}
-    del content["protocol"]["samples_per_class"]
     content["classifier"]["verified"] = False
     content["selection"] = {"rule": "the lowest FA", "step": 40}
     for part in (content["original"], content["unlearned"]):
