@@ -102,7 +102,8 @@ def measure(
     if isinstance(reference, Tensor):
         reference = measure_reference(reference, extractor)
     with timed("metrics"):
-        distances, estimates = _distances([s for s in scores if s.label in retained], reference, extractor)
+        kept = [s for s in scores if s.label in retained]
+        distances, estimates = _distances(kept, reference, extractor)
     names = {score.label: id2label.get(score.label, NULL_LABEL) for score in scores}
     known = list(classifier.info.id2label.values())
     gone = [ids[c] for c in forget_classes]
@@ -118,7 +119,6 @@ def measure(
 
     forgotten = [s for s in scores if s.label in forget_classes]
     others = [s for s in scores if s.label not in forget_classes]
-    kept = [s for s in scores if s.label in retained]
     figures = Figures(
         FA=rates(forgotten, free=False),
         RA=rates(kept, free=False),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_of,
     protocol_sha256,
 )
-from dualoptim_diffusion.evaluation.reference import cached_reference
+from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
 from dualoptim_diffusion.files.cache import cache_entry
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
@@ -63,16 +64,20 @@ class EvaluationSetup:
     reference: ImageSet
     training: ImageSet | None
 
+    @cached_property
+    def real_features(self) -> Reference:
+        """What drawn images are compared with; every model of a command with the same."""
+        with timed("features, real images"):
+            return cached_reference(self.reference, self.extractor, self.training)
+
     def measure(self, experiment: Experiment, samples: Mapping[int, Tensor]) -> Measured:
         """Scores one model's images."""
-        with timed("features, real images"):
-            reference = cached_reference(self.reference, self.extractor, self.training)
         return measure(
             samples,
             self.classifier,
             experiment.labels,
             experiment.forget_classes,
-            reference,
+            self.real_features,
             extractor=self.extractor,
             accelerator=experiment.accelerator,
         )

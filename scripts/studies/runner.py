@@ -124,8 +124,6 @@ def overrides_of_original(cell: Cell) -> tuple[str, ...]:
 
 def _score(experiment: Any, model: Any) -> dict[str, Any]:
     from dualoptim_diffusion.drawing.samples import LazySamples
-    from dualoptim_diffusion.evaluation import evaluate
-    from dualoptim_diffusion.evaluation.reference import cached_reference
     from dualoptim_diffusion.runs.evaluate import open_evaluation
 
     setup = open_evaluation(experiment)
@@ -133,14 +131,8 @@ def _score(experiment: Any, model: Any) -> dict[str, Any]:
         label: range(FORGET_IMAGES if label in experiment.forget_classes else RETAIN_IMAGES)
         for label in experiment.labels
     }
-    results = evaluate(
-        LazySamples(model, seeds, setup.settings, experiment.accelerator),
-        setup.classifier,
-        experiment.labels,
-        experiment.forget_classes,
-        cached_reference(setup.reference, setup.extractor, setup.training),
-        extractor=setup.extractor,
-    )
+    samples = LazySamples(model, seeds, setup.settings, experiment.accelerator)
+    results = setup.measure(experiment, samples).figures
     return {
         "FA": results["FA"]["value"],
         "FA_none": results.get("FA_none", results["FA"])["value"],
