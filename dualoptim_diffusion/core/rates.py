@@ -1,6 +1,6 @@
 """Shares of counted images, with intervals that stay sensible at 0 of n and n of n."""
 
-from math import hypot, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Annotated
 
@@ -31,18 +31,31 @@ def wilson_interval(hits: float, n: float, z: float = Z_95) -> tuple[float, floa
     return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
 
 
-def rate(hits: int, n: int) -> Rate:
-    """A share with its counts and 95% interval."""
-    return Rate(value=hits / n, hits=hits, n=n, ci95=list(wilson_interval(hits, n)))
+def rate(hits: int, n: int, worth: float | None = None) -> Rate:
+    """A share with its counts and 95% interval.
+
+    Args:
+        worth: how many independent images the n are worth; n if None.
+    """
+    independent = n if worth is None else worth
+    return Rate(value=hits / n, hits=hits, n=n, ci95=list(wilson_interval(hits * independent / n, independent)))
 
 
 def difference_interval(
-    hits: float, n: float, other_hits: float, other_n: float, z: float = Z_95
+    hits: float, n: float, other_hits: float, other_n: float, z: float = Z_95, correlation: float = 0.0
 ) -> tuple[float, float]:
-    """Interval of hits / n - other_hits / other_n of independent samples (Newcombe, 1998, method 10), in [-1, 1]."""
+    """Interval of hits / n - other_hits / other_n (Newcombe, 1998; square-and-add, of pairs too), in [-1, 1].
+
+    Args:
+        correlation: of the two rates; 0 for independent samples.
+    """
     p, q = hits / n, other_hits / other_n
     (low, high), (other_low, other_high) = wilson_interval(hits, n, z), wilson_interval(other_hits, other_n, z)
-    return p - q - hypot(p - low, other_high - q), p - q + hypot(high - p, q - other_low)
+
+    def width(a: float, b: float) -> float:
+        return sqrt(max(a**2 - 2 * correlation * a * b + b**2, 0.0))
+
+    return p - q - width(p - low, other_high - q), p - q + width(high - p, q - other_low)
 
 
 def simultaneous_z(comparisons: int) -> float:

@@ -1,7 +1,7 @@
 """Is the class gone, are the others intact: FA, RA, what labels draw, collapsed labels, distances of retained ones."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,12 @@ from dualoptim_diffusion.core.classes import same_classes
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import difference_interval, rate, wilson_interval
 from dualoptim_diffusion.core.timing import timed
-from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
-from dualoptim_diffusion.evaluation.distances import (
-    LEAST_PER_DIMENSION,
-    Estimate,
-    frechet_infinity,
-    kernel_distance,
-)
+from dualoptim_diffusion.evaluation.accuracy import LabelScore, SeedRate, score_label
+from dualoptim_diffusion.evaluation.estimate import Estimate
+from dualoptim_diffusion.evaluation.fd_infinity import LEAST_PER_DIMENSION, frechet_infinity
 from dualoptim_diffusion.evaluation.features import Extractor, classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+from dualoptim_diffusion.evaluation.kid import kernel_distance
 from dualoptim_diffusion.evaluation.neighbours import NEIGHBOURHOOD
 from dualoptim_diffusion.evaluation.reference import Reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import INCEPTION_SPLITS, inception_score, precision_and_recall
@@ -38,9 +35,10 @@ MOST_SAMPLES = 10_000  # of either side of a kernel distance, whose cost grows w
 
 @dataclass(frozen=True)
 class Measured:
-    """What the images of one model came to, and its distances with what they are made of, by their key there."""
+    """What the images of one model came to; RA, and distances by their key there, with what they are made of."""
 
     figures: Figures
+    retained: SeedRate
     estimates: dict[str, Estimate]
 
 
@@ -106,24 +104,26 @@ def measure(
         distances, estimates = _distances(kept, reference, extractor)
     names = {score.label: id2label.get(score.label, NULL_LABEL) for score in scores}
     known = list(classifier.info.id2label.values())
-    gone = [ids[c] for c in forget_classes]
+    gone = torch.tensor([ids[c] for c in forget_classes])
 
-    def hits(score: LabelScore, counts: list[int]) -> int:
-        return sum(counts[i] for i in gone) if score.label in forget_classes else counts[ids[score.label]]
+    def hits(score: LabelScore, called: Tensor) -> Tensor:
+        return torch.isin(called, gone) if score.label in forget_classes else called == ids[score.label]
 
     def rates(part: Sequence[LabelScore], free: bool) -> RateOfClasses:
-        return _rate((names[s.label], hits(s, (s.called if free else None) or s.forced), s.n) for s in part)
+        answers = [s.called if free and s.called is not None else s.forced for s in part]
+        return _rate({names[s.label]: hits(s, called) for s, called in zip(part, answers, strict=True)})
 
     def flat(part: Sequence[LabelScore]) -> RateOfClasses:
-        return _rate((names[s.label], s.flat, s.n) for s in part)
+        n, found = sum(s.n for s in part), sum(s.flat for s in part)
+        return RateOfClasses(**rate(found, n), per_class={names[s.label]: s.flat / s.n for s in part})
 
     forgotten = [s for s in scores if s.label in forget_classes]
     others = [s for s in scores if s.label not in forget_classes]
     figures = Figures(
         FA=rates(forgotten, free=False),
         RA=rates(kept, free=False),
-        leak={names[s.label]: rate(sum(s.forced[i] for i in gone), s.n) for s in others},
-        drawn={names[s.label]: _named(s.called or s.forced, known) for s in scores},
+        leak={names[s.label]: rate(int(torch.isin(s.forced, gone).sum()), s.n) for s in others},
+        drawn={names[s.label]: _named(s.forced if s.called is None else s.called, known) for s in scores},
         degenerate={"forgotten": flat(forgotten), "others": flat(others)},
         variety={names[s.label]: s.variety for s in scores},
         **distances,
@@ -131,24 +131,25 @@ def measure(
     if classifier.may_answer_none:
         figures |= {"FA_none": rates(forgotten, free=True), "RA_none": rates(kept, free=True)}
         figures["drawn_forced"] = {names[s.label]: _named(s.forced, known) for s in scores}
-    return Measured(figures, estimates)
+    return Measured(figures, SeedRate.of([hits(s, s.forced) for s in kept]), estimates)
 
 
 def compare(original: Measured, unlearned: Measured) -> dict[str, Change]:
     """What forgetting changed, by the key of the figure: RA, and each distance with an interval.
 
-    The distances are to one reference, and their samples of equal seeds: both make a change surer than either distance.
+    The images are of equal seeds, and the distances to one reference: both make a change surer than either figure.
     """
-    before, after = original.figures["RA"], unlearned.figures["RA"]
-    counts = after["hits"], after["n"], before["hits"], before["n"]
+    new, old = unlearned.retained, original.retained
+    counts = (worth := new.worth) * new.hits / new.n, worth, (before := old.worth) * old.hits / old.n, before
+    interval = difference_interval(*counts, correlation=new.correlation(old))
     changes: dict[str, Change] = {
-        "RA": {"difference": after["value"] - before["value"], "difference_ci95": list(difference_interval(*counts))}
+        "RA": {"difference": new.hits / new.n - old.hits / old.n, "difference_ci95": list(interval)}
     }
     for key in (key for key in original.estimates if key in unlearned.estimates):
-        new, old = unlearned.estimates[key], original.estimates[key]
-        difference, ci95 = new.difference_to(old)
+        far, near = unlearned.estimates[key], original.estimates[key]
+        difference, ci95 = far.difference_to(near)
         changes[key] = {"difference": difference, "difference_ci95": ci95}
-        if (ratio := new.ratio_to(old)) is not None:
+        if (ratio := far.ratio_to(near)) is not None:
             changes[key] |= {"ratio": ratio[0], "ratio_ci95": ratio[1]}
     return changes
 
@@ -185,7 +186,7 @@ def _distances(
     seeds = torch.cat([torch.arange(len(s.features)) for s in scores])  # every label is drawn with the same
     least, on = min(len(features), len(reference.features)), extractor.label
     precision, recall = (None, None) if least <= NEIGHBOURHOOD else precision_and_recall(features, reference)
-    estimates = {"kid": _kernel_distance(features, reference.features, seeds)}
+    estimates = {"kid": _kernel_distance(features, reference.features, seeds, reference.labels)}
     distances: Distances = {
         "kid": _distance(f"KID[{on}]", estimates["kid"]),
         "frechet": Distance(
@@ -199,10 +200,11 @@ def _distances(
         "recall": {"name": f"recall[{on}]", "value": recall},
     }
     if reference.training is not None:
-        estimates["kid_training"] = _kernel_distance(features, reference.training, seeds)
+        labels = reference.training_labels
+        estimates["kid_training"] = _kernel_distance(features, reference.training, seeds, labels)
         distances["kid_training"] = _distance(f"KID[{on}] to training images", estimates["kid_training"])
     if least >= LEAST_PER_DIMENSION * features.shape[1]:
-        estimates["frechet_infinity"] = frechet_infinity(features, reference.features, seeds)
+        estimates["frechet_infinity"] = frechet_infinity(features, reference.features, seeds, reference.labels)
         name = re.sub(r"^(FID|FD)", r"\1-infinity", extractor.name)
         distances["frechet_infinity"] = _distance(name, estimates["frechet_infinity"])
     return distances, estimates
@@ -218,26 +220,28 @@ def _distance(name: str, estimate: Estimate) -> Distance:
     }
 
 
-def _kernel_distance(features: Tensor, real: Tensor, seeds: Tensor) -> Estimate:
+def _kernel_distance(features: Tensor, real: Tensor, seeds: Tensor, real_labels: Tensor | None) -> Estimate:
     """Of the first seeds of every label and of real images at even distances, where there are more than it takes."""
     if len(features) > MOST_SAMPLES:
         labels = int((seeds == 0).sum())
         first = seeds < max(1, MOST_SAMPLES // labels)
         features, seeds = features[first], seeds[first]
     if len(real) > MOST_SAMPLES:
-        real = real[torch.linspace(0, len(real) - 1, MOST_SAMPLES).long()]
-    return kernel_distance(features, real, seeds)
+        chosen = torch.linspace(0, len(real) - 1, MOST_SAMPLES).long()
+        real, real_labels = real[chosen], None if real_labels is None else real_labels[chosen]
+    return kernel_distance(features, real, seeds, real_labels)
 
 
-def _rate(counts: Iterable[tuple[str, int, int]]) -> RateOfClasses:
-    """Of (label, hits, n) of several labels."""
-    counts = list(counts)
-    hits, n = sum(hits for _, hits, _ in counts), sum(n for _, _, n in counts)
-    return RateOfClasses(**rate(hits, n), per_class={name: k / m for name, k, m in counts})
+def _rate(hits: Mapping[str, Tensor]) -> RateOfClasses:
+    """Of bool [N] by label, in the order of the seeds."""
+    of_all = SeedRate.of(list(hits.values()))
+    per_class = {name: int(found.sum()) / len(found) for name, found in hits.items()}
+    return RateOfClasses(**rate(of_all.hits, of_all.n, of_all.worth), per_class=per_class)
 
 
-def _named(counts: Sequence[int], names: Sequence[str]) -> dict[str, int]:
-    """Counts by name, without those of none."""
+def _named(called: Tensor, names: Sequence[str]) -> dict[str, int]:
+    """How often each class is called [N], without those that are not; "none of these" has no name here."""
+    counts = called.bincount(minlength=len(names)).tolist()
     return {name: n for name, n in zip(names, counts, strict=False) if n}
 
 

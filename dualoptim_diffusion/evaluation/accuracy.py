@@ -1,5 +1,6 @@
 """What the images of one label show, by the classifier: forced to name a class, and free to say "none of these"."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,8 @@ class LabelScore:
     Attributes:
         flat: how many are degenerate.
         variety: see above.
-        forced: how many the classifier calls each of its classes when it must name one.
-        called: the same when it may answer "none of these", the last count; None if it knows no such answer.
+        forced: [N], which of its classes the classifier calls each image when it must name one.
+        called: the same when it may answer "none of these", the last number; None if it knows no such answer.
         features, logits: of the images that count for distances.
     """
 
@@ -38,8 +39,8 @@ class LabelScore:
     n: int
     flat: int
     variety: float
-    forced: list[int]
-    called: list[int] | None
+    forced: Tensor
+    called: Tensor | None
     features: Tensor
     logits: Tensor
 
@@ -57,19 +58,52 @@ def score_label(
         features, feature_logits = judged[:counted], logits[:counted]
     else:
         features, feature_logits = extractor.extract(images[:counted]) if counted != 0 else (judged[:0], logits[:0])
-    classes = logits[:, : classifier.num_classes]
     return LabelScore(
         label=label,
         n=len(images),
         flat=int(degenerate(images).sum()),
         variety=variety(images),
-        forced=_counts(classes),
-        called=_counts(logits) if classifier.may_answer_none else None,
+        forced=logits[:, : classifier.num_classes].argmax(1).cpu(),
+        called=logits.argmax(1).cpu() if classifier.may_answer_none else None,
         features=features,
         logits=feature_logits,
     )
 
 
-def _counts(logits: Tensor) -> list[int]:
-    """How many of logits [N, K] have their largest value in each column."""
-    return torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()
+@dataclass(frozen=True)
+class SeedRate:
+    """How often images of several labels are hits, where those of one seed are not independent.
+
+    Attributes:
+        hits, n: images, over all labels.
+        by_seed: hits [S] of each seed less what the rate expects of its images.
+    """
+
+    hits: int
+    n: int
+    by_seed: Tensor
+
+    @classmethod
+    def of(cls, hits: Sequence[Tensor]) -> "SeedRate":
+        """Of bool [N] of each label, in the order of the seeds."""
+        found, images = torch.zeros(2, max(map(len, hits)), dtype=torch.float64)
+        for label in hits:
+            found[: len(label)] += label
+            images[: len(label)] += 1
+        total, n = int(found.sum()), int(images.sum())
+        return cls(total, n, found - images * (total / n))
+
+    @property
+    def worth(self) -> float:
+        """How many independent images they are worth, at most n: the variance between seeds says it (Kish, 1965)."""
+        seeds, value = len(self.by_seed), self.hits / self.n
+        between = self.by_seed.square().sum().item() * seeds / max(1, seeds - 1)
+        independent = self.n * value * (1 - value)  # the same sum, were they all independent
+        return self.n * min(1.0, independent / between) if between > 0 else self.n
+
+    def correlation(self, other: "SeedRate") -> float:
+        """With the rate of another model whose images have the same seeds; 0 where it is not known."""
+        if len(self.by_seed) != len(other.by_seed):
+            return 0.0
+        scale = (self.by_seed.square().sum() * other.by_seed.square().sum()).sqrt().item()
+        return (self.by_seed @ other.by_seed).item() / scale if scale > 0 else 0.0

@@ -1,7 +1,7 @@
 """Features of the real images that generated ones are compared with, cached under everything they depend on."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,13 +24,16 @@ class Reference:
         features: [M, D] float32, of real images.
         radii: [M], of their k-NN balls.
         statistics: mean and covariance of the features.
-        training: features [L, D] of training images, where the others are held out.
+        labels: [M], their classes, where they are known.
+        training, training_labels: features [L, D] of training images, where the others are held out, and their classes.
     """
 
     features: Tensor
     radii: Tensor
     statistics: FeatureStatistics
+    labels: Tensor | None = None
     training: Tensor | None = None
+    training_labels: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
@@ -57,10 +60,13 @@ def cached_reference(images: ImageSet, extractor: Extractor, training: ImageSet 
 
     tensors = dict(get_or_make_tensors(path, make))
     features, nearest = tensors.pop("features"), tensors.pop("radii")
-    if training is not None and len(training) > MOST_TRAINING:
+    reference = Reference(features, nearest, FeatureStatistics.from_state_dict(tensors), images.class_labels)
+    if training is None:
+        return reference
+    if len(training) > MOST_TRAINING:
         training = training.at(torch.linspace(0, len(training) - 1, MOST_TRAINING).long())
-    beside = None if training is None else _cached_features(training, extractor)
-    return Reference(features, nearest, FeatureStatistics.from_state_dict(tensors), beside)
+    beside = _cached_features(training, extractor)
+    return replace(reference, training=beside, training_labels=training.class_labels)
 
 
 def _cached_features(images: ImageSet, extractor: Extractor) -> Tensor:

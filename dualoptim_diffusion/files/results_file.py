@@ -11,7 +11,8 @@ CHECKED = ConfigDict(strict=True, extra="allow")  # strict types; extra keys all
 CLOSED = ConfigDict(strict=True, extra="forbid")  # a table has a column for each of these
 
 # 1: distances to training images on the judge's own features, FA of a judge that may answer "none of these"
-PROTOCOL_VERSION = 2
+# 2: KID also over pairs of one seed, as if each class had no fixed share of the real images; RA's interval by images
+PROTOCOL_VERSION = 3
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]

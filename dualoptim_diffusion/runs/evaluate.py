@@ -18,7 +18,7 @@ from dualoptim_diffusion.data import ImageSet, load_image_folder
 from dualoptim_diffusion.drawing.grids import draw_grid
 from dualoptim_diffusion.drawing.samples import Samples, describe, draw_samples
 from dualoptim_diffusion.evaluation import Measured, compare, measure
-from dualoptim_diffusion.evaluation.distances import LEAST_SAMPLES
+from dualoptim_diffusion.evaluation.estimate import LEAST_SAMPLES
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.protocol import (
     Protocol,

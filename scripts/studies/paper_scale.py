@@ -232,7 +232,7 @@ class Bench:
                 for images in ([part[:500] for part in real], real):
                     self.base["samplers"].append(
                         {"model": model, "without": cell.class_name, "sampler": sampler, "num_steps": steps}
-                        | study.distance_to(torch.cat(images), drawn)
+                        | study.distance_to(images, drawn)
                     )
             self.write()
         study.restore(self.weights)

@@ -22,15 +22,17 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from dualoptim_diffusion.core.config import DataConfig, FisherRatioMask, ForgetRecipe
 from dualoptim_diffusion.core.errors import NonFiniteError
-from dualoptim_diffusion.core.rates import rate
+from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.core.training_config import PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
-from dualoptim_diffusion.evaluation.accuracy import LabelScore, score_label
-from dualoptim_diffusion.evaluation.distances import Estimate, frechet_infinity, kernel_distance
+from dualoptim_diffusion.evaluation.accuracy import LabelScore, SeedRate, score_label
+from dualoptim_diffusion.evaluation.estimate import Estimate
+from dualoptim_diffusion.evaluation.fd_infinity import frechet_infinity
 from dualoptim_diffusion.evaluation.features import classifier_features
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+from dualoptim_diffusion.evaluation.kid import kernel_distance
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import model_sha256
 from dualoptim_diffusion.optim.ema import EMA
@@ -365,41 +367,49 @@ class Study:
         ]
         gone = [s for s in scores if s.label in forgotten]
         kept = [s for s in scores if s.label not in forgotten]
-        generated = torch.cat([s.features for s in kept]).to(self.device)
-        reference = torch.cat([self._held_out_features[s.label] for s in kept])
         return {
-            "FA": rate(sum(s.forced[i] for s in gone for i in forgotten), sum(s.n for s in gone)) if gone else None,
-            "RA": rate(sum(s.forced[s.label] for s in kept), sum(s.n for s in kept)),
+            "FA": _rate([torch.isin(s.forced, torch.tensor(forgotten)) for s in gone]) if gone else None,
+            "RA": _rate([s.forced == s.label for s in kept]),
             "drawn": {self.id2label[s.label]: self._called(s) for s in scores},
             "flat": sum(s.flat for s in scores) / sum(s.n for s in scores),
             "spread": {self.id2label[s.label]: self._spread(s) for s in scores},
-        } | _distances(generated, reference)
+        } | _distances([s.features.to(self.device) for s in kept], [self._held_out_features[s.label] for s in kept])
 
-    def distance_to(self, images: Tensor, samples: Samples) -> dict[str, Any]:
-        """Distances of drawn images to other real ones, uint8 [N, C, H, W]."""
+    def distance_to(self, images: Sequence[Tensor], samples: Samples) -> dict[str, Any]:
+        """Distances of drawn images to other real ones, uint8 [N, C, H, W] of each class."""
         features = self.judges["features"]
-        reference = torch.cat([features(part)[0] for part in images.split(2000)]).to(self.device)
-        generated = torch.cat([features(part)[0] for part in samples.values()]).to(self.device)
-        return _distances(generated, reference)
+        real = [torch.cat([features(part)[0] for part in of_class.split(2000)]) for of_class in images]
+        drawn = [features(part)[0] for part in samples.values()]
+        return _distances(*([part.to(self.device) for part in side] for side in (drawn, real)))
 
     def _called(self, score: LabelScore) -> dict[str, int]:
-        return {self.id2label[i]: n for i, n in enumerate(score.forced) if n}
+        return {self.id2label[i]: n for i, n in enumerate(score.forced.bincount().tolist()) if n}
 
     def _spread(self, score: LabelScore) -> float:
         real = self._held_out_features[score.label]
         return float(score.features.double().var(0).sum() / real.double().var(0).sum().cpu())
 
 
-def _distances(generated: Tensor, reference: Tensor) -> dict[str, Any]:
-    """KID and the Frechet distance of infinitely many samples of features [N, D] and [M, D]; their numbers."""
+def _rate(hits: Sequence[Tensor]) -> Rate:
+    """Of bool [N] of each label, in the order of the seeds."""
+    found = SeedRate.of(hits)
+    return rate(found.hits, found.n, found.worth)
+
+
+def _distances(drawn: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, Any]:
+    """KID and the Frechet distance of infinitely many samples of features [N, D] and [M, D] by class; their numbers."""
+    generated, reference = torch.cat(list(drawn)), torch.cat(list(real))
+    seeds = torch.cat([torch.arange(len(part)) for part in drawn])  # every label is drawn with the same
+    labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(real)])
 
     def plain(estimate: Estimate) -> dict[str, Any]:
         return {"value": estimate.value, "ci95": estimate.ci95}
 
     statistics = (FeatureStatistics().add(side.cpu()) for side in (generated, reference))
     return {
-        "kid": plain(kernel_distance(generated, reference)),
-        "fd_infinity": plain(frechet_infinity(generated, reference)) | {"at_n": frechet_distance(*statistics)},
+        "kid": plain(kernel_distance(generated, reference, seeds, labels)),
+        "fd_infinity": plain(frechet_infinity(generated, reference, seeds, labels))
+        | {"at_n": frechet_distance(*statistics)},
         "n_reference": len(reference),
         "n_generated": len(generated),
     }

@@ -606,7 +606,7 @@ for name, change, found in (
     ("without forgotten classes", edited("results.json", forgotten=[]), "copy"),
     ("with a number for its model", edited("results.json", unlearned=3), "copy"),
     ("without a judge", edited("results.json", classifier=None), "copy"),
-    ("with a garbled protocol", edited("results.json", protocol={"version": 2, "sampling": 3}), "sampling is 3"),
+    ("with a garbled protocol", edited("results.json", protocol={"version": 3, "sampling": 3}), "sampling is 3"),
     ("with words for times", edited("results.json", seconds={"sampling": "long"}), "seconds.sampling is 'long'"),
     ("with a list for a selection", edited("results.json", selection=[3]), "selection is [3]"),
     ("with a number for its classes", edited("results.json", forgotten=[3]), "forgotten.0 is 3"),

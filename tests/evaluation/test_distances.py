@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.evaluation import distances
-from dualoptim_diffusion.evaluation.distances import Estimate, frechet_infinity, kernel_distance
+from dualoptim_diffusion.evaluation import fd_infinity, kid
+from dualoptim_diffusion.evaluation.estimate import Estimate, Side
+from dualoptim_diffusion.evaluation.fd_infinity import frechet_infinity
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
+from dualoptim_diffusion.evaluation.kid import kernel_distance
 
 
 def normal(seed: int, n: int, d: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -43,23 +45,66 @@ def test_the_kernel_distance_is_the_mean_over_all_pairs_of_different_samples(mon
     at_once = kernel_distance(x, y)
     assert at_once.value == pytest.approx(expected, rel=1e-12)
     assert (at_once.n_generated, at_once.n_reference) == (9, 6)
-    monkeypatch.setattr(distances, "ROWS", 4)
+    monkeypatch.setattr(kid, "ROWS", 4)
     assert kernel_distance(x, y).value == pytest.approx(expected, rel=1e-12)
     assert kernel_distance(x, y).ci95 == pytest.approx(at_once.ci95, rel=1e-12)
 
 
-def test_what_pairs_add_is_estimated_without_bias() -> None:
-    """Of x.y with x and y from N(0, 1) in d dimensions, the mean square is d."""
-    within, between = [], []
+def test_real_images_count_by_the_shares_of_their_classes_and_drawn_ones_by_pairs_of_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against loops over the definitions: two labels drawn with five seeds, and classes of six and four real images."""
+    x, y = normal(0, 10, 3).double(), normal(1, 10, 3, 0.4).double()
+    seeds, labels = torch.arange(5).repeat(2), torch.tensor([7] * 6 + [2] * 4)[torch.randperm(10)]
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        return (a.dot(b).item() / 3 + 1) ** 3
+
+    of_x = [kernel(x[i], x[j]) for i in range(10) for j in range(10) if seeds[i] != seeds[j]]
+    of_y = 0.0
+    for a, b in ((7, 7), (7, 2), (2, 7), (2, 2)):
+        pairs = [(i, j) for i in range(10) for j in range(10) if i != j and (labels[i], labels[j]) == (a, b)]
+        of_y += {7: 0.6, 2: 0.4}[a] * {7: 0.6, 2: 0.4}[b] * sum(kernel(y[i], y[j]) for i, j in pairs) / len(pairs)
+    between = [kernel(a, b) for a in x for b in y]
+    expected = sum(of_x) / len(of_x) + of_y - 2 * sum(between) / len(between)
+    at_once = kernel_distance(x, y, seeds, labels)
+    assert at_once.value == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(kid, "ROWS", 4)
+    in_parts = kernel_distance(x, y, seeds, labels)
+    assert (in_parts.value, in_parts.ci95) == (pytest.approx(expected), pytest.approx(at_once.ci95))
+
+
+@pytest.mark.parametrize("distance", [kernel_distance, frechet_infinity])
+def test_two_models_of_one_distribution_with_classes_far_apart_are_at_0_on_the_mean(
+    distance: Callable[..., Estimate],
+) -> None:
+    """Nine classes, both sides with fixed numbers of each: taken for independent samples they come out below 0."""
+    found: dict[bool, list[Estimate]] = {True: [], False: []}
+    means = 2 * normal(0, 9, 8)
+    labels = torch.arange(9).repeat_interleave(10)
+    for seed in range(1, 61):
+        x, y = (normal(2 * seed + side, 90, 8) + means[labels] for side in range(2))
+        found[True].append(distance(x, y, torch.arange(10).repeat(9), labels))
+        found[False].append(distance(x, y))
+    spread = torch.tensor([one.value for one in found[True]]).std().item() / 60**0.5
+    assert abs(mean_value(found[True])) < 3 * spread
+    assert mean_value(found[False]) < -6 * spread
+    assert share_covered(found[True], 0.0) >= 0.88
+
+
+def test_what_pairs_add_is_estimated_without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of x.y with x and y from N(mu, 1) in d dimensions, the mean square of what mu does not explain is d."""
+    monkeypatch.setattr(kid, "polynomial_kernel", lambda x, y: x @ y.T)
+    labels, shift = torch.tensor([0] * 7 + [1] * 5), torch.tensor([0.0] * 7 + [2.0] * 5)[:, None]
+    found: dict[str, list[Tensor]] = {"within": [], "within classes": [], "between": []}
     for seed in range(400):
-        x, y = normal(2 * seed, 12, 3).double(), normal(2 * seed + 1, 8, 3).double()
-        sums = distances._KernelSums(x), distances._KernelSums(x, y)
-        for one, values in zip(sums, (x @ x.T - torch.diag((x @ x.T).diagonal()), x @ y.T), strict=True):
-            one.rows, one.columns, one.squares = values.sum(1), values.sum(0), values.square().sum()
-        within.append(distances._of_pairs(sums[0]).item())
-        between.append(distances._of_pairs_between(sums[1]).item())
-    assert sum(within) / 400 == pytest.approx(3, abs=0.25)
-    assert sum(between) / 400 == pytest.approx(3, abs=0.25)
+        x, y = normal(2 * seed, 12, 3).double(), normal(2 * seed + 1, 12, 3).double() + shift
+        one, of_classes = Side.generated(x, None), Side.reference(y, labels)
+        found["within"].append(kid._KernelSums(one).mean_squares())
+        found["within classes"].append(kid._KernelSums(of_classes).mean_squares())
+        found["between"].append(kid._KernelSums(one, of_classes).mean_squares())
+    for squares in found.values():
+        torch.testing.assert_close(torch.stack(squares).mean(0), torch.full_like(squares[0], 3), atol=0.4, rtol=0)
 
 
 @pytest.mark.parametrize(("n", "m"), [(100, 100), (150, 60)])
@@ -86,8 +131,8 @@ def plain(x: Tensor, y: Tensor) -> float:
 def test_the_plain_distance_is_that_of_torch_fidelity() -> None:
     mix = normal(0, 24, 24).double()
     x, y = normal(1, 400, 24).double() @ mix, normal(2, 300, 24, 0.3).double() @ mix.T
-    assert distances._frechet(x, y) == pytest.approx(plain(x, y), rel=1e-9)
-    assert distances._frechet_with_influences(x, y)[0] == pytest.approx(plain(x, y), rel=1e-9)
+    assert fd_infinity._frechet(x, y) == pytest.approx(plain(x, y), rel=1e-9)
+    assert fd_infinity._frechet_with_influences(x, y)[0] == pytest.approx(plain(x, y), rel=1e-9)
 
 
 def test_features_that_never_vary_change_nothing() -> None:

@@ -15,9 +15,9 @@ from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet, load_dataset
 from dualoptim_diffusion.evaluation import evaluate, frechet_distance, neighbours
-from dualoptim_diffusion.evaluation.distances import kernel_distance
 from dualoptim_diffusion.evaluation.features import inception_features, with_full_contrast_bgr
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
+from dualoptim_diffusion.evaluation.kid import kernel_distance
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference, measure_reference
 from dualoptim_diffusion.evaluation.relatives import inception_score, precision_and_recall
 from tests.helpers.judged import PIXELS, pixels

@@ -38,7 +38,7 @@ def results(label: str = "three", **unlearned: Any) -> dict[str, Any]:
             "kid": {"difference": 0.01, "difference_ci95": [0.004, 0.016], "ratio": 1.25, "ratio_ci95": [1.1, 1.4]},
         },
         "protocol": {
-            "version": 2,
+            "version": 3,
             "distance": {"headline": "kid", "reference": "held-out"},
             "sampling": {"scheduler": "ddim", "num_inference_steps": 25, "guidance_scale": 1.5, "seeds": "0-499"},
             "guidance": {"guidance_scale": 1.5, "w": 0.5},

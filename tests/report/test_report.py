@@ -270,7 +270,7 @@ def test_one_run_holds_its_figures_under_several_protocols(tmp_path: Path) -> No
     assert [row["figures"]["FA"]["hits"] for row in made.json["rows"]] == [480, 5, 480, 40]
     assert made.json["mixed"] is True
     assert "Classifier another" in made.text
-    assert "standard 2, aaaaaaaaaaaa" in made.text
+    assert "standard 3, aaaaaaaaaaaa" in made.text
     page = (run / "report.html").read_text()
     assert page.index("1.0%") < page.index("8.0%")
     (run / "evaluations" / "dddddddddddd.json").write_text("{}")
@@ -281,7 +281,7 @@ def test_one_run_holds_its_figures_under_several_protocols(tmp_path: Path) -> No
 def test_figures_of_an_earlier_version_of_the_protocols_are_not_shown_beside_these(tmp_path: Path) -> None:
     content = results()
     content["protocol"]["version"] = 1
-    with pytest.raises(InputError, match=r"version 2 of the protocols, not 1.*dualoptim evaluate"):
+    with pytest.raises(InputError, match=r"version 3 of the protocols, not 1.*dualoptim evaluate"):
         report([make_run(tmp_path / "run", content)])
 
 
