@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import tables
 from benchmarks import dit_step, measuring, setup, unet_step
 from command import parse, parser
+from dualoptim_diffusion.audit.verdict import pool
 from studies import audit_errors, audit_study, kill_and_resume, reproduce_table2, runner, stability
 from studies.runner import Cell
 from studies.works import Work
@@ -366,14 +367,21 @@ def test_the_table_of_the_audits_errors_counts_decisions_by_kind_of_model() -> N
     def audit(model: str, decision: str, fa: float = 0.02) -> dict[str, Any]:
         return {
             "class": "three", "model": model, "plain FA": fa, "budget": {"name": "quick", "images": 50, "seeds": 2},
-            "headline": {"decision": decision, "probe": "relearn"},
+            "controls": [7, 8], "headline": {"decision": decision, "probe": "relearn"},
         }  # fmt: skip
 
     found = [audit(f"retrained {seed}", "cannot tell") for seed in range(3)] + [audit("retrained 0", "left")]
-    found += [audit("swapped", "left", 0.0), audit("swapped", "gone", 0.0)]
+    found += [audit("swapped", "left", 0.0), audit("swapped", "gone", 0.0) | {"controls": [7, 8, 9]}]
     text = audit_errors.tabulate(found, "command")
-    assert "| retrained | 3 | 2.0% ± 0.0 | 4 | 1 (25%) | 3 (75%) | 0 (0%) | relearn 1 |" in text
-    assert "| swapped | 1 | 0.0% | 2 | 1 (50%) | 0 (0%) | 1 (50%) | relearn 1 |" in text
+    assert "| retrained | 3 | 2.0% ± 0.0 | 2 | 4 | 1 (25%) | 3 (75%) | 0 (0%) | relearn 1 |" in text
+    assert "| swapped | 1 | 0.0% | 2 | 1 | 1 (100%) | 0 (0%) | 0 (0%) | relearn 1 |" in text
+    assert "| swapped | 1 | 0.0% | 3 | 1 | 0 (0%) | 0 (0%) | 1 (100%) |  |" in text
+
+
+def test_the_controls_of_a_finished_audit_may_be_fewer_as_if_it_had_been_made_beside_them() -> None:
+    models = [[{"at": [0, 5], "hits": [k, 2 * k + seed], "n": [20, 20]} for seed in range(2)] for k in range(4)]
+    curves = {"unlearned": pool(models[:1]), "control": pool(models[1:])}
+    assert audit_errors._beside(curves, (0, 2)) == {"unlearned": pool(models[:1]), "control": pool(models[1::2])}
 
 
 def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:

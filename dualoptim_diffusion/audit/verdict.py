@@ -69,11 +69,21 @@ def worth(n: float, models: int, of_one: float) -> float:
     return n / (1 + (n / models - 1) * of_one)
 
 
-def excesses(attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dict[str, Any]]:
+def attacks(probes: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Curve]]:
+    """The curves of all attacks of these probes of audit.json, by (probe, trial) and role; other trials have none."""
+    return {
+        (name, trial): part["outcomes"]
+        for name, probe in probes.items()
+        for trial, part in probe["trials"].items()
+        if part["axis"] is not None
+    }
+
+
+def excesses(of_attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dict[str, Any]]:
     """The unlearned model against the controls at equal budget, at every point of every attack.
 
     Args:
-        attacks: by (probe, trial), the pooled curves of `unlearned` and `control`.
+        of_attacks: by (probe, trial), the pooled curves of `unlearned` and `control`.
 
     Returns:
         For each point: `probe`, `attack`, `at`, the rates `FA` and `control`, their `difference` and its `interval`.
@@ -81,15 +91,17 @@ def excesses(attacks: Mapping[tuple[str, str], Mapping[str, Curve]]) -> list[dic
         `upper` bounds the difference with 95% by itself. Both count images for what they are worth.
     """
     spreads = {
-        probe: spread(curve for (of, _), curves in attacks.items() if of == probe for curve in curves.values())
-        for probe in {probe for probe, _ in attacks}
+        probe: spread(curve for (of, _), curves in of_attacks.items() if of == probe for curve in curves.values())
+        for probe in {probe for probe, _ in of_attacks}
     }
     points = [
-        (probe, trial, i) for (probe, trial), curves in attacks.items() for i in range(len(curves["unlearned"]["at"]))
+        (probe, trial, i)
+        for (probe, trial), curves in of_attacks.items()
+        for i in range(len(curves["unlearned"]["at"]))
     ]
     z, found = simultaneous_z(max(1, len(points))), []
     for probe, trial, i in points:
-        gone, control = (attacks[probe, trial][role] for role in ("unlearned", "control"))
+        gone, control = (of_attacks[probe, trial][role] for role in ("unlearned", "control"))
         rates = [rate(part["hits"][i], part["n"][i]) for part in (gone, control)]
         n, m = (worth(part["n"][i], len(part["each"]), spreads[probe]) for part in (gone, control))
         counts = rates[0]["value"] * n, n, rates[1]["value"] * m, m

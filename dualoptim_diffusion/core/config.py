@@ -107,7 +107,7 @@ class ForgetDataConfig(DenoiserDataConfig):
 
 
 class ModelConfig(Section):
-    family: Literal["ddpm", "dit"] = "ddpm"  # of pretrain; a folder says itself what it holds
+    family: Literal["ddpm", "dit"] | None = None  # what the model must be; null = whatever it is
     path: str | None = None  # a pipeline folder
     pretrain: str | None = None  # the recipe that makes one where no path is given
     null_class: int | None = None  # row of a stock UNet2DModel's class table that means no class

@@ -38,6 +38,7 @@ __all__ = [
 class DenoisingModel(Protocol):
     """A class-conditional denoiser: what data, methods and sampling may rely on."""
 
+    family: str  # ddpm or dit
     id2label: dict[int, str]
     num_classes: int
     null_class: int | None  # none where the model knows classes alone

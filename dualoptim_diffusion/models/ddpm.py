@@ -21,6 +21,7 @@ PIPELINE_FILE = "from dualoptim_diffusion import ConditionalDDPMPipeline  # noqa
 class ConditionalDDPM(Denoiser):
     """A U-Net, native or a stock one with a class table; a last label without a name is the null class."""
 
+    family = "ddpm"
     network: AnyUNet
 
     def __init__(self, network: AnyUNet, id2label: dict[int, str], forgotten: Sequence[str] = ()) -> None:

@@ -41,6 +41,7 @@ class Denoiser:
         ValueError: if ids do not count from 0 or a name is none.
     """
 
+    family: str  # ddpm or dit
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
     learned_variance = False
     antithetic = True

@@ -45,6 +45,7 @@ class ConditionalDiT(Denoiser):
     network: DiTModule
     repeated_block = Block
     antithetic = False
+    family = "dit"
 
     def __init__(
         self,

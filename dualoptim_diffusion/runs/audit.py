@@ -12,7 +12,7 @@ import torch
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial, curve
 from dualoptim_diffusion.audit.probes import PROBES
-from dualoptim_diffusion.audit.verdict import excesses, headline, pool, steps_to_half
+from dualoptim_diffusion.audit.verdict import attacks, excesses, headline, pool, steps_to_half
 from dualoptim_diffusion.core.budget import Budget, ProbeName
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import Rate, rate
@@ -263,11 +263,5 @@ def _verdict(probes: dict[str, Any], sources: Sequence[str]) -> Audit:
     """Excess at every point of every attack, and the surest."""
     if not sources:
         return {"excess": [], "headline": None, "note": WITHOUT}
-    attacks = {
-        (name, trial): part["outcomes"]
-        for name, probe in probes.items()
-        for trial, part in probe["trials"].items()
-        if part["axis"] is not None
-    }
-    found = excesses(attacks)
+    found = excesses(attacks(probes))
     return {"excess": found, "headline": headline(found)} | ({"note": ONE} if len(sources) == 1 else {})

@@ -25,6 +25,7 @@ from dualoptim_diffusion.runs.forecast import (
     num_parameters,
     seconds_per_image,
 )
+from dualoptim_diffusion.runs.models import check_model
 from dualoptim_diffusion.runs.obtain import find_classifier, find_pretrained
 from dualoptim_diffusion.unlearning.pretraining import new_model
 
@@ -35,6 +36,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
     recipe, facts = experiment.recipe, experiment.facts
     model, not_here = _model(experiment)
+    check_model(experiment, model)
     drawn = sum(len(seeds) for seeds in plan_sampling(experiment, model, experiment.protocol).values())
     batch_size = _batch_size(experiment)
     micro_batch = min(batch_size, recipe.run.micro_batch_size or batch_size)

@@ -70,8 +70,14 @@ def check_model(experiment: Experiment, model: DenoisingModel) -> None:
     """Checks that the model draws what the data set holds.
 
     Raises:
-        InputError: if classes or shapes differ, or the model has no null class where one is needed.
+        InputError: if its family, classes or shapes differ, or it has no null class where one is needed.
     """
+    config = experiment.recipe.model
+    if config.family not in (None, model.family):
+        raise InputError(
+            f"model.family is {config.family}, but {config.path or config.pretrain} is a {model.family} model; set "
+            f"model.family={model.family} or leave it out."
+        )
     if not same_classes(model.id2label, experiment.facts.id2label):
         one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
         hint = ", or name the one that means no class as model.null_class" if one_more else ""

@@ -1,5 +1,7 @@
 """How often does the audit's decision err? On models that never saw the class, which it must not call left, each beside
-every pair of others as controls; and on models in which the class is only hidden. Writes audit_errors.json and .md.
+every pair of others as controls, every three and so on; and on models in which the class is only hidden. Each model is
+attacked once, and the decision beside some controls is taken from their part of the curves. Writes audit_errors.json
+and .md.
 
     python scripts/studies/audit_errors.py --jobs 2
 
@@ -10,10 +12,10 @@ steps; or only what is of rank 2 in the change of every weight. Runs and the out
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +88,32 @@ class Study:
         self.call(folder, "evaluate", str(folder))
         (folder / "planted").touch()
 
-    def audit(self, kind: str, class_name: str, controls: Sequence[int]) -> dict[str, Any]:
-        """What the audit decides about a run beside these controls."""
+    def audit(self, class_name: str, kind: str, controls: Sequence[int]) -> list[dict[str, Any]]:
+        """What the audit decides about a run beside any two or more of these controls."""
+        from dualoptim_diffusion.audit.verdict import attacks, excesses, headline
+
         folder = self.folder(kind, class_name)
         given = [word for i in controls for word in ("--control", str(self.folder(f"retrained {i}", class_name)))]
         self.call(folder, "audit", str(folder), *self.budget, *given)
         audit = read_json(folder / "audit.json")
-        return {
-            "class": class_name,
-            "model": kind,
-            "controls": list(controls),
-            "plain FA": audit["plain"]["unlearned"]["value"],
-            "headline": audit["headline"],
-            "budget": audit["budget"],
-        }
+        of_all = attacks(audit["probes"])
+        chosen = [which for n in range(2, len(controls) + 1) for which in combinations(range(len(controls)), n)]
+        about = {"class": class_name, "model": kind, "plain FA": audit["plain"]["unlearned"]["value"]}
+        return [
+            about
+            | {"controls": [controls[i] for i in which], "budget": audit["budget"]}
+            | {"headline": headline(excesses({attack: _beside(curves, which) for attack, curves in of_all.items()}))}
+            for which in chosen
+        ]
 
-    def measure(self, class_name: str, kind: str, pairs: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-        return [self.audit(kind, class_name, pair) for pair in pairs]
+
+def _beside(curves: Mapping[str, Any], which: Sequence[int]) -> dict[str, Any]:
+    """The curves of an attack with these of the controls alone."""
+    control = curves["control"]
+    each = [control["each"][i] for i in which]
+    hits = [sum(seed[i] for model in each for seed in model) for i in range(len(control["at"]))]
+    n = [total * len(each) // len(control["each"]) for total in control["n"]]
+    return {**curves, "control": control | {"each": each, "hits": hits, "n": n}}
 
 
 def _change_row(class_name: str, kind: str, model: Any, original: Any) -> None:
@@ -135,16 +146,17 @@ def _keep_low_rank(model: Any, original: Any) -> None:
 
 def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
     body = []
-    for kind in dict.fromkeys(
-        "retrained" if part["model"].startswith("retrained") else part["model"] for part in found
-    ):
-        mine = [part for part in found if part["model"].startswith(kind)]
+    kinds = dict.fromkeys("retrained" if part["model"].startswith("retrained") else part["model"] for part in found)
+    for kind, controls in product(kinds, sorted({len(part["controls"]) for part in found})):
+        mine = [part for part in found if part["model"].startswith(kind) and len(part["controls"]) == controls]
+        if not mine:
+            continue
         counts = Counter(part["headline"]["decision"] for part in mine)
         models = {(part["class"], part["model"]): part["plain FA"] for part in mine}
         surest = Counter(part["headline"]["probe"] for part in mine if part["headline"]["decision"] == "left")
         body.append(
             [
-                kind, len(models), tables.spread(list(models.values()), ".1%"), len(mine),
+                kind, len(models), tables.spread(list(models.values()), ".1%"), controls, len(mine),
                 *(f"{counts[decision]} ({counts[decision] / len(mine):.0%})" for decision in DECISIONS),
                 ", ".join(f"{probe} {n}" for probe, n in surest.most_common()),
             ]
@@ -152,10 +164,10 @@ def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
     budget = found[0]["budget"]
     lines = [
         "# How often the audit errs", "", f"`{command}`", "",
-        *tables.table(["model", "models", "plain FA", "audits", *DECISIONS, "surest under"], body), "",
-        f"Budget {budget['name']}: {budget['images']} images a rate, {budget['seeds']} seeds an attack; two controls "
-        "an audit, every pair of the retrained models there are, so audits of one model are not independent. A "
-        "retrained model that is called left is a false alarm; a hidden one that is not called left is missed.",
+        *tables.table(["model", "models", "plain FA", "controls", "audits", *DECISIONS, "surest under"], body), "",
+        f"Budget {budget['name']}: {budget['images']} images a rate, {budget['seeds']} seeds an attack. Every model is "
+        "audited beside any so many of the retrained models of its class, so audits of one model are not independent. "
+        "A retrained model that is called left is a false alarm; a hidden one that is not called left is missed.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -181,13 +193,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
     every("retraining", [partial(study.retrain, name, seed) for name in classes for seed in seeds])
     every("hiding", [partial(study.hide, kind, name) for name in classes for kind in hidden])
-    pairs = list(combinations(seeds, 2))
     work = [
-        partial(study.measure, name, f"retrained {seed}", [pair for pair in pairs if seed not in pair])
+        partial(study.audit, name, f"retrained {seed}", [other for other in seeds if other != seed])
         for name in classes
         for seed in seeds
     ]
-    work += [partial(study.measure, name, kind, pairs) for name in classes for kind in hidden]
+    work += [partial(study.audit, name, kind, seeds) for name in classes for kind in hidden]
     found = [part for parts in every("auditing", work) for part in parts]
     command = command_line(__file__, words)
     text = tabulate(found, command)

@@ -1,5 +1,7 @@
 """Every key of a recipe either acts, or is named as one that the method does not read; its hash says which."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,9 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import UNHASHED
 from dualoptim_diffusion.runs.experiment import Experiment, open_experiment
 from dualoptim_diffusion.unlearning.methods import METHODS
+from tests.helpers.commands import Outcome
+
+Run = Callable[..., Outcome]
 
 OTHER: dict[str, list[Any]] = {  # values that differ from the tiny recipe's and from the defaults
     "method.update": ["joint"],
@@ -75,3 +80,12 @@ def test_a_key_acts_or_is_named_as_dropped_and_the_hash_tells_which(
             dropped = key in capsys.readouterr().err
             assert (changed.recipe_sha256 == base.recipe_sha256) == dropped, f"{key}={value}"
             assert (acts(changed) == acts(base)) == dropped, f"{key}={value}"
+
+
+@pytest.mark.parametrize("verb", ["", "--dry-run"])
+def test_a_family_that_the_model_is_not_of_is_refused(dualoptim: Run, tiny: str, tmp_path: Path, verb: str) -> None:
+    words = ["forget", tiny, "--class", "three", "model.family=dit", *verb.split(), "--out", str(tmp_path / "run")]
+    result = dualoptim(*words)
+    assert result.code != 0
+    assert "model.family is dit, but tiny_pretrain.yaml is a ddpm model" in result.err
+    assert not (tmp_path / "run").exists()
