@@ -3,6 +3,7 @@
 from typing import Any
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.core.classes import NULL_LABEL
 
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++")
 
@@ -11,7 +12,7 @@ def other_labels(context: AuditContext, audited: AuditedModel) -> dict[str, Any]
     """Each retained label and the null label: how often they draw the class."""
     labels = {context.labels[label]: label for label in context.other_labels}
     if audited.model.null_class is not None:
-        labels["null label"] = audited.model.null_class
+        labels[NULL_LABEL] = audited.model.null_class
     return curve([(name, context.count(audited.model, [label])) for name, label in labels.items()])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.models import DenoisingModel
@@ -49,7 +50,7 @@ def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: in
 def trials(context: AuditContext) -> list[Trial]:
     found = [Trial("forgotten label", partial(recovered, with_label=True), SETTINGS, "timestep")]
     if context.original.null_class is not None:
-        found.append(Trial("null label", partial(recovered, with_label=False), SETTINGS, "timestep"))
+        found.append(Trial(NULL_LABEL, partial(recovered, with_label=False), SETTINGS, "timestep"))
     return found
 
 

@@ -30,6 +30,7 @@ from dualoptim_diffusion.core.errors import (
     Stopped,
     reason,
 )
+from dualoptim_diffusion.core.terminal import say, survive_encodings
 
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -42,26 +43,27 @@ LESS = (
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it: warnings of 4-bit kernels
+    survive_encodings()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except Interrupted:
-        print("Interrupted. Run the command again to continue (forget: with --resume).", file=sys.stderr)
+        say("Interrupted. Run the command again to continue (forget: with --resume).")
         sys.exit(EXIT_INTERRUPTED)
     except (InputError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_FAILED)
     except Stopped as stop:
-        print(f"{stop} Run the command again to continue (forget: with --resume).", file=sys.stderr)
+        say(f"{stop} Run the command again to continue (forget: with --resume).")
         sys.exit(EXIT_STOPPED)
     except OSError as error:
         remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy, file=sys.stderr)
+        say(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy)
         sys.exit(EXIT_FAILED)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: There is not enough memory ({reason(error, 150)}); {LESS}", file=sys.stderr)
+        say(f"error: There is not enough memory ({reason(error, 150)}); {LESS}")
         sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)

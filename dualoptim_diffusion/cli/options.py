@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.terminal import say
+from dualoptim_diffusion.core.terminal import printable_lines, say
 from dualoptim_diffusion.core.threads import choose_wait_policy
 
 app = typer.Typer(
@@ -79,8 +79,8 @@ def result(value: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(value, indent=1))
     elif isinstance(value, str):
-        typer.echo(value)
+        typer.echo(printable_lines(value))
     else:
         import yaml
 
-        typer.echo(yaml.safe_dump(value, sort_keys=False).rstrip())
+        typer.echo(printable_lines(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()))

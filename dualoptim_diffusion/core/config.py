@@ -73,6 +73,9 @@ class DataConfig(Section):
     image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch
     skip_damaged: bool = False  # go without images that cannot be read, in place of stopping at the first
+    channels: Literal[1, 3] | None = None  # grey or colour; null = grey where all images are
+    # that transparent images are laid on: a name or #rrggbb
+    background: str = Field("white", pattern=r"^(white|black|gr[ae]y|#[0-9a-fA-F]{6})$")
 
     @field_validator("path")
     @classmethod
@@ -82,9 +85,12 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _has_folder(self) -> "DataConfig":
         if self.name == "image_folder" and self.path is None:
-            raise ValueError("data.path, a folder that holds train/CLASS/*.png or .jpg, with name image_folder")
-        if self.skip_damaged and self.name not in ("image_folder", "imagenet"):
-            raise ValueError("data.name image_folder or imagenet, which read files, beside skip_damaged")
+            raise ValueError("data.path, a folder that holds train/CLASS/ with images, with name image_folder")
+        of_files = {"skip_damaged", "channels", "background"} & self.model_fields_set
+        if self.name not in ("image_folder", "imagenet") and any(
+            getattr(self, key) != type(self).model_fields[key].default for key in of_files
+        ):
+            raise ValueError(f"data.name image_folder or imagenet, which read files, beside {min(of_files)}")
         if self.name == "replay" and self.path is None:
             raise ValueError("data.path, a folder that `dualoptim sample MODEL --latents` has filled, with name replay")
         return self

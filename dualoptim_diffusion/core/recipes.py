@@ -3,16 +3,17 @@
 An unknown key is an error that names the nearest one; `section.key=value` overrides a value. No torch here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dualoptim_diffusion.core.config import ForgetRecipe
-from dualoptim_diffusion.core.errors import InputError, nearest, reason
+from dualoptim_diffusion.core.errors import InputError, nearest
 from dualoptim_diffusion.core.hashes import json_sha256
+from dualoptim_diffusion.core.plain_yaml import parse_yaml, read_yaml_file
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 
 Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
@@ -20,6 +21,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000  # of one class
+LONGEST_SHOWN = 200  # characters of a value in a sentence
 
 # Which keys change nothing about results and so stay out of the hash.
 UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}
@@ -70,7 +72,7 @@ def parse_recipe(kind: type[Parsed], values: dict[str, Any], overrides: Sequence
         InputError: as `load_recipe`.
     """
     for override in overrides:
-        _apply(values, override)
+        _apply(kind, values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -84,26 +86,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: if it is anything else.
     """
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
+        values = read_yaml_file(path)
     except ValueError as error:
         raise InputError(f"Recipe {path} is not YAML: {error}.") from None
     if not isinstance(values, dict) or not all(isinstance(section, dict | str) for section in values.values()):
         raise InputError(f"Recipe {path} must hold sections such as 'method:' with keys below them.")
     return values
-
-
-def _parse(text: str) -> Any:
-    """Plain data of a YAML text.
-
-    Raises:
-        ValueError: in one line, if it is none.
-    """
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # such as of dates
-        raise ValueError(reason(error, limit=1000)) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -121,7 +109,7 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return below | dict(above) | {key: _merge(below[key], above[key]) for key in both}
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(kind: type[BaseModel], values: dict[str, Any], override: str) -> None:
     keys, equals, text = override.partition("=")
     *sections, key = keys.split(".")
     if not equals or not sections or not key:
@@ -131,10 +119,22 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(place.get(section), dict):
             place[section] = {}
         place = place[section]
+    if _is_text(kind, keys) and not re.fullmatch(r"""null|~|(["']).*\1""", text):
+        place[key] = text  # as it was typed, whatever YAML would take it for
+        return
     try:
-        place[key] = _parse(text)
-    except ValueError:
-        raise InputError(f"The value {text!r} of {keys} cannot be read; quote it.") from None
+        place[key] = parse_yaml(text)
+    except ValueError as error:
+        raise InputError(f"The value {text!r} of {keys} cannot be read: {error}.") from None
+
+
+def _is_text(kind: type[BaseModel], keys: str) -> bool:
+    """Whether a dotted key holds text, or nothing, in every kind of its section that knows it."""
+    known, annotations = [kind], []
+    for part in keys.split("."):
+        annotations = [section.model_fields[part].annotation for section in known if part in section.model_fields]
+        known = [section for annotation in annotations for section in _sections(annotation)]
+    return bool(annotations) and all({*(get_args(found) or (found,))} <= {str, type(None)} for found in annotations)
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
@@ -146,9 +146,14 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the key {key} is missing."
     if first["type"] == "model_type":
-        return f"{key} is {value!r}, expected keys below it."
+        return f"{key} is {_shown(value)}, expected keys below it."
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
-    return f"{key} is {value!r}, expected {expected}." if key else f"{expected}."
+    return f"{key} is {_shown(value)}, expected {expected}." if key else f"{expected}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _locate(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:

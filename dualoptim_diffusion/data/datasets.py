@@ -17,7 +17,7 @@ from dualoptim_diffusion.data import cifar10, digits, folder, imagenet
 from dualoptim_diffusion.data.pixels import is_kept, open_pixels
 from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import Stored
-from dualoptim_diffusion.files.class_folders import Listing, list_folder
+from dualoptim_diffusion.files.class_folders import Listing
 
 DIGITS_MAX = 16  # scikit-learn's digits are grey levels 0..16
 DIGITS_SHAPE = (1, 8, 8)
@@ -45,11 +45,24 @@ class ImageSet:
     """Images uint8 [N, C, H, W], in memory or read from files when indexed, with labels int64 [N] and class names.
 
     For a model of latents the same class holds what its autoencoder made of the images.
+
+    Raises:
+        InputError: if there are more or fewer labels than images, or a label has no name.
     """
 
     images: Tensor | Stored
     class_labels: Tensor
     id2label: dict[int, str]
+
+    def __post_init__(self) -> None:
+        labels = self.class_labels
+        if labels.dtype != torch.int64 or labels.shape != (len(self.images),):
+            given = f"{labels.dtype} {list(labels.shape)}"
+            raise InputError(f"Labels are given as {given}, expected torch.int64 [{len(self.images)}], one an image.")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.id2label):
+            raise InputError(
+                f"Labels run from {labels.min()} to {labels.max()}, expected ids from 0 to {len(self.id2label) - 1}."
+            )
 
     def __len__(self) -> int:
         return len(self.class_labels)
@@ -110,7 +123,7 @@ def is_decoded(config: DataConfig) -> bool:
     if config.name == "imagenet" and _missing_imagenet(config):
         return False
     listing, size = _listing(config), _side(config)
-    return is_kept(listing.train, folder.shape_of(listing, size), None if size else listing.train[0].path)
+    return is_kept(listing.train.images, folder.reading_of(listing, config, size))
 
 
 def data_facts(config: DataConfig) -> DataFacts:
@@ -140,8 +153,9 @@ def data_facts(config: DataConfig) -> DataFacts:
     else:
         listing = _listing(config)
         size = _side(config)
-        id2label, labels, shape = listing.id2label, torch.tensor(listing.train_labels), folder.shape_of(listing, size)
-        if not listing.test:
+        id2label, labels = listing.id2label, torch.tensor(listing.train.labels)
+        shape = folder.reading_of(listing, config, size).shape
+        if not listing.test.images:
             labels = labels[~hold_out(labels)]
     counts = dict(enumerate(labels.bincount(minlength=len(id2label)).tolist()))
     aliases = imagenet.wnids() if config.name == "imagenet" else {}
@@ -175,11 +189,10 @@ def _cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """`PATH/train/CLASS/*` and `PATH/test/CLASS/*`; without the latter a fixed fifth of each class is held out."""
     listing, size = _listing(config), _side(config)
-    shape = folder.shape_of(listing, size)
-    like = None if size else listing.train[0].path
+    reading = folder.reading_of(listing, config, size)
     train, test = (
-        ImageSet(open_pixels(part, shape, like), torch.tensor(labels), listing.id2label)
-        for part, labels in ((listing.train, listing.train_labels), (listing.test, listing.test_labels))
+        ImageSet(open_pixels(part.images, reading), torch.tensor(part.labels, dtype=torch.long), listing.id2label)
+        for part in (listing.train, listing.test)
     )
     return (train, test) if len(test) else _without_test_set(train)
 
@@ -198,7 +211,7 @@ def _replay(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 
 
 def load_image_folder(root: Path, id2label: Mapping[int, str], shape: tuple[int, ...]) -> ImageSet:
-    """Images of `root/CLASS/*.{png,jpg}`, resized to the shape [C, H, W] where needed.
+    """Images of `root/CLASS/`, resized to the shape [C, H, W] where needed.
 
     Raises:
         InputError: if there are none, a subfolder is no class, or an image cannot be read.
@@ -210,10 +223,8 @@ def _listing(config: DataConfig) -> Listing:
     """What the folder in data.path holds."""
     if config.name == "imagenet" and (missing := _missing_imagenet(config)):
         raise InputError(missing)
-    assert config.path is not None  # the recipe has checked it
-    listing = list_folder(config.path)
-    listing = folder.without_damaged(listing) if config.skip_damaged else listing
-    return imagenet.named(listing, config.path) if config.name == "imagenet" else listing
+    listing = folder.read_listing(config)
+    return imagenet.named(listing, str(config.path)) if config.name == "imagenet" else listing
 
 
 def _missing_imagenet(config: DataConfig) -> str | None:

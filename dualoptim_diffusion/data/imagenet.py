@@ -3,10 +3,11 @@
 from dataclasses import replace
 from functools import cache
 
-from dualoptim_diffusion.core.classes import distinct_names
+from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.class_folders import Listing
 
+CHANNELS = 3
 SIDE = 256  # pixels, where data.image_size says nothing else
 TRAIN_PER_CLASS = 1281  # on average; 732 to 1300
 
@@ -19,7 +20,7 @@ def class_names() -> dict[int, str]:
     """
     from timm.data import ImageNetInfo
 
-    return distinct_names(dict(enumerate(ImageNetInfo("imagenet-1k").label_descriptions())))
+    return usable_names(dict(enumerate(ImageNetInfo("imagenet-1k").label_descriptions())))
 
 
 @cache

@@ -3,43 +3,58 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 from dualoptim_diffusion.files.class_folders import Entry
-from dualoptim_diffusion.files.contents import are_known, content_hashes
+from dualoptim_diffusion.files.contents import are_known, content_hashes, facts_of_files
 
-GREY_MODES = ("1", "L", "I", "I;16")  # those with I hold 16 bits in PNG files
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and I;16 and its likes
+MAX_16_BITS = 2**16 - 1
+UPRIGHT = "upright by Exif"  # bump where an image file is read as other pixels than before
 CROP = "box halvings, then bicubic; centre"  # how `decode` makes images of one size
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
 AT_ONCE = 256  # files in the hands of the decoding threads
 SMALL_FILE = 10_000  # bytes of a file that is decoded sooner than a thread is told to
 
 
-class FolderPixels:
-    """uint8 images [N, C, H, W] that are decoded when they are asked for.
+class Reading(NamedTuple):
+    """How image files become pixels.
 
-    Args:
-        entries: the files.
+    Attributes:
         shape: of one image, [C, H, W].
         like: a file of this size that all must share; None resizes and crops them.
+        background: colour that transparent images are laid on.
     """
 
-    def __init__(self, entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None = None) -> None:
-        self._entries, self._like = entries, like
-        self.shape: tuple[int, ...] = (len(entries), *shape)
+    shape: tuple[int, int, int]
+    like: str | None = None
+    background: str = "white"
+
+    @property
+    def key(self) -> str:
+        """All that decides about the pixels of a file."""
+        return repr((self.shape, CROP if self.like is None else None, UPRIGHT, self.background))
+
+
+class FolderPixels:
+    """uint8 images [N, C, H, W] of these files, decoded when they are asked for."""
+
+    def __init__(self, entries: Sequence[Entry], reading: Reading) -> None:
+        self._entries, self._reading = entries, reading
+        self.shape: tuple[int, ...] = (len(entries), *reading.shape)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -54,12 +69,11 @@ class FolderPixels:
             return torch.stack(list(pool.map(self._decode, chosen)))
 
     def _decode(self, entry: Entry) -> Tensor:
-        return decode(Path(entry.path), self.shape[1:], self._like)
+        return decode(Path(entry.path), *self._reading)
 
     def at(self, indices: Tensor) -> "FolderPixels":
         """The images at these indices; none is read for it."""
-        channels, height, width = self.shape[1:]
-        return FolderPixels([self._entries[i] for i in indices.tolist()], (channels, height, width), self._like)
+        return FolderPixels([self._entries[i] for i in indices.tolist()], self._reading)
 
     def to(self, device: torch.device | str) -> "FolderPixels":
         """Itself: pixels are moved after decoding."""
@@ -68,7 +82,7 @@ class FolderPixels:
     @cached_property
     def sha256(self) -> str:
         """Hash of names, sizes and dates of the files and of how they are read, wherever the folder lies."""
-        content = sha256(repr((self.shape, CROP if self._like is None else None)).encode())
+        content = sha256(f"{len(self)} {self._reading.key}".encode())
         for path, size, mtime_ns, _ in self._entries:
             content.update(repr((_place(path), size, mtime_ns)).encode())
         return content.hexdigest()
@@ -89,7 +103,7 @@ class FolderPixels:
     def _decoded(self) -> Path:
         """Where they are kept."""
         places = [_place(entry.path) for entry in self._entries]
-        key = repr((self.shape, CROP if self._like is None else None, places))
+        key = repr((len(self), self._reading.key, places))
         return cache_entry("data", key, *content_hashes(self._entries)).with_suffix(".safetensors")
 
     def _decode_all(self) -> Tensor:
@@ -114,15 +128,15 @@ def _place(path: str) -> list[str]:
     return path.split(os.sep)[-3:]
 
 
-def open_pixels(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> Tensor | FolderPixels:
+def open_pixels(entries: Sequence[Entry], reading: Reading) -> Tensor | FolderPixels:
     """The images in memory, or read from their files each time where there are too many bytes of them."""
-    pixels = FolderPixels(entries, shape, like)
+    pixels = FolderPixels(entries, reading)
     return pixels.read() if pixels.fit_in_memory else pixels
 
 
-def is_kept(entries: Sequence[Entry], shape: tuple[int, int, int], like: str | None) -> bool:
+def is_kept(entries: Sequence[Entry], reading: Reading) -> bool:
     """Whether `open_pixels` would decode nothing."""
-    pixels = FolderPixels(entries, shape, like)
+    pixels = FolderPixels(entries, reading)
     return not pixels.fit_in_memory or pixels.is_kept()
 
 
@@ -145,9 +159,31 @@ def each_works(read: Callable[[Entry], object], entries: Sequence[Entry]) -> Ite
         yield from pool.map(works, entries)
 
 
-def mode_and_size(path: str) -> tuple[str, tuple[int, int]]:
+class Look(NamedTuple):
+    """What the head of an image file says."""
+
+    is_grey: bool
+    is_transparent: bool
+
+
+def looks(entries: Sequence[Entry]) -> list[Look]:
+    """Of each file; none is decoded, and one that is no image says nothing against grey."""
+    return [Look(*look) for look in facts_of_files(entries, "colours", _look)]
+
+
+def _look(path: str) -> Look:
+    with suppress(InputError), _opened(Path(path)) as picture:
+        grey = picture.mode in GREY_MODES or picture.mode.startswith("I;16")
+        if picture.mode in ("P", "PA") and (palette := picture.getpalette("RGB")):
+            grey = all(palette[i] == palette[i + 1] == palette[i + 2] for i in range(0, len(palette), 3))
+        return Look(grey, picture.has_transparency_data)
+    return Look(True, False)
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Width and height of an image as it is seen."""
     with _opened(Path(path)) as picture:
-        return picture.mode, picture.size
+        return ImageOps.exif_transpose(picture).size
 
 
 @contextmanager
@@ -155,23 +191,27 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
-    except UNREADABLE as error:
-        raise InputError(f"The image {path} cannot be read ({error}); replace or delete it.") from None
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise any kind on damaged files
+        raise InputError(f"The image {path} cannot be read ({reason(error)}); replace or delete it.") from None
 
 
-def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:
-    """An image file as uint8 of the shape [C, H, W].
+def decode(path: Path, shape: Sequence[int], like: str | None = None, background: str = "white") -> Tensor:
+    """An image file as uint8 of the shape [C, H, W]: of several frames the first, upright.
 
     Args:
         like: a file that has the shape, as this one must; None resizes the shorter side (halved by boxes while that is
             possible, then bicubic) and cuts out the centre.
+        background: that transparent images are laid on.
 
     Raises:
         InputError: if it cannot be read, or has another size.
     """
     channels, height, width = shape
     with _opened(path) as opened:
-        picture = _of_8_bits(opened).convert("L" if channels == 1 else "RGB")
+        picture = _flat(_of_8_bits(ImageOps.exif_transpose(opened), path), background)
+        picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         if like is not None:
             raise InputError(
@@ -188,8 +228,23 @@ def decode(path: Path, shape: Sequence[int], like: str | None = None) -> Tensor:
     return torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1).contiguous()
 
 
-def _of_8_bits(picture: Image.Image) -> Image.Image:
-    """Grey levels of 16 bits scaled down; Pillow would cut them off at 255."""
-    if not picture.mode.startswith("I"):
+def _of_8_bits(picture: Image.Image, path: Path) -> Image.Image:
+    """Grey levels of 16 bits scaled down; Pillow would cut them off at 255.
+
+    Raises:
+        InputError: if the levels are of another range, which nothing tells.
+    """
+    if not picture.mode.startswith(("I", "F")):
         return picture
-    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    levels = np.asarray(picture)
+    if picture.mode == "F" or levels.min() < 0 or levels.max() > MAX_16_BITS:
+        raise InputError(f"The image {path} holds levels of no known range; save it with 8 or 16 bits.")
+    return Image.fromarray((levels / 257).round().astype(np.uint8))
+
+
+def _flat(picture: Image.Image, background: str) -> Image.Image:
+    """A transparent image laid on a colour: what lies hidden under full transparency is nobody's choice."""
+    if not picture.has_transparency_data:
+        return picture
+    above = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", above.size, ImageColor.getcolor(background, "RGBA")), above)

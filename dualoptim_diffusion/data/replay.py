@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.data.stored import Shard, ShardRows
 from dualoptim_diffusion.files.json_files import read_json
@@ -40,7 +41,7 @@ def open_replay(folder: str | Path) -> ReplaySet:
     sentence = partial(_sentence, root)
     try:
         manifest: dict[str, Any] = read_json(root / MANIFEST)
-        id2label = {int(i): str(name) for i, name in manifest["id2label"].items()}
+        id2label = usable_names({int(i): str(name) for i, name in manifest["id2label"].items()})
         named = sorted(manifest["shards"].items())
         shards, labels, chosen, seen, total = [], [], [], set(), 0
         for name, sha256 in named:

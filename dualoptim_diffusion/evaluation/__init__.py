@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.classes import NULL_LABEL, same_classes
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import difference_interval, rate, wilson_interval
 from dualoptim_diffusion.core.timing import timed
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NULL_LABEL", "compare", "evaluate", "frechet_distance", "match_classes", "measure", "wilson_interval"]
 
-NULL_LABEL = "null label"  # how reports name the class of no class
 MOST_SAMPLES = 10_000  # of either side of a kernel distance, whose cost grows with the square
 
 

@@ -1,17 +1,21 @@
 """Folders of images with a subfolder for each class: which files there are. No torch here."""
 
 import os
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from dualoptim_diffusion.core.classes import composed, file_names, usable_names
 from dualoptim_diffusion.core.errors import InputError, nearest
 
-SUFFIXES = (".png", ".jpg", ".jpeg")  # in any case; ImageNet's end in .JPEG
+SUFFIXES = (  # in any case; ImageNet's end in .JPEG
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"),
+)
 TEST_FOLDERS = ("test", "val")
+NO_DATA = {"__MACOSX", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir", "lost+found"}  # beside hidden ones
 
 
 class Entry(NamedTuple):
@@ -23,20 +27,41 @@ class Entry(NamedTuple):
     changed_ns: int  # when anything about it last changed; 0 where the system does not keep that
 
 
+class Files(NamedTuple):
+    """What lies in the folders of classes.
+
+    Attributes:
+        images: in the order of labels and paths.
+        labels: of the images.
+        unreadable: paths that are called images and are no files with anything in them.
+        others: paths of other files.
+    """
+
+    images: tuple[Entry, ...] = ()
+    labels: tuple[int, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Listing:
-    """Files and labels of `train/CLASS` and `test/CLASS`, in the order of class and file names."""
+    """Files of `train/CLASS` and `test/CLASS`, at any depth below."""
 
     id2label: dict[int, str]
-    train: tuple[Entry, ...]
-    train_labels: tuple[int, ...]
-    test: tuple[Entry, ...]
-    test_labels: tuple[int, ...]
+    train: Files
+    test: Files
 
     @cached_property
-    def first_of_each(self) -> list[str]:
-        """One training file a class."""
-        return [self.train[bisect_left(self.train_labels, i)].path for i in self.id2label]  # labels are in order
+    def images(self) -> tuple[Entry, ...]:
+        return self.train.images + self.test.images
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        return self.train.unreadable + self.test.unreadable
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        return self.train.others + self.test.others
 
 
 def list_folder(root: str | Path) -> Listing:
@@ -48,52 +73,78 @@ def list_folder(root: str | Path) -> Listing:
     """
     train_root = Path(root) / "train"
     if not train_root.is_dir():
-        raise InputError(f"There is no folder {str(train_root)!r}; data.path must hold train/CLASS/*.png or .jpg.")
-    names = sorted(entry.name for entry in os.scandir(train_root) if entry.is_dir())
-    id2label = dict(enumerate(names))
-    train, train_labels = files_of_classes(train_root, names)
-    present = set(train_labels)
-    for i, name in id2label.items():
-        if i not in present:
-            raise InputError(f"{train_root / name} holds no images (.png, .jpg); remove it or fill it.")
-    if not names:
+        raise InputError(f"There is no folder {str(train_root)!r}; data.path must hold train/CLASS/ with images.")
+    folders = {name: i for i, name in enumerate(sorted(entry.name for entry in _subfolders(train_root)))}
+    id2label = usable_names({i: name for name, i in folders.items()})
+    train = files_of_classes(train_root, folders)
+    present = {*train.labels}
+    if empty := [name for name, i in folders.items() if i not in present]:
+        folder = train_root / empty[0]
+        broken = [f" ({path} is empty or no file)" for path in train.unreadable if folder in Path(path).parents]
+        raise InputError(f"{folder} holds no images (.png, .jpg, ...){''.join(broken[:1])}; remove it or fill it.")
+    if not folders:
         raise InputError(f"{train_root} holds no subfolders; it must hold one for each class, with its images.")
     test_root = next((Path(root) / name for name in TEST_FOLDERS if (Path(root) / name).is_dir()), None)
-    test: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
-    if test_root is not None:
-        for entry in os.scandir(test_root):
-            if entry.is_dir() and entry.name not in names:
-                raise InputError(f"{entry.path} is named after no class of {train_root}: {nearest(entry.name, names)}")
-        test = files_of_classes(test_root, names)
-        if not test[0]:
-            raise InputError(
-                f"{test_root} holds no images (.png, .jpg); fill it, or remove it to hold out a fifth of each class."
-            )
-    return Listing(id2label, train, train_labels, *test)
+    if test_root is None:
+        return Listing(id2label, train, Files())
+    test = files_of_classes(test_root, folders)
+    if not test.images:
+        raise InputError(f"{test_root} holds no images; fill it, or remove it to hold out a fifth of each class.")
+    return Listing(id2label, train, test)
 
 
-def files_of_classes(root: Path, names: Sequence[str]) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
-    """Image files below `root/NAME` and the place of each one's name among all, in the order of both.
+def folders_of(id2label: Mapping[int, str]) -> dict[str, int]:
+    """Under which names a class may have its folder: its own, and that which `dualoptim sample --png` gives it."""
+    return {name: i for i, name in file_names(id2label).items()} | {name: i for i, name in id2label.items()}
+
+
+def files_of_classes(root: Path, folders: Mapping[str, int]) -> Files:
+    """Files below the subfolders of a folder.
+
+    Args:
+        folders: labels by the name of the subfolder; another Unicode form of the same characters is the same name.
 
     Raises:
-        InputError: if a folder cannot be read.
+        InputError: if a subfolder has no label, or a folder cannot be read.
     """
-    entries: list[Entry] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(_scan(root / name)) if (root / name).is_dir() else []
-        entries += found
-        labels += [label] * len(found)
-    return tuple(entries), tuple(labels)
+    forms = {composed(name): label for name, label in folders.items()}
+    images: list[tuple[int, Entry]] = []
+    unreadable, others = [], []
+    for folder in _subfolders(root):
+        label = folders.get(folder.name, forms.get(composed(folder.name)))
+        if label is None:
+            raise InputError(f"{folder.path} is named after no class: {nearest(folder.name, folders)}")
+        for entry in _walk(Path(folder.path), {os.path.realpath(root)}):
+            if not entry.name.lower().endswith(SUFFIXES):
+                others.append(entry.path)
+            elif entry.is_file() and (facts := entry.stat()).st_size:
+                changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
+                images.append((label, Entry(entry.path, facts.st_size, facts.st_mtime_ns, changed)))
+            else:  # empty, a dangling link, a pipe
+                unreadable.append(entry.path)
+    images.sort()
+    labels, entries = zip(*images, strict=True) if images else ((), ())
+    return Files(entries, labels, tuple(sorted(unreadable)), tuple(sorted(others)))
 
 
-def _scan(folder: Path) -> Iterator[Entry]:
+def _subfolders(folder: Path) -> list["os.DirEntry[str]"]:
+    return [entry for entry in _scan(folder) if entry.is_dir()]
+
+
+def _walk(folder: Path, above: set[str]) -> Iterator["os.DirEntry[str]"]:
+    """All that is no folder, at any depth; a link back to a folder above is not followed."""
+    above = above | {os.path.realpath(folder)}
+    for entry in _scan(folder):
+        if not entry.is_dir():
+            yield entry
+        elif os.path.realpath(entry.path) not in above:
+            yield from _walk(Path(entry.path), above)
+
+
+def _scan(folder: Path) -> list["os.DirEntry[str]"]:
+    """What a folder holds but hidden files and folders and those that systems put there."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(SUFFIXES):
-                    facts = entry.stat()
-                    changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
-                    yield Entry(entry.path, facts.st_size, facts.st_mtime_ns, changed)
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in NO_DATA]
     except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read ({error}).") from None
+        raise InputError(f"The folder {folder} cannot be read ({error.strerror}).") from None

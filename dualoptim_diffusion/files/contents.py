@@ -1,10 +1,11 @@
-"""Hashes of many files by content, each file read once: again only where its folder says that it changed."""
+"""What is known of many files, each read once: again only where its folder says that it changed."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
@@ -15,43 +16,50 @@ from dualoptim_diffusion.files.class_folders import Entry
 from dualoptim_diffusion.files.json_files import read_json
 
 SHOWN_FROM = 5000  # files: fewer take no time worth a progress bar
+CONTENTS = "contents"
 
 
-def content_hashes(entries: Sequence[Entry]) -> list[str]:
-    """SHA-256 of each file; what is found is kept for the next command.
+def facts_of_files(entries: Sequence[Entry], kind: str, read: Callable[[str], Any]) -> list[Any]:
+    """What `read` says of each file, as JSON; it is kept for the next command under its kind.
 
     A file that was changed in place is seen even with its old size and date: on POSIX systems every write moves a time
     that no program can set back. Elsewhere all files are read each time.
-
-    Raises:
-        InputError: if a file cannot be read.
     """
     if not entries:
         return []
-    kept = _kept(entries)
+    kept = _kept(entries, kind)
     known: dict[str, list[object]] = {}
     with suppress(OSError, ValueError):
         known = read_json(kept)
     found = {}
-    for entry in progress(entries, desc="reading images", unit="img", disable=len(entries) < SHOWN_FROM):
+    for entry in progress(entries, desc=f"reading {kind} of files", unit="img", disable=len(entries) < SHOWN_FROM):
         stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
         before = known.get(entry.path) if isinstance(known, dict) else None
         same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns
-        found[entry.path] = [*stamps, before[-1] if same and before else _sha256(entry.path)]
+        found[entry.path] = [*stamps, before[-1] if same and before else read(entry.path)]
     if found != known:
         with atomic_path(kept) as beside:
             beside.write_text(json.dumps(found), encoding="utf-8")
-    return [str(found[entry.path][-1]) for entry in entries]
+    return [found[entry.path][-1] for entry in entries]
+
+
+def content_hashes(entries: Sequence[Entry]) -> list[str]:
+    """SHA-256 of each file.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    return facts_of_files(entries, CONTENTS, _sha256)
 
 
 def are_known(entries: Sequence[Entry]) -> bool:
     """Whether an earlier command has read these files."""
-    return bool(entries) and _kept(entries).is_file()
+    return bool(entries) and _kept(entries, CONTENTS).is_file()
 
 
-def _kept(entries: Sequence[Entry]) -> Path:
+def _kept(entries: Sequence[Entry], kind: str) -> Path:
     folder = os.path.abspath(os.path.commonpath([entry.path for entry in entries]))
-    return cache_entry("contents", folder).with_suffix(".json")
+    return cache_entry(kind, folder).with_suffix(".json")
 
 
 def _sha256(path: str) -> str:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.run_folder import RunFolder
@@ -94,7 +95,7 @@ def forgotten_names(source: Path) -> list[str]:
 
 def class_names(source: Path) -> dict[int, str]:
     """Names by id, as the model_index.json of a run or pipeline folder says; empty where it names none."""
-    return {int(i): name for i, name in (_index(source).get("id2label") or {}).items()}
+    return usable_names({int(i): name for i, name in (_index(source).get("id2label") or {}).items()})
 
 
 def class_of(source: Path, part: str) -> str | None:

@@ -21,6 +21,7 @@ from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.judge.timm_models import load_weights, timm_model
+from dualoptim_diffusion.models.images import check_images
 
 HALF = (0.5,)  # mean and std that bring [0, 1] to [-1, 1]
 
@@ -95,7 +96,12 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        """features [N, D] and logits [N, K], both on the CPU; the predicted class is the largest logit."""
+        """features [N, D] and logits [N, K], both on the CPU; the predicted class is the largest logit.
+
+        Raises:
+            InputError: if the images are not uint8 [N, 1 or 3, H, W].
+        """
+        check_images(images)
         self.network.eval()
         network: Any = self.network
         features, logits = [], []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.diffusion.process import (
     NUM_TRAIN_TIMESTEPS,
     add_noise,
@@ -61,7 +62,7 @@ class Denoiser:
     ) -> None:
         if id2label.keys() != {*range(len(id2label))} or not all(isinstance(n, str) and n for n in id2label.values()):
             raise ValueError(f"its classes must be named, with the ids 0 to {len(id2label) - 1}")
-        self.network, self.id2label, self.forgotten = network, id2label, list(forgotten)
+        self.network, self.id2label, self.forgotten = network, usable_names(id2label), list(forgotten)
         self.num_classes = len(id2label)
         self.null_class = null_class
         self.label_drop = 0.0 if null_class is None else LABEL_DROP

@@ -1,12 +1,34 @@
 """uint8 images, and what networks and people take for them."""
 
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
 
+from dualoptim_diffusion.core.errors import InputError
+
+CHANNELS = (1, 3)
+
+
+def check_images(images: Any) -> None:
+    """Checks that what somebody gives for images is uint8 [N, 1 or 3, H, W]; in another range figures would be wrong.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    is_tensor = isinstance(images, Tensor)
+    if not is_tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in CHANNELS:
+        given = f"{images.dtype} {list(images.shape)}" if is_tensor else f"a {type(images).__name__}"
+        raise InputError(
+            f"Images are given as {given}, expected a tensor torch.uint8 [N, 1 or 3, H, W] of values from 0 to 255; "
+            "from [0, 1] they are made by (x * 255).round().to(torch.uint8)."
+        )
+
 
 def encode_images(images: Tensor) -> Tensor:
     """uint8 [B, C, H, W] -> float in [-1, 1]."""
+    check_images(images)
     return images.float() / 127.5 - 1
 
 

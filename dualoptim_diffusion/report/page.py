@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.files.run_folder import grid_files
 from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
@@ -109,7 +110,7 @@ def _leaks(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if not after:
         return None
     shown = [name for name, part in after.items() if part["hits"] or before.get(name, {}).get("hits")]
-    shown = sorted({*shown, *({"null label"} & after.keys())}, key=lambda name: (-after[name]["value"], name))
+    shown = sorted({*shown, *({NULL_LABEL} & after.keys())}, key=lambda name: (-after[name]["value"], name))
     rows = [(name, *(_leak(part.get(name)) for part in (before, after))) for name in shown]
     return {"rows": rows, "others": len(after) - len(shown)}
 

@@ -36,7 +36,8 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     """Set sizes, steps, images, bytes of training state and estimated seconds of a forgetting run."""
     recipe, facts = experiment.recipe, experiment.facts
     model, not_here = _model(experiment)
-    check_model(experiment, model)
+    if not_here is None:
+        check_model(experiment, model)
     drawn = sum(len(seeds) for seeds in plan_sampling(experiment, model, experiment.protocol).values())
     batch_size = _batch_size(experiment)
     micro_batch = min(batch_size, recipe.run.micro_batch_size or batch_size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dualoptim_diffusion.core.classes import distinct_names, file_name, resolve_class
+from dualoptim_diffusion.core.classes import file_names, resolve_class
 from dualoptim_diffusion.core.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe, parse_seeds
@@ -50,7 +50,7 @@ def sample_model(
     seeds = parse_seeds(settings.seeds)
     accelerator = make_accelerator(run.device)
     model = load_model(model_folder(source), accelerator.device)
-    names = distinct_names(model.id2label)
+    names = model.id2label
     class_ids = [resolve_class(name, names) for name in class_names] or list(names)
     sha256 = model_sha256(model)
     autoencoder = autoencoder_sha256(model) if latents else None
@@ -64,8 +64,9 @@ def sample_model(
     if not accelerator.is_main_process:
         return None
     if png:
+        folders = file_names(names)
         for class_id in class_ids:
-            folder = out / "png" / file_name(names[class_id].split(",")[0])
+            folder = out / "png" / folders[class_id]
             folder.mkdir(parents=True, exist_ok=True)
             for seed, image in zip(seeds, to_pil(samples[class_id]), strict=True):
                 image.save(folder / f"{seed:06d}.png")

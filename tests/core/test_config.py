@@ -167,8 +167,9 @@ def test_classes_by_name_synonym_and_id() -> None:
     assert resolve_class("Golden Retriever", names) == 3
     assert resolve_class("lifting device", names) == 2
     assert resolve_class("0", names) == 0
-    with pytest.raises(InputError, match=r"ambiguous: 1 \(crane\), 2 \(crane, lifting device\)"):
-        resolve_class("crane", names)
+    assert resolve_class("Crane", names) == 1  # a whole name before a synonym
+    with pytest.raises(InputError, match=r"ambiguous: 0 \(crane, bird\), 1 \(crane, lifting device\)"):
+        resolve_class("crane", {0: "crane, bird", 1: "crane, lifting device"})
     with pytest.raises(InputError, match="did you mean golden retriever"):
         resolve_class("golden retreiver", names)
     assert resolve_classes(["3", "cock", "golden retriever"], names) == (0, 3)
