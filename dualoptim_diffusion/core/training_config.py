@@ -12,9 +12,9 @@ class UNetConfig(Section):
     """Architecture of a U-Net trained from scratch; the data fix its size, channels and classes."""
 
     family: Literal["ddpm"] = "ddpm"
-    width: int = Field(128, ge=2)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 2, 2), min_length=1)
-    layers_per_block: int = Field(2, ge=1)
+    width: int = Field(128, ge=2, le=2**14)
+    multipliers: tuple[Annotated[int, Field(ge=1, le=2**10)], ...] = Field((1, 2, 2, 2), min_length=1, max_length=32)
+    layers_per_block: int = Field(2, ge=1, le=100)
     attention_resolutions: tuple[int, ...] = (16,)
     mid_attention: bool = True
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -27,9 +27,9 @@ class DiTConfig(Section):
     family: Literal["dit"]
     vae: str | None = None  # an AutoencoderKL: a folder or hub id; null = pixels
     patch_size: int = Field(2, ge=1)
-    num_layers: int = Field(28, ge=1)
-    num_attention_heads: int = Field(16, ge=1)
-    attention_head_dim: int = Field(72, ge=1)
+    num_layers: int = Field(28, ge=1, le=1000)
+    num_attention_heads: int = Field(16, ge=1, le=1000)
+    attention_head_dim: int = Field(72, ge=1, le=2**14)
     learned_variance: bool = True  # twice the channels out, and the loss mse + vb; else mse alone
 
 

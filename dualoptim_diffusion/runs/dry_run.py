@@ -1,6 +1,7 @@
 """`--dry-run`: what a command would do, before it does it: counts, memory, time. Nothing is written or trained."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from accelerate import Accelerator
 
 from dualoptim_diffusion.core.config import TopFractionMask
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import recipe_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.data import data_facts, load_dataset
-from dualoptim_diffusion.data.datasets import is_decoded
+from dualoptim_diffusion.data.datasets import DataFacts, is_decoded
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule
 from dualoptim_diffusion.models.loading import load_model
@@ -20,6 +22,7 @@ from dualoptim_diffusion.runs.evaluate import plan_sampling
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.forecast import (
     bytes_of_activations,
+    machine_bytes,
     measured,
     memory,
     num_parameters,
@@ -106,7 +109,9 @@ def _made_before(experiment: Experiment, backward: float) -> dict[str, float]:
 def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[str, Any]:
     """The same of pretraining."""
     facts = data_facts(recipe.data)
-    model = new_model(recipe, facts.id2label, facts.shape)
+    model, too_large = _fresh_model(recipe, facts)
+    if too_large:
+        raise InputError(f"{too_large} Make model or data.image_size smaller.")
     _, backward = seconds_per_image(model, accelerator, recipe.run)
     name = recipe.training.optimizer
     copies: dict[str, float] = {f"optimizer ({name})": elements_of_state(name)}
@@ -208,7 +213,17 @@ def _model(experiment: Experiment) -> tuple[DenoisingModel, str | None]:
     if config.path is not None:
         return load_model(Path(config.path), null_class=config.null_class), None
     assert experiment.pretrain_recipe is not None  # the only other source of a model
-    return new_model(experiment.pretrain_recipe, experiment.facts.id2label, experiment.facts.shape), None
+    return _fresh_model(experiment.pretrain_recipe, experiment.facts)
+
+
+def _fresh_model(recipe: PretrainRecipe, facts: DataFacts) -> tuple[DenoisingModel, str | None]:
+    """The recipe's model; its outline and a sentence where this machine cannot hold it and one image's activations."""
+    with torch.device("meta") if getattr(recipe.model, "vae", None) is None else nullcontext():
+        outline = new_model(recipe, facts.id2label, facts.shape)
+    needed = 4 * num_parameters(outline.network) + bytes_of_activations(outline, 1)
+    if (there := machine_bytes()) is not None and needed > there:
+        return outline, f"The network and one image take {needed:.1e} bytes, this machine has {there:.1e}."
+    return new_model(recipe, facts.id2label, facts.shape), None
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:

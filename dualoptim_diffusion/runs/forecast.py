@@ -1,5 +1,6 @@
 """Memory and time of a run before it begins: counted, or measured on a few passes of this machine."""
 
+import os
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -27,6 +28,13 @@ def memory(network: nn.Module, copies: Mapping[str, float]) -> dict[str, Any]:
     parts = {"weights": 1.0, "gradients": 1.0, **copies}
     bytes_each = {name: round(share * count * FP32_BYTES) for name, share in parts.items()}
     return {"parameters": count, "bytes_without_activations": bytes_each | {"total": sum(bytes_each.values())}}
+
+
+def machine_bytes() -> int | None:
+    """Memory of this machine, where the system tells."""
+    names = "SC_PAGE_SIZE", "SC_PHYS_PAGES"
+    known = getattr(os, "sysconf_names", {})
+    return os.sysconf(names[0]) * os.sysconf(names[1]) if known.keys() >= {*names} else None
 
 
 def bytes_of_activations(model: DenoisingModel, batch_size: int) -> int:
