@@ -21,6 +21,8 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000  # of one class
+# Keys that came later, with their defaults: left out of the hash there, so that what was made before is found again.
+ADDED: dict[str, dict[str, Any]] = {"data": {"channels": None, "background": "white"}, "model": {"family": None}}
 LONGEST_SHOWN = 200  # characters of a value in a sentence
 
 # Which keys change nothing about results and so stay out of the hash.
@@ -233,6 +235,9 @@ def recipe_sha256(values: Mapping[str, Any]) -> str:
         section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
         for section, keys in values.items()
     }
+    for section, added in ADDED.items():
+        for key in [key for key, default in added.items() if hashed.get(section, {}).get(key) == default]:
+            hashed[section].pop(key, None)
     return json_sha256(hashed)
 
 

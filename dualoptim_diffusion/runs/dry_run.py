@@ -1,7 +1,6 @@
 """`--dry-run`: what a command would do, before it does it: counts, memory, time. Nothing is written or trained."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from accelerate import Accelerator
 from dualoptim_diffusion.core.config import TopFractionMask
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import recipe_sha256
-from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.core.training_config import ClassifierRecipe, DenoiserConfig, DiTConfig, PretrainRecipe
 from dualoptim_diffusion.data import data_facts, load_dataset
 from dualoptim_diffusion.data.datasets import DataFacts, is_decoded
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule
 from dualoptim_diffusion.models.loading import load_model
-from dualoptim_diffusion.optim.plan import elements_of_state
+from dualoptim_diffusion.optim.plan import FP32_BYTES, elements_of_state
 from dualoptim_diffusion.runs.evaluate import plan_sampling
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.forecast import (
@@ -32,6 +31,8 @@ from dualoptim_diffusion.runs.models import check_model
 from dualoptim_diffusion.runs.obtain import find_classifier, find_pretrained
 from dualoptim_diffusion.unlearning.pretraining import new_model
 
+LARGE_NETWORK = 2**27  # width^2 x depth; DiT-XL/2 has 2^25
+LARGE_IMAGE = 512  # pixels a side
 ASSUMED_DENSITY = 0.1  # share of the weights under a Fisher ratio's mask, unknown before it is made
 
 
@@ -218,12 +219,22 @@ def _model(experiment: Experiment) -> tuple[DenoisingModel, str | None]:
 
 def _fresh_model(recipe: PretrainRecipe, facts: DataFacts) -> tuple[DenoisingModel, str | None]:
     """The recipe's model; its outline and a sentence where this machine cannot hold it and one image's activations."""
-    with torch.device("meta") if getattr(recipe.model, "vae", None) is None else nullcontext():
-        outline = new_model(recipe, facts.id2label, facts.shape)
-    needed = 4 * num_parameters(outline.network) + bytes_of_activations(outline, 1)
-    if (there := machine_bytes()) is not None and needed > there:
-        return outline, f"The network and one image take {needed:.1e} bytes, this machine has {there:.1e}."
+    if (there := machine_bytes()) is not None and _may_be_large(recipe.model, facts.shape[-1]):
+        with torch.device("meta"):
+            outline = new_model(recipe, facts.id2label, facts.shape)
+        needed = FP32_BYTES * num_parameters(outline.network) + bytes_of_activations(outline, 1)
+        if needed > there:
+            return outline, f"The network and one image take {needed:.1e} bytes, this machine has {there:.1e}."
     return new_model(recipe, facts.id2label, facts.shape), None
+
+
+def _may_be_large(config: DenoiserConfig, image_size: int) -> bool:
+    """Whether it is worth counting first: by far larger than published networks in pixels or in latents."""
+    if isinstance(config, DiTConfig):
+        width, depth = config.num_attention_heads * config.attention_head_dim, config.num_layers
+    else:
+        width, depth = config.width * max(config.multipliers), config.layers_per_block * len(config.multipliers)
+    return width**2 * depth > LARGE_NETWORK or (image_size > LARGE_IMAGE and getattr(config, "vae", None) is None)
 
 
 def _updates(experiment: Experiment) -> dict[str, int]:

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualoptim_diffusion.core.classes import distinct_names, resolve_class, resolve_classes
+from dualoptim_diffusion.core.classes import resolve_class, resolve_classes, usable_names
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import rate
@@ -129,7 +129,7 @@ def _writable(text: str) -> bool:
 names = st.one_of(
     st.text(min_size=1, max_size=8), st.sampled_from(["cat", "Cat", "crane, bird", "crane", "3", "x (1)"])
 )
-labels = st.lists(names, min_size=1, max_size=6).map(lambda found: distinct_names(dict(enumerate(found))))
+labels = st.lists(names, min_size=1, max_size=6).map(lambda found: usable_names(dict(enumerate(found))))
 asked = st.one_of(st.text(max_size=8), names, st.integers().map(str), st.just("7" * 5000), st.just("٣"))
 
 

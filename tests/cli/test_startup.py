@@ -42,7 +42,7 @@ def places(finished: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("startup")
     for name in ("cat", "dog"):
         (out / "data" / "train" / name).mkdir(parents=True)
-        (out / "data" / "train" / name / "0.png").touch()
+        (out / "data" / "train" / name / "0.png").write_bytes(b"not opened")
     photos = out / "photos.yaml"
     photos.write_text(
         f"data: {{name: image_folder, path: {out / 'data'}}}\n"

@@ -154,6 +154,7 @@ def hidden(root: Path) -> None:
 def deeper(root: Path) -> None:
     (root / "train" / "cat" / "2019" / "may").mkdir(parents=True)
     Image.fromarray(COLOURS).save(root / "train" / "cat" / "2019" / "may" / "0.png")
+    (root / "train" / "cat" / "empty.png").mkdir()
     (root / "train" / "cat" / "2019" / "back").symlink_to(root / "train" / "cat", target_is_directory=True)
 
 
@@ -165,7 +166,11 @@ def others(root: Path) -> None:
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "hidden files and folders": (hidden, 10, "10 colour images of 2 classes"),
-    "images further down, and a link to a folder above": (deeper, 11, "11 colour images of 2 classes"),
+    "images further down, a folder called like one, and a link to a folder above": (
+        deeper,
+        11,
+        "11 colour images of 2 classes",
+    ),
     "files that are no images": (others, 10, "2 files skipped"),
 }
 

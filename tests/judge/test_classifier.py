@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from dualoptim_diffusion.core.classes import CIFAR10 as NAMES
-from dualoptim_diffusion.core.classes import NONE_OF_THESE, distinct_names, resolve_class, same_classes
+from dualoptim_diffusion.core.classes import NONE_OF_THESE, resolve_class, same_classes, usable_names
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.training_config import ClassifierConfig, ClassifierRecipe, ClassifierTrainingConfig
@@ -197,7 +197,7 @@ def test_a_judge_of_imagenet_knows_classes_by_id_though_a_few_names_differ_and_t
         match_classes(alike, {5: "crane"})
     swapped = names | {0: names[1], 1: names[0]}
     assert not same_classes(names, swapped)
-    assert distinct_names({0: "crane", 1: "cat", 2: "crane"}) == {0: "crane (0)", 1: "cat", 2: "crane (2)"}
+    assert usable_names({0: "crane", 1: "cat", 2: "crane"}) == {0: "crane (0)", 1: "cat", 2: "crane (2)"}
     assert resolve_class("Crane (134)", names) == 134
     with pytest.raises(InputError, match=r"ambiguous: 134 \(crane\), 517"):
         resolve_class("crane", names)
