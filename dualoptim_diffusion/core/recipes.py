@@ -232,13 +232,15 @@ def _is_shared(fields: BaseModel, key: str) -> bool:
 def recipe_sha256(values: Mapping[str, Any]) -> str:
     """Hash of a resolved recipe, without what cannot change results."""
     hashed = {
-        section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
+        section: {key: value for key, value in keys.items() if not _is_left_out(section, key, value)}
         for section, keys in values.items()
     }
-    for section, added in ADDED.items():
-        for key in [key for key, default in added.items() if hashed.get(section, {}).get(key) == default]:
-            hashed[section].pop(key, None)
     return json_sha256(hashed)
+
+
+def _is_left_out(section: str, key: str, value: Any) -> bool:
+    added = ADDED.get(section, {})
+    return key in UNHASHED.get(section, ()) or (key in added and value == added[key])
 
 
 def parse_seeds(text: str) -> list[int]:
