@@ -47,7 +47,7 @@ def usable_names(names: Mapping[int, str]) -> dict[int, str]:
 
 def composed(name: str) -> str:
     """One form (NFC) of a name that Unicode can write in several, with escapes for what no terminal should be given."""
-    return printable(unicodedata.normalize("NFC", name))
+    return unicodedata.normalize("NFC", printable(unicodedata.normalize("NFC", name)))  # an escape may compose again
 
 
 def file_names(names: Mapping[int, str]) -> dict[int, str]:
