@@ -25,7 +25,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """Hash of a file, or of all files of a folder with their names."""
+    return folder_sha256(path, "") if path.is_dir() else file_sha256(path)
+
+
 def folder_sha256(folder: Path, suffix: str) -> str:
     """Hash of the names and bytes of all files with this suffix, wherever the folder lies."""
-    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob(f"*{suffix}"))}
-    return json_sha256(files)
+    files = [path for path in sorted(folder.rglob(f"*{suffix}")) if path.is_file()]
+    return json_sha256({str(path.relative_to(folder)): file_sha256(path) for path in files})

@@ -26,10 +26,9 @@ from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.report import write_report
 from dualoptim_diffusion.runs.controls import Controls, open_controls
-from dualoptim_diffusion.runs.evaluate import check_judge
+from dualoptim_diffusion.runs.evaluate import JUDGE, check_judge, open_classifier
 from dualoptim_diffusion.runs.experiment import Experiment
-from dualoptim_diffusion.runs.models import OpenedModel, check_origin, open_both_models
-from dualoptim_diffusion.runs.obtain import obtain_classifier
+from dualoptim_diffusion.runs.models import OpenedModel, open_both_models
 from dualoptim_diffusion.unlearning.saliency import load_mask
 
 Audit = dict[str, Any]
@@ -108,8 +107,8 @@ def _open(
 ) -> tuple[AuditContext, list[AuditedModel], list[str]]:
     """The context, its models, and where the controls come from."""
     recipe, accelerator = experiment.recipe, experiment.accelerator
-    classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
-    check_origin(folder, "classifier_sha256", classifier.sha256, "classifier")
+    classifier = open_classifier(experiment)
+    folder.check_origin("classifier_sha256", classifier.sha256, "classifier", JUDGE)
     check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     ids = match_classes(classifier, experiment.labels)
     models = list(open_both_models(experiment, folder).items())

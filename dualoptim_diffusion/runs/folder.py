@@ -40,6 +40,8 @@ def check_out(
         raise InputError(f"The run folder {out} exists; use --resume to continue, --overwrite, or another --out.")
     if recipe_sha256(read_yaml(folder.recipe)) != experiment.recipe_sha256:
         raise InputError(f"The run in {out} was started with another recipe or class; use --overwrite to start again.")
+    if "data_sha256" in folder.read_provenance():
+        folder.check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -53,7 +53,9 @@ class Forgetting:
     @property
     def identity(self) -> dict[str, str]:
         """By name, the hash of each thing that the result depends on."""
-        identity = {"recipe": self.experiment.recipe_sha256, "base model": self.base_sha256}
+        experiment = self.experiment
+        identity = {"recipe": experiment.recipe_sha256, "base model": self.base_sha256}
+        identity["data set"] = experiment.train_set.sha256
         return identity | ({"mask": weights_sha256(self.mask)} if self.mask else {})
 
     def encode(self) -> None:
@@ -146,7 +148,8 @@ def forget(
         model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
         save_model(model, folder.model, experiment.accelerator)
         if experiment.accelerator.is_main_process:
-            write_json(folder.provenance, origin | {"model_sha256": model_sha256(model)})
+            made = {"model_sha256": model_sha256(model), "model_files": folder.model_files_sha256()}
+            write_json(folder.provenance, origin | made)
         return evaluate_run(experiment, folder, setup)
 
 
@@ -156,6 +159,7 @@ def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]
     return describe_origin(experiment.accelerator.device) | {
         "recipe_sha256": experiment.recipe_sha256,
         "seed": experiment.recipe.run.seed,
+        "data_sha256": experiment.data_sha256,
         "base_model_sha256": forgetting.base_sha256,
         "classifier_sha256": setup.classifier.sha256,
         "features_sha256": setup.extractor.sha256,
