@@ -45,17 +45,3 @@ def locked_run(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def locked_cache(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
-    """Keeps other commands from making the same cache entry at the same time; they wait and then find it."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-    if accelerator.is_main_process:
-        lock.acquire()
-    try:
-        accelerator.wait_for_everyone()
-        yield
-    finally:
-        lock.release()

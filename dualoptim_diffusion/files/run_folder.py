@@ -47,6 +47,7 @@ class RunFolder:
         self.mask = path / "mask.safetensors"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.model_index = self.model / "model_index.json"
         self.model_card = self.model / "README.md"
         self.samples = path / "samples"
         self.best = path / "best"
@@ -66,11 +67,6 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether a run has begun here."""
         return self.recipe.is_file() and self.provenance.is_file()
-
-    @property
-    def holds_model(self) -> bool:
-        """Whether its model was saved; a folder appears whole or not at all."""
-        return (self.model / "model_index.json").is_file()
 
     def model_files_sha256(self) -> str | None:
         """Hash of the weight files in its model; None where there are none."""

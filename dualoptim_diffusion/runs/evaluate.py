@@ -28,7 +28,7 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_sha256,
 )
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, place_for
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
 from dualoptim_diffusion.files.results_file import Results
@@ -189,7 +189,8 @@ def sample_both(experiment: Experiment, folder: RunFolder) -> SamplePair:
     found = {}
     for role, (model, sha256) in models.items():
         key = repr(describe(model, sha256, settings))
-        place = cache_entry("samples", key) if role == "original" else _samples_folder(folder, settings)
+        kept = role == "original"
+        place = place_for(cache_entry("samples", key)) if kept else _samples_folder(folder, settings)
         with timed(title := f"sampling, {role}"):
             found[role] = draw_samples(place, model, sha256, seeds, settings, experiment.accelerator, title)
     return SamplePair(found["original"], found["unlearned"])

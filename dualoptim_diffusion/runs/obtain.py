@@ -25,10 +25,9 @@ from dualoptim_diffusion.evaluation.features import (
     with_full_contrast_bgr,
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
-from dualoptim_diffusion.files.cache import cache_entry
-from dualoptim_diffusion.files.locks import locked_cache
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make_folder, read_kept
 from dualoptim_diffusion.files.run_folder import RunFolder
-from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
+from dualoptim_diffusion.judge.classifier import CLASSIFIER, Classifier, new_classifier
 from dualoptim_diffusion.judge.training import train_classifier
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.models.loading import load_model, save_model
@@ -110,15 +109,17 @@ def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining continues."""
-    folder, inputs = _pretraining(recipe, dataset)
-    with locked_cache(folder.path, accelerator):
-        if not folder.holds_model:
-            checkpointer = Checkpointer(folder.checkpoints, inputs, recipe.run.checkpoint_every)
-            model = pretrain(recipe, dataset, accelerator, folder, checkpointer, stop_after)
-            save_model(model, folder.model, accelerator)
-            if accelerator.is_main_process:
-                shutil.rmtree(folder.checkpoints)
-    return folder.model
+    entry, inputs = _pretraining(recipe, dataset)
+
+    def make(path: Path) -> None:
+        folder = RunFolder(path.parent)
+        checkpointer = Checkpointer(folder.checkpoints, inputs, recipe.run.checkpoint_every)
+        model = pretrain(recipe, dataset, accelerator, folder, checkpointer, stop_after)
+        save_model(model, path, accelerator)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder.checkpoints)
+
+    return get_or_make_folder(entry.model, entry.model_index.name, make, accelerator)
 
 
 def contents_of(section: Mapping[str, Any]) -> dict[str, str]:
@@ -131,9 +132,9 @@ def contents_of(section: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_pretrained(recipe: PretrainRecipe, dataset: ImageSet) -> Path | None:
-    """That folder, if the model has been made."""
+    """That folder, if the model has been made and is sound."""
     folder, _ = _pretraining(recipe, dataset)
-    return folder.model if folder.holds_model else None
+    return folder.model if read_kept(folder.model, lambda path: folder.model_index.stat()) else None
 
 
 def _pretraining(recipe: PretrainRecipe, dataset: ImageSet) -> tuple[RunFolder, dict[str, str]]:
@@ -202,12 +203,12 @@ def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator
 
     One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
     """
-    folder = find_classifier(recipe)
-    with locked_cache(folder, accelerator):
-        if accelerator.is_main_process and not folder.is_dir():
-            _make_classifier(recipe, accelerator.device).save(folder)
-        accelerator.wait_for_everyone()
-    return folder
+
+    def make(path: Path) -> None:
+        if accelerator.is_main_process:
+            _make_classifier(recipe, accelerator.device).save(path)
+
+    return get_or_make_folder(find_classifier(recipe), CLASSIFIER, make, accelerator)
 
 
 def _make_classifier(recipe: ClassifierRecipe, device: torch.device) -> Classifier:
