@@ -1,6 +1,7 @@
 """The command line: a file for each verb. Torch is imported after parsing, so that help is instant."""
 
 import logging
+import os
 import signal
 import sys
 
@@ -20,6 +21,7 @@ from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists t
     classes,
 )
 from dualoptim_diffusion.cli.options import app
+from dualoptim_diffusion.core.environment import settle_streams
 from dualoptim_diffusion.core.errors import (
     EXIT_DIVERGED,
     EXIT_FAILED,
@@ -30,7 +32,7 @@ from dualoptim_diffusion.core.errors import (
     Stopped,
     reason,
 )
-from dualoptim_diffusion.core.terminal import say, survive_encodings
+from dualoptim_diffusion.core.terminal import say
 
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -43,7 +45,7 @@ LESS = (
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it: warnings of 4-bit kernels
-    survive_encodings()
+    settle_streams()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
@@ -56,6 +58,9 @@ def main() -> None:
     except Stopped as stop:
         say(f"{stop} Run the command again to continue (forget: with --resume).")
         sys.exit(EXIT_STOPPED)
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
     except OSError as error:
         remedy = "; choose another path." if isinstance(error, WRONG_PATH) else ""
         say(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + remedy)

@@ -210,15 +210,16 @@ def has_sha256(values: Mapping[str, Any], sha256: str) -> bool:
 
 def _hashed(values: Mapping[str, Any]) -> dict[str, Any]:
     """What of a recipe acts on results."""
-    hashed = {
-        section: {key: value for key, value in keys.items() if key not in UNHASHED.get(section, ())}
+    return {
+        section: {key: value for key, value in keys.items() if not _is_left_out(section, key, value)}
         for section, keys in values.items()
         if isinstance(keys, Mapping)
     }
-    for section, added in ADDED.items():
-        for key in [key for key, default in added.items() if hashed.get(section, {}).get(key, ...) == default]:
-            del hashed[section][key]
-    return hashed
+
+
+def _is_left_out(section: str, key: str, value: Any) -> bool:
+    added = ADDED.get(section, {})
+    return key in UNHASHED.get(section, ()) or (key in added and value == added[key])
 
 
 def parse_seeds(text: str) -> list[int]:

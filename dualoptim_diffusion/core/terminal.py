@@ -1,6 +1,5 @@
 """What a command says while it works, on stderr: sentences, and how far it is."""
 
-import io
 import re
 import sys
 import unicodedata
@@ -37,13 +36,6 @@ def say(text: str) -> None:
 def say_once(text: str) -> None:
     """What is true for as long as the process runs."""
     say(text)
-
-
-def survive_encodings() -> None:
-    """Characters that the output's encoding has not are written as escapes; by default Python ends there."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def progress(*arguments: Any, **options: Any) -> "tqdm[Any]":

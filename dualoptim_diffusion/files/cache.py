@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dualoptim_diffusion.core.environment import home
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import content_sha256, digest
 from dualoptim_diffusion.core.terminal import say
@@ -34,7 +35,7 @@ Content = TypeVar("Content")
 
 def cache_folder() -> Path:
     """$DUALOPTIM_CACHE, or a folder in ~/.cache."""
-    return Path(os.environ.get("DUALOPTIM_CACHE") or Path.home() / ".cache" / "dualoptim_diffusion")
+    return Path(os.environ.get("DUALOPTIM_CACHE") or home() / ".cache" / "dualoptim_diffusion")
 
 
 def cache_entry(kind: str, *parts: str) -> Path:

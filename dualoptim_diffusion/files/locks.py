@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.atomic import end_exchange
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,6 +43,9 @@ def locked_run(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
     if any_process(taken, accelerator):
         raise InputError(f"Another run is writing to {folder}; wait until it has ended, or name another folder.")
     try:
+        if accelerator.is_main_process:
+            end_exchange(folder)
+        accelerator.wait_for_everyone()
         yield
     finally:
         lock.release()

@@ -8,6 +8,7 @@ from typing import Any
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import folder_sha256
 from dualoptim_diffusion.core.recipes import has_sha256, read_yaml
+from dualoptim_diffusion.files.atomic import NEXT, files_seen, seen
 from dualoptim_diffusion.files.audit_file import Audit
 from dualoptim_diffusion.files.json_files import read_checked, read_json
 from dualoptim_diffusion.files.metrics import parse_metrics
@@ -60,8 +61,13 @@ class RunFolder:
         self.report = path / "report.html"
 
     @property
+    def place(self) -> Path:
+        """Where it lies once it is whole."""
+        return self.path.parent if self.path.name == NEXT else self.path
+
+    @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self.place.resolve().name
 
     @property
     def is_run(self) -> bool:
@@ -103,7 +109,7 @@ class RunFolder:
             InputError: if a file is damaged.
         """
         found: list[Results] = []
-        for path in sorted(self.evaluations.glob("*.json")):
+        for path in files_seen(self.evaluations, ".json"):
             with _damaged(path, f"delete it, or evaluate {self.path} in that way again"):
                 found.append(read_checked(path, Results))
         return found
@@ -114,7 +120,7 @@ class RunFolder:
         Raises:
             InputError: if it is damaged.
         """
-        if not self.audit.is_file():
+        if not seen(self.audit).is_file():
             return None
         with _damaged(self.audit, f"delete it and run `dualoptim audit {self.path}` again"):
             content: dict[str, Any] = read_checked(self.audit, Audit)
@@ -182,7 +188,7 @@ class RunFolder:
         recorded = provenance.get("recipe_sha256")
         foreign = [self.recipe] if recipe and recorded and not has_sha256(recipe, str(recorded)) else []
         model = self.model_files_sha256() if self.is_run else None
-        figures = (self.results, self.audit, *sorted(self.evaluations.glob("*.json")))
+        figures = (self.results, self.audit, *files_seen(self.evaluations, ".json"))
         found = {self.model: model} | {path: self.optional(path).get("model_files") for path in figures}
         named = provenance.get("model_files", model)
         foreign += [path for path, sha256 in found.items() if None not in (sha256, named) and sha256 != named]

@@ -19,6 +19,7 @@ from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.evaluation import match_classes
+from dualoptim_diffusion.files.atomic import together
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.files.json_files import read_json, write_json
 from dualoptim_diffusion.files.locks import locked_run
@@ -96,9 +97,10 @@ def audit(
         earlier = _earlier(folder, content)
         content |= {"plain": plain, "probes": {n: part for n in PROBES if (part := found.get(n) or earlier.get(n))}}
         content |= _verdict(content["probes"], sources) | {"model_files": folder.model_files_sha256()}
-        write_json(folder.audit, content)
-        if folder.results.is_file():
-            write_report(run)
+        with together():
+            write_json(folder.audit, content)
+            if folder.results.is_file():
+                write_report(run)
     return content
 
 

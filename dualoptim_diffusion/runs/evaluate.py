@@ -28,6 +28,7 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_sha256,
 )
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
+from dualoptim_diffusion.files.atomic import together
 from dualoptim_diffusion.files.cache import cache_entry, place_for
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
@@ -231,14 +232,15 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
         results["selection"] = selection
     if accelerator.is_main_process:
         results["model_files"] = folder.model_files_sha256()
-        write_json(folder.results if own else folder.evaluation(results["protocol_hash"]), results)
-        if own:
-            before, after = (drawn.of(list(labels)) for drawn in samples)
-            draw_grid(folder.grid, before, after, labels, experiment.forget_classes)
-        if folder.results.is_file():
-            write_report(folder.path)
+        with together():
+            write_json(folder.results if own else folder.evaluation(results["protocol_hash"]), results)
+            if own:
+                before, after = (drawn.of(list(labels)) for drawn in samples)
+                draw_grid(folder.grid, before, after, labels, experiment.forget_classes)
+            if own or folder.results.is_file():
+                write_report(folder.path)
         for sentence in collapses(unlearned.figures, original.figures):
-            say(f"Warning: {sentence} Open {folder.grid} before believing FA.")
+            say(f"Warning: {sentence} Open {folder.place / folder.grid.name} before believing FA.")
     accelerator.wait_for_everyone()
     return results
 

@@ -10,6 +10,7 @@ from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.core.timing import timed, timings
 from dualoptim_diffusion.data import Batches
 from dualoptim_diffusion.evaluation import match_classes
+from dualoptim_diffusion.files.atomic import exchange
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
 from dualoptim_diffusion.files.results_file import Results
@@ -125,9 +126,8 @@ def forget(
     """
     experiment.check_states(has_mask=mask_path is not None)
     check_tracker(experiment.recipe.run.tracker)
-    folder = RunFolder(out)
     with locked_run(out, experiment.accelerator), timings():
-        check_out(folder, experiment, resume, overwrite, mask_path)
+        folder = check_out(RunFolder(out), experiment, resume, overwrite, mask_path)
         base = open_base_model(experiment)
         with timed("classifier"):
             setup = open_evaluation(experiment)
@@ -150,7 +150,11 @@ def forget(
         if experiment.accelerator.is_main_process:
             made = {"model_sha256": model_sha256(model), "model_files": folder.model_files_sha256()}
             write_json(folder.provenance, origin | made)
-        return evaluate_run(experiment, folder, setup)
+        results = evaluate_run(experiment, folder, setup)
+        if folder.path != out and experiment.accelerator.is_main_process:
+            exchange(out)
+        experiment.accelerator.wait_for_everyone()
+        return results
 
 
 def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]:

@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.core.allocator import keep_freed_memory
 from dualoptim_diffusion.core.config import DataConfig, EvaluationConfig, ModelConfig
+from dualoptim_diffusion.core.environment import drop_stray_launcher
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import content_sha256
 from dualoptim_diffusion.core.places import is_place
@@ -50,6 +51,7 @@ def make_accelerator(device: str) -> Accelerator:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
         raise InputError(f"run.device is {device!r}, but this machine has none; use run.device=auto or cpu.")
+    drop_stray_launcher()
     # accelerate lets processes meet on a CPU only where it is told to use one
     on_cpu = device == "cpu" or (device == "auto" and not any(available.values()))
     if on_cpu:

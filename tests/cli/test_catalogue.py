@@ -263,10 +263,12 @@ case("an unknown section names the nearest", f"{FORGET} metod.name=sfron", "ther
 for override in ("method.forget_lr", "forget_lr=1", "=1", "method.=1"):
     case(f"the override {override} is of no form", f"{FORGET} {override}", repr(override), "such as method.forget_lr=")
 case("an override that is no YAML is refused", f"{FORGET} 'method.num_steps=[a'", "'[a'", "cannot be read")
-case("an override that is no date is refused", f"{FORGET} method.num_steps=2020-13-45", "'2020-13-45'", "cannot be read")
-case("an override with a python object is refused", f"{FORGET} 'method.num_steps=!!python/name:os.system x'", "os.system",
+case("an override that is no date is refused", f"{FORGET} method.num_steps=2020-13-45", "'2020-13-45'",
      "cannot be read")
-case("a list of thousands of levels is refused", f"{FORGET} 'method.num_steps={'[' * 3000}'", "method.num_steps", "nested")
+case("an override with a python object is refused", f"{FORGET} 'method.num_steps=!!python/name:os.system x'",
+     "os.system", "cannot be read")
+case("a list of thousands of levels is refused", f"{FORGET} 'method.num_steps={'[' * 3000}'", "method.num_steps",
+     "nested")
 
 # Recipes: files.
 for section in ("data", "model", "method", "evaluation"):
