@@ -66,11 +66,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _replace(beside, path)
         else:
             waiting[path] = beside
-    except SafetensorError as error:  # it wraps what the system said, such as a full disk
+    except BaseException as error:
         _delete(beside)
-        raise InputError(f"{path} cannot be written: {error}. What was there before is unchanged.") from None
-    except BaseException:
-        _delete(beside)
+        if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.filename is None):  # a full disk
+            said = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path} cannot be written: {said}. What was there before is unchanged.") from None
         raise
 
 

@@ -32,6 +32,8 @@ PROBE = 2**16  # bytes that must fit where something is to be kept
 
 Content = TypeVar("Content")
 
+_unkept: set[Path] = set()  # cache folders of which this process has said that they cannot be written
+
 
 def cache_folder() -> Path:
     """$DUALOPTIM_CACHE, or a folder in ~/.cache."""
@@ -72,7 +74,7 @@ def keep(path: Path, content: Content, write: Callable[[Path, Content], object])
             write(beside, content)
             _seal(path, content_sha256(beside))  # first, so that no whole entry is ever without
     except (OSError, InputError) as error:
-        _say_once(f"The cache {cache_folder()} cannot be written ({reason(error)}); going on without keeping.")
+        _say_unkept(error)
 
 
 def get_or_make(
@@ -132,11 +134,10 @@ def get_or_make_folder(path: Path, marker: str, make: Callable[[Path], None], ac
         `path`, or, where nothing can be written there, a folder that goes with this process.
     """
     with locked_cache(path, accelerator):
-        for place in (path, path if accelerator.num_processes > 1 else place_for(path)):
-            found = read_kept(place, lambda folder: (folder / marker).stat(), quiet=not accelerator.is_main_process)
-            accelerator.wait_for_everyone()
-            if found is not None:
-                return place
+        if _is_sound(place := path, marker, accelerator):
+            return place
+        if accelerator.num_processes == 1 and _is_sound(place := place_for(path, copy=False), marker, accelerator):
+            return place
         make(place)
         if accelerator.is_main_process:
             _seal(place, content_sha256(place))
@@ -144,19 +145,32 @@ def get_or_make_folder(path: Path, marker: str, make: Callable[[Path], None], ac
     return place
 
 
-def place_for(entry: Path) -> Path:
-    """The entry's path to write below; where that is impossible, a copy of it that goes with this process."""
+def _is_sound(folder: Path, marker: str, accelerator: "Accelerator") -> bool:
+    found = read_kept(folder, lambda path: (path / marker).stat(), quiet=not accelerator.is_main_process)
+    accelerator.wait_for_everyone()  # all have read before one writes
+    return found is not None
+
+
+def place_for(entry: Path, copy: bool = True) -> Path:
+    """The entry's path to write below; where that is impossible, a place that goes with this process.
+
+    Args:
+        copy: what the entry holds lies there too.
+    """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=entry if entry.is_dir() else entry.parent) as file:
             file.write(bytes(PROBE))
         return entry
     except OSError as error:
-        _say_once(f"The cache {cache_folder()} cannot be written ({reason(error)}); going on without keeping.")
+        _say_unkept(error)
     place = Path(_own_folder().name) / entry.relative_to(cache_folder())
-    if not place.exists() and entry.is_dir():
-        shutil.copytree(entry, place)
     place.parent.mkdir(parents=True, exist_ok=True)
+    if copy and entry.is_dir() and not place.exists():
+        try:
+            shutil.copytree(entry, place)
+        except OSError:
+            shutil.rmtree(place)  # it is made anew
     return place
 
 
@@ -201,6 +215,8 @@ def _own_folder() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="dualoptim-")
 
 
-@cache
-def _say_once(sentence: str) -> None:
-    say(sentence)
+def _say_unkept(error: BaseException) -> None:
+    """Says once that the cache cannot be written."""
+    if (folder := cache_folder()) not in _unkept:
+        _unkept.add(folder)
+        say(f"The cache {folder} cannot be written ({reason(error)}); going on without keeping.")

@@ -39,8 +39,9 @@ def sample_model(
     Raises:
         InputError: for an unknown class, a wrong setting, no model, or samples of another kind in `out`.
     """
-    recipe = RunFolder(source).recipe
-    stored = load_recipe(ForgetRecipe, str(recipe)) if recipe.is_file() else None
+    run_folder = RunFolder(source)
+    run_folder.check_whole()
+    stored = load_recipe(ForgetRecipe, str(run_folder.recipe)) if run_folder.recipe.is_file() else None
     defaults = stored.sampling.model_dump() if stored else {}
     try:
         settings = SamplingConfig(**{**defaults, **named})

@@ -230,7 +230,7 @@ def test_a_recipe_makes_no_python_objects(dualoptim: Run, recipes: Path, tmp_pat
     recipe.write_text(f"run: !!python/{tag} [{str(tmp_path / 'made')!r}]\n")
     for verb in ("forget", "pretrain", "train-classifier", "classes", "encode", "saliency"):
         refused(dualoptim(verb, recipe), f"python/{tag}")
-    refused(dualoptim("forget", recipes / "tiny.yaml", f"run.device=!!python/{tag} ['x']"), "quote it")
+    refused(dualoptim("forget", recipes / "tiny.yaml", f"method.num_steps=!!python/{tag} ['x']"), "cannot be read")
     assert list(tmp_path.iterdir()) == [recipe]
 
 
