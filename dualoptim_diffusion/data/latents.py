@@ -100,16 +100,21 @@ class LatentCache:
         elif lacking:
             self._folder.refuse(f"lacks the shard {lacking[0]} of its {MANIFEST}; delete the folder")
         else:
-            self._shards = {name: count for name, count in shards.items() if self._is_unchanged(name)}
+            self._shards = shards
+            self._drop_damaged()
 
-    def _is_unchanged(self, name: str) -> bool:
-        """Whether a file has the hash that the manifest names, if it names one; otherwise it goes."""
-        path = self.folder / name
-        if self._sha256.get(name) in (None, content_sha256(path)):
-            return True
-        say(f"{path} is damaged; its latents are encoded anew.")
-        path.unlink(missing_ok=True)
-        return False
+    def _drop_damaged(self) -> None:
+        """Deletes the files that do not have the hash that the manifest names."""
+        paths = [self.folder / name for name in self._shards]
+        damaged = [path for path in paths if self._sha256.get(path.name) not in (None, content_sha256(path))]
+        self._accelerator.wait_for_everyone()  # all have read them
+        for path in damaged:
+            del self._shards[path.name]
+            if self._accelerator.is_main_process:
+                say(f"{path} is damaged; its latents are encoded anew.")
+                path.unlink()
+        if damaged and self._accelerator.is_main_process:
+            self._write_manifest()
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor, ShardRows]:
