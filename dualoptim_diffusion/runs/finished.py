@@ -30,7 +30,7 @@ def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = 
     folder = RunFolder(run)
     for override in overrides:
         if override.partition(".")[0] not in allowed and override.partition("=")[0] not in PLACES:
-            named = ", ".join([*([" and ".join(allowed)] if allowed else []), "data.path", "model.path"])
+            named = " and ".join(allowed or ("data.path", "model.path"))
             raise InputError(f"{override!r} would change how the run was made; override {named} alone.")
     if not folder.recipe.is_file():
         raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")

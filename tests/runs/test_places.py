@@ -52,7 +52,7 @@ CASES = [
     Case("an audit takes a judge's folder", f"{AUDIT} {HERE} evaluation.classifier=$judge", empty_cache=True),
     Case("grid takes a base model's folder", f"grid $run {HERE} model.path=$base", empty_cache=True),
     Case("another base model is refused", f"evaluate $run {HERE} model.path=$run", "made to forget 'cat' already"),
-    Case("what made the run stays", f"grid $run {HERE} method.num_steps=2", "override data.path, model.path alone"),
+    Case("what made the run stays", f"grid $run {HERE} method.num_steps=2", "override data.path and model.path alone"),
 ]
 
 
