@@ -140,7 +140,8 @@ def get_or_make_folder(path: Path, marker: str, make: Callable[[Path], None], ac
             return place
         make(place)
         if accelerator.is_main_process:
-            _seal(place, content_sha256(place))
+            with suppress(OSError, InputError):  # the next command that reads it does so
+                _seal(place, content_sha256(place))
         accelerator.wait_for_everyone()
     return place
 
