@@ -52,7 +52,7 @@ def audit(
     starting(f"Auditing {run}")
     from dualoptim_diffusion.report.audits import text
     from dualoptim_diffusion.runs import audit as runs_audit
-    from dualoptim_diffusion.runs.experiment import open_run
+    from dualoptim_diffusion.runs.finished import open_run
 
     experiment = open_run(run, others, allowed=("audit", "sampling"))
     probes = [option.value for option in probe or ()]

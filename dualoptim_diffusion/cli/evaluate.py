@@ -33,12 +33,13 @@ def evaluate(
 
     With overrides that change what is measured, the figures are added to the run and to its report.
 
-    Overrides may change the sections sampling and evaluation alone: the run was made with the others.
+    Overrides may change the sections sampling and evaluation alone: the run was made with the others. data.path and
+    model.path say where the images and the base model lie now.
     """
     starting(f"Evaluating {run}")
     from dualoptim_diffusion.report import table
     from dualoptim_diffusion.runs.evaluate import evaluate_again
-    from dualoptim_diffusion.runs.experiment import open_run
+    from dualoptim_diffusion.runs.finished import open_run
 
     words = [*(overrides or ()), *inception(inception_weights)]
     experiment = open_run(run, words, allowed=("sampling", "evaluation"))

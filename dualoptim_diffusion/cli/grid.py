@@ -18,6 +18,10 @@ from dualoptim_diffusion.core.errors import InputError
 @app.command()
 def grid(
     run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Where things lie now, such as data.path=FOLDER."),
+    ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="A class to show; repeat for several [up to 12: all].")
     ] = None,
@@ -39,10 +43,10 @@ def grid(
     for path in () if out is None else grid_files(out)[: 1 if contact_sheet else None]:
         refuse_existing(path, overwrite)
     starting(f"Drawing the images of {run}")
-    from dualoptim_diffusion.runs.experiment import open_run
+    from dualoptim_diffusion.runs.finished import open_run
     from dualoptim_diffusion.runs.grid import draw_run_grid, draw_run_sheet
 
-    experiment = open_run(run)
+    experiment = open_run(run, overrides or ())
     if contact_sheet is not None:
         written = draw_run_sheet(experiment, run, contact_sheet, out)
     else:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dualoptim_diffusion.core.places import is_place
 from dualoptim_diffusion.core.schedules import ScheduleName
 
 
@@ -240,7 +241,7 @@ class EvaluationConfig(Section):
         """Whether the features are those of a network that a recipe of train-classifier makes, or has made."""
         if self.features in ("inception", "classifier"):  # whatever folders there are
             return False
-        return self.features.endswith((".yaml", ".yml")) or Path(self.features).is_dir()
+        return self.features.endswith((".yaml", ".yml")) or is_place(self.features)
 
     @model_validator(mode="after")
     def _best_needs_every(self) -> "EvaluationConfig":

@@ -6,14 +6,16 @@ An unknown key is an error that names the nearest one; `section.key=value` overr
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.errors import InputError, nearest
 from dualoptim_diffusion.core.hashes import json_sha256
+from dualoptim_diffusion.core.places import locate, without_places
 from dualoptim_diffusion.core.plain_yaml import parse_yaml, read_yaml_file
+from dualoptim_diffusion.core.sections import complaint, is_text
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 
 Recipe = TypeVar("Recipe", ForgetRecipe, PretrainRecipe, ClassifierRecipe)
@@ -23,7 +25,6 @@ MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000  # of one class
 # Keys that came later, with their defaults: left out of the hash there, so that what was made before is found again.
 ADDED: dict[str, dict[str, Any]] = {"data": {"channels": None, "background": "white"}, "model": {"family": None}}
-LONGEST_SHOWN = 200  # characters of a value in a sentence
 
 # Which keys change nothing about results and so stay out of the hash.
 UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}
@@ -36,14 +37,14 @@ def recipe_folder() -> Path:
 
 
 def find_recipe(name: str, beside: Path | None = None) -> Path:
-    """The file of a recipe given by path, by a name relative to another recipe, or by a packaged name.
+    """The file of a recipe given by path, by a name beside another recipe, or by a packaged name.
 
     Raises:
         InputError: if there is none; the nearest packaged names are listed.
     """
     packaged = recipe_folder()
     stem = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
-    candidates = [beside.parent / stem, packaged / stem, Path(name)] if beside else [Path(name), packaged / stem]
+    candidates = [beside.parent / stem if beside else Path(name), packaged / stem]
     for candidate in candidates:
         if candidate.is_file() and not (beside and candidate.resolve() == beside.resolve()):
             return candidate
@@ -64,21 +65,28 @@ def load_recipe(kind: type[Recipe], name: str, overrides: Sequence[str] = (), be
         InputError: one sentence with the key, its value and what was expected.
     """
     path = find_recipe(name, beside)
-    return parse_recipe(kind, _read(path), overrides, f"Recipe {path}")
+    return parse_recipe(kind, _read(path), overrides, f"Recipe {path}", path)
 
 
-def parse_recipe(kind: type[Parsed], values: dict[str, Any], overrides: Sequence[str], title: str) -> Parsed:
-    """Sections as plain data, overridden and checked; `title` begins the sentence about what is wrong.
+def parse_recipe(
+    kind: type[Parsed], values: dict[str, Any], overrides: Sequence[str], title: str, path: Path | None = None
+) -> Parsed:
+    """Sections as plain data, overridden and checked.
+
+    Args:
+        title: begins the sentence about what is wrong.
+        path: of the recipe; words in overrides are looked up beside it, paths in the working directory.
 
     Raises:
         InputError: as `load_recipe`.
     """
     for override in overrides:
         _apply(kind, values, override)
+    locate(values, Path.cwd(), lambda word: _find_word(word, path), {o.partition("=")[0] for o in overrides})
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{title}: {_sentence(kind, error)}") from None
+        raise InputError(f"{title}: {complaint(kind, error)}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -97,13 +105,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    values = read_yaml(path)
+    values = _read_located(path)
     if (base := values.pop("base", None)) is None:
         return values
-    below = read_yaml(find_recipe(str(base), path))
+    below = _read_located(find_recipe(str(base), path))
     if "base" in below:
         raise InputError(f"Recipe {path} has base {base!r}, which has a base itself; one level is allowed.")
     return _merge(below, values)
+
+
+def _read_located(path: Path) -> dict[str, Any]:
+    """A YAML file of sections whose words and paths mean what they mean beside it."""
+    values = read_yaml(path)
+    locate(values, path.resolve().parent, lambda word: _find_word(word, path))
+    return values
+
+
+def _find_word(word: str, path: Path | None) -> Path | None:
+    try:
+        return find_recipe(word, path)
+    except InputError:
+        return None
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,66 +143,13 @@ def _apply(kind: type[BaseModel], values: dict[str, Any], override: str) -> None
         if not isinstance(place.get(section), dict):
             place[section] = {}
         place = place[section]
-    if _is_text(kind, keys) and not re.fullmatch(r"""null|~|(["']).*\1""", text):
+    if is_text(kind, keys) and not re.fullmatch(r"""null|~|(["']).*\1""", text):
         place[key] = text  # as it was typed, whatever YAML would take it for
         return
     try:
         place[key] = parse_yaml(text)
     except ValueError as error:
         raise InputError(f"The value {text!r} of {keys} cannot be read: {error}.") from None
-
-
-def _is_text(kind: type[BaseModel], keys: str) -> bool:
-    """Whether a dotted key holds text, or nothing, in every kind of its section that knows it."""
-    known, annotations = [kind], []
-    for part in keys.split("."):
-        annotations = [section.model_fields[part].annotation for section in known if part in section.model_fields]
-        known = [section for annotation in annotations for section in _sections(annotation)]
-    return bool(annotations) and all({*(get_args(found) or (found,))} <= {str, type(None)} for found in annotations)
-
-
-def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    path, siblings = _locate(kind, first["loc"])
-    key, value = ".".join(path), first["input"]
-    if first["type"] == "extra_forbidden":
-        return f"there is no key {key}; {nearest(path[-1], siblings)}"
-    if first["type"] == "missing":
-        return f"the key {key} is missing."
-    if first["type"] == "model_type":
-        return f"{key} is {_shown(value)}, expected keys below it."
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
-    return f"{key} is {_shown(value)}, expected {expected}." if key else f"{expected}."
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-
-
-def _locate(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
-    """Where in a recipe an error is, and the keys known beside it; kinds of sections are named in `loc`, not there."""
-    path: list[str] = []
-    siblings: list[str] = []
-    known, kinds_follow = [kind], False
-    for part in map(str, loc):
-        if kinds_follow:
-            fields = [(section, field) for section in known for field in section.model_fields.values()]
-            known, kinds_follow = [section for section, field in fields if get_args(field.annotation) == (part,)], False
-            continue
-        path.append(part)
-        siblings = sorted({key for section in known for key in section.model_fields})
-        found = [section.model_fields[part].annotation for section in known if part in section.model_fields]
-        known = [section for annotation in found for section in _sections(annotation)]
-        kinds_follow = len(known) > 1
-    return path, siblings
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a key may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def resolve_keys(recipe: ForgetRecipe, reads: frozenset[str], alternates: bool) -> tuple[dict[str, Any], list[str]]:
@@ -230,12 +199,22 @@ def _is_shared(fields: BaseModel, key: str) -> bool:
 
 
 def recipe_sha256(values: Mapping[str, Any]) -> str:
-    """Hash of a resolved recipe, without what cannot change results."""
-    hashed = {
+    """Hash of a resolved recipe, without what cannot change results, and wherever its files lie."""
+    return json_sha256(_hashed(without_places(values)))
+
+
+def has_sha256(values: Mapping[str, Any], sha256: str) -> bool:
+    """Whether a recipe has this hash; before provenance.json held that of the images, it counted paths too."""
+    return sha256 in (recipe_sha256(values), json_sha256(_hashed(values)))
+
+
+def _hashed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe acts on results."""
+    return {
         section: {key: value for key, value in keys.items() if not _is_left_out(section, key, value)}
         for section, keys in values.items()
+        if isinstance(keys, Mapping)
     }
-    return json_sha256(hashed)
 
 
 def _is_left_out(section: str, key: str, value: Any) -> bool:

@@ -14,7 +14,7 @@ from dualoptim_diffusion.data.latents import CachedMoments, LatentCache, every_w
 from dualoptim_diffusion.data.pixels import CROP
 from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import ShardRows
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, place_for
 from dualoptim_diffusion.models import DenoisingModel, autoencoder_sha256
 
 
@@ -55,7 +55,7 @@ def latent_cache(dataset: ImageSet, latents: str, model: DenoisingModel, acceler
         "crop": f"{height} x {width}: {CROP}",
         "images_sha256": dataset.pixels_sha256,
     }
-    folder = cache_entry("latents", repr(made_from)) if latents == "keep" else Path(latents)
+    folder = place_for(cache_entry("latents", repr(made_from))) if latents == "keep" else Path(latents)
 
     def encode(images: Tensor) -> Tensor:
         return model.moments(images.to(accelerator.device))

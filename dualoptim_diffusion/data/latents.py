@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.terminal import progress
+from dualoptim_diffusion.core.hashes import content_sha256
+from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.data.stored import Shard, ShardRows, Stored
 from dualoptim_diffusion.files.atomic import atomic_path, clear_leftovers
-from dualoptim_diffusion.files.locks import locked_cache
+from dualoptim_diffusion.files.cache import locked_cache
 from dualoptim_diffusion.files.shards import MANIFEST, ShardFolder
 
 if TYPE_CHECKING:
@@ -74,27 +74,47 @@ class LatentCache:
         self._folder = ShardFolder(folder, "latents", "name another folder as data.latents")
         self._images, self._encode, self._accelerator = images, encode, accelerator
         self._shards: dict[str, int] = {}  # how many images each file holds
+        self._sha256: dict[str, str] = {}  # of each file
         self._refresh()
 
     def _refresh(self) -> None:
         """Learns what the folder holds."""
+        self._shards = {}
+        self.__dict__.pop("_table", None)
         if (manifest := self._folder.read()) is None:
             return
         try:
-            found = dict(manifest["made_from"])
+            self._sha256 = {str(name): str(value) for name, value in manifest.get("sha256", {}).items()}
             shards = {str(name): int(count) for name, count in manifest["shards"].items()}
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.folder} holds no latents: its {MANIFEST} cannot be read ({error}).") from None
-        for part, words in MADE_FROM.items():
-            if found.get(part) != self.made_from[part]:
-                raise InputError(
-                    f"The latents in {self.folder} were made {words} ({part} {found.get(part)!r}, expected "
-                    f"{self.made_from[part]!r}); name another folder as data.latents, or keep."
-                )
-        if problem := next((n for n in shards if Path(n).name != n or not (self.folder / n).is_file()), None):
-            raise InputError(f"{self.folder} lacks the shard {problem} of its {MANIFEST}; delete the folder.")
-        self._shards = shards
-        self.__dict__.pop("_table", None)
+            found = dict(manifest["made_from"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._folder.refuse(f"holds no latents: its {MANIFEST} cannot be read ({error})")
+            return
+        other = [part for part in MADE_FROM if found.get(part) != self.made_from[part]]
+        lacking = [name for name in shards if Path(name).name != name or not (self.folder / name).is_file()]
+        if other:
+            self._folder.refuse(
+                f"holds latents that were made {MADE_FROM[other[0]]} ({other[0]} {found.get(other[0])!r}, expected "
+                f"{self.made_from[other[0]]!r}); name another folder as data.latents, or keep"
+            )
+        elif lacking:
+            self._folder.refuse(f"lacks the shard {lacking[0]} of its {MANIFEST}; delete the folder")
+        else:
+            self._shards = shards
+            self._drop_damaged()
+
+    def _drop_damaged(self) -> None:
+        """Deletes the files that do not have the hash that the manifest names."""
+        paths = [self.folder / name for name in self._shards]
+        damaged = [path for path in paths if self._sha256.get(path.name) not in (None, content_sha256(path))]
+        self._accelerator.wait_for_everyone()  # all have read them
+        for path in damaged:
+            del self._shards[path.name]
+            if self._accelerator.is_main_process:
+                say(f"{path} is damaged; its latents are encoded anew.")
+                path.unlink()
+        if damaged and self._accelerator.is_main_process:
+            self._write_manifest()
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor, ShardRows]:
@@ -140,13 +160,17 @@ class LatentCache:
                 bar.update(len(chunk))
         accelerator.wait_for_everyone()
         self._shards |= {_shard_name(chunk): len(chunk) for chunk in chunks}
+        self._sha256 = {
+            name: value for name, value in self._sha256.items() if name not in set(map(_shard_name, chunks))
+        }
         self.__dict__.pop("_table", None)
         if accelerator.is_main_process:
             self._write_manifest()
         accelerator.wait_for_everyone()
 
     def _write_manifest(self) -> None:
-        self._folder.write({"made_from": self.made_from}, self._shards)
+        self._sha256 = {name: content_sha256(self.folder / name) for name in self._shards}
+        self._folder.write({"made_from": self.made_from, "sha256": self._sha256}, self._shards)
 
     def _moments(self, keys: Tensor) -> Tensor:
         """Of at most `ENCODER_BATCH` keys, padded to that many: the batch size must not change the result."""

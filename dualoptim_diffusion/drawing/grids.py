@@ -20,6 +20,7 @@ from dualoptim_diffusion.drawing.panels import (
     with_header,
     with_title,
 )
+from dualoptim_diffusion.files.atomic import together
 from dualoptim_diffusion.files.run_folder import grid_files
 
 ALL_ROWS, OTHERS = 12, 9  # a model of more classes shows the forgotten ones and so many others
@@ -77,9 +78,10 @@ def draw_grid(
         save_png(path, join([names, *panels]))
         return
     size = font_size(draw_cell(before[next(iter(before))][0]).height)
-    save_png(path, join([names, *_titled(panels, size)]))
-    for file, panel in zip(files[1:], panels, strict=True):
-        save_png(file, join([names, panel]))
+    with together():
+        save_png(path, join([names, *_titled(panels, size)]))
+        for file, panel in zip(files[1:], panels, strict=True):
+            save_png(file, join([names, panel]))
 
 
 def draw_contact_sheet(

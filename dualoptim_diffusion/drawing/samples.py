@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 
 from dualoptim_diffusion.core.config import SamplingConfig
-from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
-from dualoptim_diffusion.core.terminal import progress
+from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler, padded_chunks
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.shards import ShardFolder, samples_shard
@@ -118,7 +117,8 @@ def draw_samples(
     shards = ShardFolder(folder, "samples of this kind", "choose another folder")
     found = shards.read()
     if found is not None and {key: found.get(key) for key in wanted} != wanted:
-        raise InputError(f"{folder} holds samples drawn from other weights or otherwise; choose another folder.")
+        shards.refuse("holds samples drawn from other weights or otherwise; choose another folder")
+        found = None
     known: dict[str, str] = (found or {}).get("shards", {})
     about = wanted | {"id2label": {str(i): name for i, name in model.id2label.items()}}
     accelerator.wait_for_everyone()
@@ -153,7 +153,12 @@ def draw_samples(
 
 def _is_sound(shard: Path, count: int, sha256: str | None) -> bool:
     """Whether a shard is there, readable, complete and, where the manifest knows it, unchanged."""
-    try:
-        return len(load_file(shard)["images"]) == count and sha256 in (None, file_sha256(shard))
-    except (OSError, KeyError, SafetensorError):
+    if not shard.exists():
         return False
+    try:
+        if len(load_file(shard)["images"]) == count and sha256 in (None, file_sha256(shard)):
+            return True
+    except (OSError, KeyError, SafetensorError):
+        pass
+    say(f"{shard} is damaged; its images are drawn anew.")
+    return False

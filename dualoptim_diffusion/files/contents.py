@@ -3,15 +3,13 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.core.terminal import progress
-from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.cache import cache_entry, keep, read_kept
 from dualoptim_diffusion.files.class_folders import Entry
 from dualoptim_diffusion.files.json_files import read_json
 
@@ -28,18 +26,15 @@ def facts_of_files(entries: Sequence[Entry], kind: str, read: Callable[[str], An
     if not entries:
         return []
     kept = _kept(entries, kind)
-    known: dict[str, list[object]] = {}
-    with suppress(OSError, ValueError):
-        known = read_json(kept)
+    known = read_kept(kept, read_json) or {}
     found = {}
     for entry in progress(entries, desc=f"reading {kind} of files", unit="img", disable=len(entries) < SHOWN_FROM):
         stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
-        before = known.get(entry.path) if isinstance(known, dict) else None
+        before = known.get(entry.path)
         same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns
         found[entry.path] = [*stamps, before[-1] if same and before else read(entry.path)]
     if found != known:
-        with atomic_path(kept) as beside:
-            beside.write_text(json.dumps(found), encoding="utf-8")
+        keep(kept, found, lambda beside, facts: beside.write_text(json.dumps(facts), encoding="utf-8"))
     return [found[entry.path][-1] for entry in entries]
 
 

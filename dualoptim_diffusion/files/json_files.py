@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path, seen
 
 
 class Part(BaseModel):
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
         OSError: if there is none.
         ValueError: if it is anything else.
     """
-    return from_json(path.read_bytes(), allow_inf_nan=False)
+    return from_json(seen(path).read_bytes(), allow_inf_nan=False)
 
 
 def complaint(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.files.atomic import end_exchange
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,19 +43,8 @@ def locked_run(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
     if any_process(taken, accelerator):
         raise InputError(f"Another run is writing to {folder}; wait until it has ended, or name another folder.")
     try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def locked_cache(entry: Path, accelerator: "Accelerator") -> Iterator[None]:
-    """Keeps other commands from making the same cache entry at the same time; they wait and then find it."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-    if accelerator.is_main_process:
-        lock.acquire()
-    try:
+        if accelerator.is_main_process:
+            end_exchange(folder)
         accelerator.wait_for_everyone()
         yield
     finally:

@@ -7,7 +7,8 @@ from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import folder_sha256
-from dualoptim_diffusion.core.recipes import read_yaml
+from dualoptim_diffusion.core.recipes import has_sha256, read_yaml
+from dualoptim_diffusion.files.atomic import NEXT, files_seen, seen
 from dualoptim_diffusion.files.audit_file import Audit
 from dualoptim_diffusion.files.json_files import read_checked, read_json
 from dualoptim_diffusion.files.metrics import parse_metrics
@@ -47,6 +48,7 @@ class RunFolder:
         self.mask = path / "mask.safetensors"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.model_index = self.model / "model_index.json"
         self.model_card = self.model / "README.md"
         self.samples = path / "samples"
         self.best = path / "best"
@@ -59,18 +61,18 @@ class RunFolder:
         self.report = path / "report.html"
 
     @property
+    def place(self) -> Path:
+        """Where it lies once it is whole."""
+        return self.path.parent if self.path.name == NEXT else self.path
+
+    @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self.place.resolve().name
 
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here."""
         return self.recipe.is_file() and self.provenance.is_file()
-
-    @property
-    def holds_model(self) -> bool:
-        """Whether its model was saved; a folder appears whole or not at all."""
-        return (self.model / "model_index.json").is_file()
 
     def model_files_sha256(self) -> str | None:
         """Hash of the weight files in its model; None where there are none."""
@@ -107,7 +109,7 @@ class RunFolder:
             InputError: if a file is damaged.
         """
         found: list[Results] = []
-        for path in sorted(self.evaluations.glob("*.json")):
+        for path in files_seen(self.evaluations, ".json"):
             with _damaged(path, f"delete it, or evaluate {self.path} in that way again"):
                 found.append(read_checked(path, Results))
         return found
@@ -118,7 +120,7 @@ class RunFolder:
         Raises:
             InputError: if it is damaged.
         """
-        if not self.audit.is_file():
+        if not seen(self.audit).is_file():
             return None
         with _damaged(self.audit, f"delete it and run `dualoptim audit {self.path}` again"):
             content: dict[str, Any] = read_checked(self.audit, Audit)
@@ -160,6 +162,41 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.provenance} is damaged ({error}); restore it or forget again.") from None
         return content
+
+    def check_origin(self, key: str, found: object, name: str, override: str) -> None:
+        """Checks that provenance.json records this very input.
+
+        Args:
+            override: says where an input that was moved lies now.
+
+        Raises:
+            InputError: if it records another, or is damaged.
+        """
+        if self.read_provenance().get(key) != found:
+            raise InputError(
+                f"The {name} is not the one that the run {self.path} was made with; restore it, say where it is "
+                f"({override}), or forget again."
+            )
+
+    def check_whole(self) -> None:
+        """Checks that recipe, model, figures and audit are those of this run: provenance.json names their hashes.
+
+        Raises:
+            InputError: naming the file that is another run's.
+        """
+        provenance, recipe = self.optional(self.provenance), self.optional(self.recipe)
+        recorded = provenance.get("recipe_sha256")
+        foreign = [self.recipe] if recipe and recorded and not has_sha256(recipe, str(recorded)) else []
+        model = self.model_files_sha256() if self.is_run else None
+        figures = (self.results, self.audit, *files_seen(self.evaluations, ".json"))
+        found = {self.model: model} | {path: self.optional(path).get("model_files") for path in figures}
+        named = provenance.get("model_files", model)
+        foreign += [path for path, sha256 in found.items() if None not in (sha256, named) and sha256 != named]
+        if foreign:
+            raise InputError(
+                f"{foreign[0]} is not of the run in {self.path}, whose provenance.json names another; restore it, or "
+                "forget again with --overwrite."
+            )
 
     def optional(self, path: Path) -> dict[str, Any]:
         """The mapping in one of its JSON or YAML files; {} where it is missing or damaged."""

@@ -1,13 +1,16 @@
 """Folders of safetensors shards under a manifest.json that says what they were made from."""
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.files.atomic import visible
+from dualoptim_diffusion.files.cache import cache_folder
 from dualoptim_diffusion.files.json_files import read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -42,17 +45,27 @@ class ShardFolder:
         """
         if not self._manifest.is_file():
             if self.path.exists() and (not self.path.is_dir() or visible(self.path)):
-                raise InputError(f"{self.path} exists and holds no {self._content}; {self._remedy}.")
+                self.refuse(f"exists and holds no {self._content}; {self._remedy}")
             return None
         try:
             manifest = read_json(self._manifest)
             if not isinstance(manifest, dict) or not isinstance(manifest.get("shards", {}), dict):
                 raise ValueError("it is of another kind")
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path} holds no {self._content}: its {self._manifest.name} cannot be read ({error})."
-            ) from None
+            self.refuse(f"holds no {self._content}: its {self._manifest.name} cannot be read ({error})")
+            return None
         return manifest
+
+    def refuse(self, problem: str) -> None:
+        """What is wrong with the folder: the end of the command, or, in the cache, of what lies there.
+
+        Raises:
+            InputError: saying so.
+        """
+        if cache_folder() not in self.path.parents:
+            raise InputError(f"{self.path} {problem}.")
+        say(f"{self.path} in the cache is damaged (it {problem}); it is not used.")
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, about: Mapping[str, Any], shards: Mapping[str, Any] | None = None) -> None:
         """Writes the manifest; without shards it says what those that follow are made from."""

@@ -23,6 +23,7 @@ from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.judge.timm_models import load_weights, timm_model
 from dualoptim_diffusion.models.images import check_images
 
+CLASSIFIER = "classifier.json"  # what a classifier's folder says of it
 HALF = (0.5,)  # mean and std that bring [0, 1] to [-1, 1]
 
 
@@ -134,7 +135,7 @@ class Classifier:
             weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
             save_file(weights, beside / "classifier.safetensors")
             text = json.dumps(asdict(self.info), indent=1)
-            (beside / "classifier.json").write_text(text + "\n", encoding="utf-8")
+            (beside / CLASSIFIER).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Classifier":
@@ -144,7 +145,7 @@ class Classifier:
             InputError: if it is not one, or its weights do not fit the network it names.
         """
         try:
-            stored = read_json(folder / "classifier.json")
+            stored = read_json(folder / CLASSIFIER)
             classifier = cls.create(TypeAdapter(ClassifierInfo).validate_python(stored))
             classifier.network.load_state_dict(load_file(folder / "classifier.safetensors"))
             classifier.check()

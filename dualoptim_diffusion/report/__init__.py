@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path, together
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.results_file import Results
 from dualoptim_diffusion.files.run_folder import RunFolder
@@ -67,11 +67,12 @@ def report(
         "report.csv": tables.csv_text(made),
         "report.json": json.dumps(content, indent=1) + "\n",
     }
-    for name, form in forms.items():
-        with atomic_path(folder / name) as beside:
-            beside.write_text(form, encoding="utf-8", newline="")
-    if inside and runs[0].folder.model.is_dir():
-        write_model_card(runs[0])
+    with together():
+        for name, form in forms.items():
+            with atomic_path(folder / name) as beside:
+                beside.write_text(form, encoding="utf-8", newline="")
+        if inside and runs[0].folder.model.is_dir():
+            write_model_card(runs[0])
     return Report(tables.text(made), content, folder / "report.html")
 
 

@@ -60,18 +60,6 @@ class Run:
         name = part.get("name") if isinstance(part, dict) else None
         return name if isinstance(name, str) else None
 
-    @property
-    def exchanged(self) -> list[str]:
-        """A warning for each file of figures that is of other weights than the run's model has now."""
-        now = self.folder.model_files_sha256() if self.folder.is_run else None
-        measured = {"evaluated": self.results.get("model_files"), "audited": (self.audit or {}).get("model_files")}
-        return [
-            f"the model in {self.name} was replaced after it was {verb}; the figures are of the model before. "
-            f"Run `dualoptim {command} {self.folder.path}` again."
-            for (verb, sha256), command in zip(measured.items(), ("evaluate", "audit"), strict=True)
-            if sha256 is not None and now is not None and sha256 != now
-        ]
-
     def figures(self, model: Literal["original", "unlearned"]) -> dict[str, Measure]:
         found = measures(self.results[model], headline_of(self.results))
         if model == "unlearned" and self.audit and (worst := excess(self.audit)):
@@ -83,9 +71,11 @@ def open_run(path: Path) -> Run:
     """A run folder's results, with what says where they come from; the table stands without a recipe or provenance.
 
     Raises:
-        InputError: if there are no results or they lack a figure, or if its audit.json is damaged.
+        InputError: if there are no results or they lack a figure, its audit.json is damaged, or a part of it is another
+            run's.
     """
     folder = RunFolder(path)
+    folder.check_whole()
     provenance, recipe = folder.optional(folder.provenance), folder.optional(folder.recipe)
     others = tuple(folder.read_evaluations())
     return Run(folder, folder.name, folder.read_results(), provenance, recipe, folder.read_audit(), others)
@@ -155,8 +145,6 @@ def make_table(runs: Sequence[Run], control: Run | None = None, mixed: bool = Fa
         groups[key].append(_row(run, "unlearned", reference, run.name if several else ""))
     rows = [row for group in groups.values() for row in group]
     warnings = [] if uniform else [MIXED]
-    exchanged = [warning for run in (*runs, *([control] if control else [])) for warning in run.exchanged]
-    warnings += list(dict.fromkeys(exchanged))
     if control:
         rows.append(_row(control, "control", {}, f"control ({control.name})"))
         if control.method not in (None, "retrain"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.core.classes import NULL_LABEL
+from dualoptim_diffusion.files.atomic import seen
 from dualoptim_diffusion.files.run_folder import grid_files
 from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
@@ -70,7 +71,7 @@ def _text(path: Path) -> str:
 
 def _images(path: Path) -> dict[str, str]:
     """base64 PNGs: both halves of the grid, or else the grid with both side by side, or nothing."""
-    grid, before, after = grid_files(path)
+    grid, before, after = map(seen, grid_files(path))
     if before.is_file() and after.is_file():
         return {name: b64encode(path.read_bytes()).decode() for name, path in (("before", before), ("after", after))}
     return {"grid": b64encode(grid.read_bytes()).decode()} if grid.is_file() else {}

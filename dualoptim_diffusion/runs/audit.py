@@ -19,6 +19,7 @@ from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.terminal import progress, say
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.evaluation import match_classes
+from dualoptim_diffusion.files.atomic import together
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.files.json_files import read_json, write_json
 from dualoptim_diffusion.files.locks import locked_run
@@ -26,10 +27,9 @@ from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.report import write_report
 from dualoptim_diffusion.runs.controls import Controls, open_controls
-from dualoptim_diffusion.runs.evaluate import check_judge
+from dualoptim_diffusion.runs.evaluate import JUDGE, check_judge, open_classifier
 from dualoptim_diffusion.runs.experiment import Experiment
-from dualoptim_diffusion.runs.models import OpenedModel, check_origin, open_both_models
-from dualoptim_diffusion.runs.obtain import obtain_classifier
+from dualoptim_diffusion.runs.models import OpenedModel, open_both_models
 from dualoptim_diffusion.unlearning.saliency import load_mask
 
 Audit = dict[str, Any]
@@ -97,9 +97,10 @@ def audit(
         earlier = _earlier(folder, content)
         content |= {"plain": plain, "probes": {n: part for n in PROBES if (part := found.get(n) or earlier.get(n))}}
         content |= _verdict(content["probes"], sources) | {"model_files": folder.model_files_sha256()}
-        write_json(folder.audit, content)
-        if folder.results.is_file():
-            write_report(run)
+        with together():
+            write_json(folder.audit, content)
+            if folder.results.is_file():
+                write_report(run)
     return content
 
 
@@ -108,8 +109,8 @@ def _open(
 ) -> tuple[AuditContext, list[AuditedModel], list[str]]:
     """The context, its models, and where the controls come from."""
     recipe, accelerator = experiment.recipe, experiment.accelerator
-    classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
-    check_origin(folder, "classifier_sha256", classifier.sha256, "classifier")
+    classifier = open_classifier(experiment)
+    folder.check_origin("classifier_sha256", classifier.sha256, "classifier", JUDGE)
     check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     ids = match_classes(classifier, experiment.labels)
     models = list(open_both_models(experiment, folder).items())

@@ -64,6 +64,7 @@ def _given_control(experiment: Experiment, original: DenoisingModel, path: Path)
 
 
 def _check_retrained(control: RunFolder) -> None:
+    control.check_whole()
     if control.recipe.is_file():
         method = read_yaml(control.recipe).get("method")
         name = method.get("name") if isinstance(method, dict) else method

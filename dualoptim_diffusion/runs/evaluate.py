@@ -28,7 +28,8 @@ from dualoptim_diffusion.evaluation.protocol import (
     protocol_sha256,
 )
 from dualoptim_diffusion.evaluation.reference import Reference, cached_reference
-from dualoptim_diffusion.files.cache import cache_entry
+from dualoptim_diffusion.files.atomic import together
+from dualoptim_diffusion.files.cache import cache_entry, place_for
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
 from dualoptim_diffusion.files.results_file import Results
@@ -39,8 +40,10 @@ from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.report import write_report
 from dualoptim_diffusion.report.notes import collapses
 from dualoptim_diffusion.runs.experiment import Experiment
-from dualoptim_diffusion.runs.models import check_origin, open_both_models
+from dualoptim_diffusion.runs.models import open_both_models
 from dualoptim_diffusion.runs.obtain import obtain_classifier, obtain_extractor
+
+JUDGE, FEATURES = "evaluation.classifier=FOLDER", "evaluation.features=FOLDER"  # where they lie now
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class EvaluationSetup:
         )
 
 
+def open_classifier(experiment: Experiment) -> Classifier:
+    """The classifier that judges.
+
+    Raises:
+        InputError: if it cannot be had.
+    """
+    source = experiment.classifier_recipe or experiment.recipe.evaluation.classifier
+    return obtain_classifier(source, "evaluation.classifier", experiment.accelerator)
+
+
 def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> EvaluationSetup:
     """Loads the classifier and the extractor and checks that they can serve.
 
@@ -92,14 +105,16 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     Raises:
         InputError: if the classifier is too often wrong on real images of a forgotten class, or weights are missing.
     """
-    recipe, accelerator = experiment.recipe, experiment.accelerator
-    classifier = obtain_classifier(recipe.evaluation.classifier, experiment.recipe_path, accelerator)
+    recipe = experiment.recipe
+    classifier = open_classifier(experiment)
     if real_images is not None:
         shape = experiment.facts.shape
         classifier = with_accuracy(classifier, load_image_folder(real_images, experiment.facts.id2label, shape))
     verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     protocol = experiment.protocol
-    extractor = obtain_extractor(recipe.evaluation, protocol, classifier, experiment.recipe_path, accelerator)
+    extractor = obtain_extractor(
+        recipe.evaluation, protocol, classifier, experiment.features_recipe, experiment.accelerator
+    )
     training, held_out = experiment.sets[1], experiment.held_out
     reference = protocol.reference_of(training, held_out)
     check_features(extractor, reference)
@@ -175,7 +190,8 @@ def sample_both(experiment: Experiment, folder: RunFolder) -> SamplePair:
     found = {}
     for role, (model, sha256) in models.items():
         key = repr(describe(model, sha256, settings))
-        place = cache_entry("samples", key) if role == "original" else _samples_folder(folder, settings)
+        kept = role == "original"
+        place = place_for(cache_entry("samples", key)) if kept else _samples_folder(folder, settings)
         with timed(title := f"sampling, {role}"):
             found[role] = draw_samples(place, model, sha256, seeds, settings, experiment.accelerator, title)
     return SamplePair(found["original"], found["unlearned"])
@@ -203,9 +219,9 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
     folder.read_evaluations()
     selection = folder.read_selection()
     if own:
-        check_origin(folder, "classifier_sha256", setup.classifier.sha256, "classifier")
+        folder.check_origin("classifier_sha256", setup.classifier.sha256, "classifier", JUDGE)
         if "features_sha256" in folder.read_provenance():
-            check_origin(folder, "features_sha256", setup.extractor.sha256, "network for features")
+            folder.check_origin("features_sha256", setup.extractor.sha256, "network for features", FEATURES)
     labels, accelerator = experiment.labels, experiment.accelerator
     with timings() as seconds:
         samples = sample_both(experiment, folder)
@@ -216,14 +232,15 @@ def evaluate_run(experiment: Experiment, folder: RunFolder, setup: EvaluationSet
         results["selection"] = selection
     if accelerator.is_main_process:
         results["model_files"] = folder.model_files_sha256()
-        write_json(folder.results if own else folder.evaluation(results["protocol_hash"]), results)
-        if own:
-            before, after = (drawn.of(list(labels)) for drawn in samples)
-            draw_grid(folder.grid, before, after, labels, experiment.forget_classes)
-        if folder.results.is_file():
-            write_report(folder.path)
+        with together():
+            write_json(folder.results if own else folder.evaluation(results["protocol_hash"]), results)
+            if own:
+                before, after = (drawn.of(list(labels)) for drawn in samples)
+                draw_grid(folder.grid, before, after, labels, experiment.forget_classes)
+            if own or folder.results.is_file():
+                write_report(folder.path)
         for sentence in collapses(unlearned.figures, original.figures):
-            say(f"Warning: {sentence} Open {folder.grid} before believing FA.")
+            say(f"Warning: {sentence} Open {folder.place / folder.grid.name} before believing FA.")
     accelerator.wait_for_everyone()
     return results
 

@@ -19,7 +19,6 @@ from dualoptim_diffusion.data import Batches, DataFacts, ImageSet, data_facts, l
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.evaluation.protocol import Protocol, find_protocol
 from dualoptim_diffusion.files.pipeline_folder import forgotten_names
-from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.optim.factory import check_optimizer_name, make_optimizer, set_momentum
 from dualoptim_diffusion.optim.plan import OptimizerPlan
@@ -124,6 +123,11 @@ class Experiment:
             return None
         return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": self.recipe.run.seed})})
 
+    @property
+    def data_sha256(self) -> list[str]:
+        """Hashes of the training and of the held-out images."""
+        return [part.sha256 for part in self.data]
+
     @cached_property
     def data(self) -> tuple[ImageSet, ImageSet]:
         """Training and held-out images."""
@@ -171,8 +175,16 @@ class Experiment:
         )
 
 
-def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Experiment:
+def open_experiment(
+    recipe_name: str,
+    class_names: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    stored: ForgetRecipe | None = None,
+) -> Experiment:
     """Reads a recipe and checks all that can be checked without a model.
+
+    Args:
+        stored: of a finished run its recipe without the overrides.
 
     Raises:
         InputError: one sentence about the first thing that is wrong.
@@ -190,7 +202,7 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
     facts = data_facts(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
     left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
-    sources = resolve_sources(recipe, path, values)
+    sources = resolve_sources(recipe, path, values, stored)
     values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device)
     method = method_class(
@@ -201,26 +213,6 @@ def open_experiment(recipe_name: str, class_names: Sequence[str] = (), overrides
         say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
     found = (recipe, path, values, *sources, accelerator, facts, forget_classes, left_out)
     return Experiment(*found, method)
-
-
-def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = ()) -> Experiment:
-    """The experiment of a finished run.
-
-    Args:
-        overrides: `section.key=value` each.
-        allowed: the sections that they may change; the run was made with the others.
-
-    Raises:
-        InputError: if there is no run, or an override would change how it was made.
-    """
-    folder = RunFolder(run)
-    for override in overrides:
-        if override.partition(".")[0] not in allowed:
-            sections = " and ".join(allowed)
-            raise InputError(f"{override!r} would change how the run was made; override {sections} alone.")
-    if not folder.recipe.is_file():
-        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
-    return open_experiment(str(folder.recipe), overrides=overrides)
 
 
 def _check_names(recipe: ForgetRecipe) -> None:

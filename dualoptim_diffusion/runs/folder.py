@@ -9,7 +9,7 @@ import yaml
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import read_yaml, recipe_sha256
-from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path, next_of
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.runs.experiment import Experiment
@@ -17,8 +17,11 @@ from dualoptim_diffusion.runs.experiment import Experiment
 
 def check_out(
     folder: RunFolder, experiment: Experiment, resume: bool, overwrite: bool, mask_path: Path | None = None
-) -> None:
+) -> RunFolder:
     """Checks that a run may write to a folder, changing nothing.
+
+    Returns:
+        Where it writes until it is whole: inside the folder, if that holds a run that it will replace.
 
     Raises:
         InputError: if something is there that is no run, or a run that was not asked to be continued or replaced, or
@@ -26,7 +29,8 @@ def check_out(
     """
     out = folder.path
     if not out.exists() or (out.is_dir() and _is_beginning(folder)):
-        return
+        return folder
+    replacing = RunFolder(next_of(out))
     if not folder.is_run:
         raise InputError(f"{out} exists and is not a run folder; choose another --out.")
     if overwrite:
@@ -35,11 +39,19 @@ def check_out(
         for source in (experiment.recipe_path, recipe.model.path, *networks, mask_path):
             if source is not None and Path(source).exists() and _inside(Path(source), out):
                 raise InputError(f"--overwrite would delete {source}, which this run needs; choose another --out.")
-        return
+        return replacing
     if not resume:
         raise InputError(f"The run folder {out} exists; use --resume to continue, --overwrite, or another --out.")
-    if recipe_sha256(read_yaml(folder.recipe)) != experiment.recipe_sha256:
+    begun = [run for run in (replacing, folder) if run.is_run and _is_of(run, experiment)]
+    if not begun:
         raise InputError(f"The run in {out} was started with another recipe or class; use --overwrite to start again.")
+    if "data_sha256" in begun[0].read_provenance():
+        begun[0].check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
+    return begun[0]
+
+
+def _is_of(run: RunFolder, experiment: Experiment) -> bool:
+    return recipe_sha256(read_yaml(run.recipe)) == experiment.recipe_sha256
 
 
 def _inside(path: Path, folder: Path) -> bool:

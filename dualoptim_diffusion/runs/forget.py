@@ -10,6 +10,7 @@ from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.core.timing import timed, timings
 from dualoptim_diffusion.data import Batches
 from dualoptim_diffusion.evaluation import match_classes
+from dualoptim_diffusion.files.atomic import exchange
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
 from dualoptim_diffusion.files.results_file import Results
@@ -53,7 +54,9 @@ class Forgetting:
     @property
     def identity(self) -> dict[str, str]:
         """By name, the hash of each thing that the result depends on."""
-        identity = {"recipe": self.experiment.recipe_sha256, "base model": self.base_sha256}
+        experiment = self.experiment
+        identity = {"recipe": experiment.recipe_sha256, "base model": self.base_sha256}
+        identity["data set"] = experiment.train_set.sha256
         return identity | ({"mask": weights_sha256(self.mask)} if self.mask else {})
 
     def encode(self) -> None:
@@ -123,9 +126,8 @@ def forget(
     """
     experiment.check_states(has_mask=mask_path is not None)
     check_tracker(experiment.recipe.run.tracker)
-    folder = RunFolder(out)
     with locked_run(out, experiment.accelerator), timings():
-        check_out(folder, experiment, resume, overwrite, mask_path)
+        folder = check_out(RunFolder(out), experiment, resume, overwrite, mask_path)
         base = open_base_model(experiment)
         with timed("classifier"):
             setup = open_evaluation(experiment)
@@ -146,8 +148,13 @@ def forget(
         model.forgotten = sorted({*model.forgotten, *experiment.forget_names})
         save_model(model, folder.model, experiment.accelerator)
         if experiment.accelerator.is_main_process:
-            write_json(folder.provenance, origin | {"model_sha256": model_sha256(model)})
-        return evaluate_run(experiment, folder, setup)
+            made = {"model_sha256": model_sha256(model), "model_files": folder.model_files_sha256()}
+            write_json(folder.provenance, origin | made)
+        results = evaluate_run(experiment, folder, setup)
+        if folder.path != out and experiment.accelerator.is_main_process:
+            exchange(out)
+        experiment.accelerator.wait_for_everyone()
+        return results
 
 
 def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]:
@@ -156,6 +163,7 @@ def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]
     return describe_origin(experiment.accelerator.device) | {
         "recipe_sha256": experiment.recipe_sha256,
         "seed": experiment.recipe.run.seed,
+        "data_sha256": experiment.data_sha256,
         "base_model_sha256": forgetting.base_sha256,
         "classifier_sha256": setup.classifier.sha256,
         "features_sha256": setup.extractor.sha256,

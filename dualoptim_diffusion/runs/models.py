@@ -21,8 +21,8 @@ class OpenedModel(NamedTuple):
 
 def obtain_base(experiment: Experiment) -> DenoisingModel:
     """The model before forgetting: loaded, or pretrained and cached."""
-    recipe, names = experiment.recipe.model, experiment.facts.id2label
-    return obtain_model(recipe, experiment.recipe_path, experiment.accelerator, names)
+    names, recipe = experiment.facts.id2label, experiment.pretrain_recipe
+    return obtain_model(experiment.recipe.model, recipe, experiment.accelerator, names)
 
 
 def open_base_model(experiment: Experiment) -> OpenedModel:
@@ -48,22 +48,10 @@ def open_both_models(experiment: Experiment, folder: RunFolder) -> dict[str, Ope
         "unlearned": load_model(folder.model, experiment.accelerator.device),
     }
     opened = {role: OpenedModel(model, model_sha256(model)) for role, model in models.items()}
-    check_origin(folder, "base_model_sha256", opened["original"].sha256, "base model")
+    folder.check_origin("base_model_sha256", opened["original"].sha256, "base model", "model.path=FOLDER")
     for model in models.values():
         experiment.prepare(model)
     return opened
-
-
-def check_origin(folder: RunFolder, key: str, sha256: str, name: str) -> None:
-    """Checks that a run's provenance records this very input.
-
-    Raises:
-        InputError: if it records another, or is damaged.
-    """
-    if folder.read_provenance().get(key) != sha256:
-        raise InputError(
-            f"The {name} is not the one that the run {folder.path} was made with; restore it or forget again."
-        )
 
 
 def check_model(experiment: Experiment, model: DenoisingModel) -> None:

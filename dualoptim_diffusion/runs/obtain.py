@@ -4,15 +4,18 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 
 from dualoptim_diffusion.core.allocator import keep_freed_memory
-from dualoptim_diffusion.core.config import EvaluationConfig, ModelConfig
+from dualoptim_diffusion.core.config import DataConfig, EvaluationConfig, ModelConfig
 from dualoptim_diffusion.core.environment import drop_stray_launcher
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.recipes import load_recipe, recipe_sha256
+from dualoptim_diffusion.core.hashes import content_sha256
+from dualoptim_diffusion.core.places import is_place
+from dualoptim_diffusion.core.recipes import recipe_sha256
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.data import DataFacts, ImageSet, data_facts, load_dataset
 from dualoptim_diffusion.evaluation.features import (
@@ -23,10 +26,9 @@ from dualoptim_diffusion.evaluation.features import (
     with_full_contrast_bgr,
 )
 from dualoptim_diffusion.evaluation.protocol import Protocol
-from dualoptim_diffusion.files.cache import cache_entry
-from dualoptim_diffusion.files.locks import locked_cache
+from dualoptim_diffusion.files.cache import cache_entry, get_or_make_folder, read_kept
 from dualoptim_diffusion.files.run_folder import RunFolder
-from dualoptim_diffusion.judge.classifier import Classifier, new_classifier
+from dualoptim_diffusion.judge.classifier import CLASSIFIER, Classifier, new_classifier
 from dualoptim_diffusion.judge.training import train_classifier
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.models.loading import load_model, save_model
@@ -69,65 +71,113 @@ def make_accelerator(device: str) -> Accelerator:
 
 
 def obtain_model(
-    config: ModelConfig, recipe_path: Path, accelerator: Accelerator, id2label: Mapping[int, str] | None = None
+    config: ModelConfig,
+    recipe: PretrainRecipe | None,
+    accelerator: Accelerator,
+    id2label: Mapping[int, str] | None = None,
 ) -> DenoisingModel:
     """The base model: loaded from `path`, or pretrained by the recipe and cached.
 
     Args:
+        recipe: the one that `config.pretrain` names; None where a path is given.
         id2label: names for the classes of a stock folder, as `load_model` takes them.
     """
     if config.path is not None:
         return load_model(Path(config.path), accelerator.device, config.null_class, id2label)
     if config.null_class is not None:
         raise InputError(f"model.null_class is {config.null_class}, which only a folder in model.path has use for.")
-    assert config.pretrain is not None  # the recipe has checked it
-    recipe = load_recipe(PretrainRecipe, config.pretrain, beside=recipe_path)
+    assert recipe is not None  # the only other source of a model
+    check_images(recipe.data, "model.path")
     train_set, _ = load_dataset(recipe.data)
     return load_model(obtain_pretrained(recipe, train_set, accelerator), accelerator.device)
+
+
+def check_images(data: DataConfig, key: str) -> None:
+    """Checks that the folder of images that something is made of is here.
+
+    Args:
+        key: where its outcome could be named in place of its recipe.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if data.name in ("image_folder", "replay") and data.path is not None and not Path(data.path).is_dir():
+        raise InputError(
+            f"There are no images in {data.path}; give what was made of them as {key}=FOLDER, or restore them."
+        )
 
 
 def obtain_pretrained(
     recipe: PretrainRecipe, dataset: ImageSet, accelerator: Accelerator, stop_after: int | None = None
 ) -> Path:
     """Folder of the pipeline that the recipe makes of `dataset`; an interrupted pretraining continues."""
-    folder, inputs = _pretraining(recipe, dataset)
-    with locked_cache(folder.path, accelerator):
-        if not folder.holds_model:
-            checkpointer = Checkpointer(folder.checkpoints, inputs, recipe.run.checkpoint_every)
-            model = pretrain(recipe, dataset, accelerator, folder, checkpointer, stop_after)
-            save_model(model, folder.model, accelerator)
-            if accelerator.is_main_process:
-                shutil.rmtree(folder.checkpoints)
-    return folder.model
+    entry, inputs = _pretraining(recipe, dataset)
+
+    def make(path: Path) -> None:
+        folder = RunFolder(path.parent)
+        checkpointer = Checkpointer(folder.checkpoints, inputs, recipe.run.checkpoint_every)
+        model = pretrain(recipe, dataset, accelerator, folder, checkpointer, stop_after)
+        save_model(model, path, accelerator)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder.checkpoints)
+
+    return get_or_make_folder(entry.model, entry.model_index.name, make, accelerator)
+
+
+def contents_of(section: Mapping[str, Any]) -> dict[str, str]:
+    """By key, the hash of what lies at each path in a section of a recipe."""
+    return {
+        key: content_sha256(Path(value))
+        for key, value in section.items()
+        if is_place(value) and Path(value).exists()  # who needs it says that it is not there
+    }
 
 
 def find_pretrained(recipe: PretrainRecipe, dataset: ImageSet) -> Path | None:
-    """That folder, if the model has been made."""
+    """That folder, if the model has been made and is sound."""
     folder, _ = _pretraining(recipe, dataset)
-    return folder.model if folder.holds_model else None
+    return folder.model if read_kept(folder.model, lambda path: folder.model_index.stat()) else None
 
 
 def _pretraining(recipe: PretrainRecipe, dataset: ImageSet) -> tuple[RunFolder, dict[str, str]]:
     """Where a pretrained model is cached, and by name the hash of each thing that it depends on."""
-    inputs = {"recipe": recipe_sha256(recipe.model_dump(mode="json")), "data set": dataset.sha256}
+    values = recipe.model_dump(mode="json")
+    inputs = {"recipe": recipe_sha256(values), "data set": dataset.sha256, **contents_of(values["model"])}
     return RunFolder(cache_entry("models", *inputs.values())), inputs
 
 
-def obtain_classifier(source: str, recipe_path: Path, accelerator: Accelerator) -> Classifier:
-    """The judging classifier: a folder written by `train-classifier`, or trained by the recipe and cached."""
-    folder = Path(source)
-    if not folder.is_dir():
-        recipe = load_recipe(ClassifierRecipe, source, beside=recipe_path)
-        folder = obtain_trained_classifier(recipe, accelerator)
+def obtain_classifier(source: ClassifierRecipe | str, key: str, accelerator: Accelerator) -> Classifier:
+    """A network of `train-classifier`: trained by the recipe and cached, or in a folder.
+
+    Args:
+        key: which names it, such as evaluation.classifier.
+
+    Raises:
+        InputError: if it cannot be had.
+    """
+    if isinstance(source, str):
+        folder = Path(source)
+        if not folder.exists():
+            raise InputError(f"There is no folder {source} of `dualoptim train-classifier`; name it as {key}=FOLDER.")
+    else:
+        check_images(source.data, key)
+        folder = obtain_trained_classifier(source, accelerator)
     classifier = Classifier.load(folder)
     classifier.network.to(accelerator.device)
     return classifier
 
 
 def obtain_extractor(
-    config: EvaluationConfig, protocol: Protocol, classifier: Classifier, recipe_path: Path, accelerator: Accelerator
+    config: EvaluationConfig,
+    protocol: Protocol,
+    classifier: Classifier,
+    recipe: ClassifierRecipe | None,
+    accelerator: Accelerator,
 ) -> Extractor:
     """Where the features for distances come from.
+
+    Args:
+        recipe: the one that `config.features` names, if it names one.
 
     Raises:
         InputError: if weights are missing, or the protocol measures on others.
@@ -142,7 +192,7 @@ def obtain_extractor(
     elif config.features == "classifier":
         extractor = classifier_features(classifier)
     elif config.features_are_trained:
-        network = obtain_classifier(config.features, recipe_path, accelerator)
+        network = obtain_classifier(recipe or config.features, "evaluation.features", accelerator)
         info = network.info
         extractor = classifier_features(network, info.name if info.task == "classes" else info.task)
     else:
@@ -155,12 +205,12 @@ def obtain_trained_classifier(recipe: ClassifierRecipe, accelerator: Accelerator
 
     One that is judged as it is needs no images; where they are not on this machine, it stays unmeasured.
     """
-    folder = find_classifier(recipe)
-    with locked_cache(folder, accelerator):
-        if accelerator.is_main_process and not folder.is_dir():
-            _make_classifier(recipe, accelerator.device).save(folder)
-        accelerator.wait_for_everyone()
-    return folder
+
+    def make(path: Path) -> None:
+        if accelerator.is_main_process:
+            _make_classifier(recipe, accelerator.device).save(path)
+
+    return get_or_make_folder(find_classifier(recipe), CLASSIFIER, make, accelerator)
 
 
 def _make_classifier(recipe: ClassifierRecipe, device: torch.device) -> Classifier:
@@ -172,11 +222,12 @@ def _make_classifier(recipe: ClassifierRecipe, device: torch.device) -> Classifi
 
 def find_classifier(recipe: ClassifierRecipe) -> Path:
     """That folder, whether or not the classifier has been made."""
-    config_sha256 = recipe_sha256(recipe.model_dump(mode="json"))
+    values = recipe.model_dump(mode="json")
+    made_from = (recipe_sha256(values), *contents_of(values["classifier"]).values())
     if _unmeasured(recipe, data_facts(recipe.data)):
-        return cache_entry("classifiers", config_sha256, "unmeasured")
+        return cache_entry("classifiers", *made_from, "unmeasured")
     train_set, held_out = load_dataset(recipe.data)
-    return cache_entry("classifiers", config_sha256, train_set.sha256, held_out.sha256)
+    return cache_entry("classifiers", *made_from, train_set.sha256, held_out.sha256)
 
 
 def _unmeasured(recipe: ClassifierRecipe, facts: DataFacts) -> bool:

@@ -10,6 +10,7 @@ from dualoptim_diffusion.core.classes import file_names, resolve_class
 from dualoptim_diffusion.core.config import DenoiserRunConfig, ForgetRecipe, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe, parse_seeds
+from dualoptim_diffusion.drawing.panels import save_png
 from dualoptim_diffusion.drawing.samples import draw_samples
 from dualoptim_diffusion.files.atomic import clear_leftovers
 from dualoptim_diffusion.files.locks import locked_run
@@ -38,8 +39,9 @@ def sample_model(
     Raises:
         InputError: for an unknown class, a wrong setting, no model, or samples of another kind in `out`.
     """
-    recipe = RunFolder(source).recipe
-    stored = load_recipe(ForgetRecipe, str(recipe)) if recipe.is_file() else None
+    run_folder = RunFolder(source)
+    run_folder.check_whole()
+    stored = load_recipe(ForgetRecipe, str(run_folder.recipe)) if run_folder.recipe.is_file() else None
     defaults = stored.sampling.model_dump() if stored else {}
     try:
         settings = SamplingConfig(**{**defaults, **named})
@@ -69,7 +71,7 @@ def sample_model(
             folder = out / "png" / folders[class_id]
             folder.mkdir(parents=True, exist_ok=True)
             for seed, image in zip(seeds, to_pil(samples[class_id]), strict=True):
-                image.save(folder / f"{seed:06d}.png")
+                save_png(folder / f"{seed:06d}.png", image)
     return {
         "folder": str(out),
         "model_sha256": sha256,

@@ -101,7 +101,7 @@ class Recorder:
         self, folder: RunFolder, title: str, accelerator: Accelerator, guard: DriftGuard | None = None
     ) -> None:
         self._folder, self._title, self._accelerator, self._guard = folder, title, accelerator, guard
-        self.path = folder.path
+        self.path = folder.place
         self._shown: dict[str, str] = {}
 
     @contextmanager

@@ -25,8 +25,10 @@ from dualoptim_diffusion.evaluation.protocol import find_protocol
 from dualoptim_diffusion.evaluation.reference import cached_reference
 from dualoptim_diffusion.models import model_sha256
 from dualoptim_diffusion.models.loading import load_model
+from dualoptim_diffusion.runs.evaluate import open_classifier
 from dualoptim_diffusion.runs.experiment import open_experiment
-from dualoptim_diffusion.runs.obtain import obtain_classifier, obtain_extractor, obtain_model
+from dualoptim_diffusion.runs.models import obtain_base
+from dualoptim_diffusion.runs.obtain import obtain_extractor
 from dualoptim_diffusion.runs.provenance import describe_origin
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
@@ -48,12 +50,12 @@ class Subject:
         if folder is not None:
             self.model = load_model(folder, accelerator.device)
         else:
-            self.model = obtain_model(experiment.recipe.model, experiment.recipe_path, accelerator)
+            self.model = obtain_base(experiment)
         self.sha256 = model_sha256(self.model)
         experiment.prepare(self.model)
-        classifier = obtain_classifier(evaluation.classifier, experiment.recipe_path, accelerator)
+        classifier = open_classifier(experiment)
         protocol = find_protocol(evaluation.protocol)
-        self.extractor = obtain_extractor(evaluation, protocol, classifier, experiment.recipe_path, accelerator)
+        self.extractor = obtain_extractor(evaluation, protocol, classifier, experiment.features_recipe, accelerator)
         every = experiment.train_set  # FID is to training images
         self.reference = cached_reference(protocol.reference_of(every, every), self.extractor).statistics
         self.per_class = -(-self.reference.count // len(self.model.id2label))

@@ -74,8 +74,10 @@ class Study:
 
     def replace(self, folder: Path, change: Callable[[Any, Any], None]) -> None:
         """Changes the run's model, given the original, and scores it again."""
+        from dualoptim_diffusion.files.json_files import write_json
+        from dualoptim_diffusion.files.run_folder import RunFolder
         from dualoptim_diffusion.models.loading import load_model
-        from dualoptim_diffusion.runs.experiment import open_run
+        from dualoptim_diffusion.runs.finished import open_run
         from dualoptim_diffusion.runs.models import open_base_model
 
         if (folder / "planted").is_file():
@@ -85,6 +87,9 @@ class Study:
         change(model, original)
         model.save(folder / "model")
         shutil.rmtree(folder / "samples")  # of the model before
+        run = RunFolder(folder)  # which would refuse a model that it does not name
+        write_json(run.provenance, run.read_provenance() | {"model_files": run.model_files_sha256()})
+        (folder / "results.json").unlink()
         self.call(folder, "evaluate", str(folder))
         (folder / "planted").touch()
 

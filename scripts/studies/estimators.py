@@ -36,10 +36,10 @@ def measure(recipe: str, overrides: Sequence[str] = (), num_classes: int | None 
     """Density, agreement and seconds of the masks of all classes, or of the first so many."""
     from dualoptim_diffusion.runs.experiment import open_experiment
     from dualoptim_diffusion.runs.mask import saliency
-    from dualoptim_diffusion.runs.obtain import obtain_model
+    from dualoptim_diffusion.runs.models import obtain_base
 
     opened = open_experiment(recipe, ["0"], overrides)
-    model = obtain_model(opened.recipe.model, opened.recipe_path, opened.accelerator, opened.facts.id2label)
+    model = obtain_base(opened)
     opened.prepare(model)
     names, masks, seconds = dict(list(opened.facts.id2label.items())[:num_classes]), {}, {}
     with TemporaryDirectory() as empty, patch.dict(os.environ, {"DUALOPTIM_CACHE": empty}):

@@ -33,7 +33,9 @@ from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.stock import fold
 from dualoptim_diffusion.report.audits import section, sentence
 from dualoptim_diffusion.runs import audit as auditing
-from dualoptim_diffusion.runs.obtain import make_accelerator, obtain_classifier
+from dualoptim_diffusion.runs.evaluate import open_classifier
+from dualoptim_diffusion.runs.finished import open_run
+from dualoptim_diffusion.runs.obtain import make_accelerator
 from tests.helpers.commands import Outcome
 from tests.helpers.numerics import rounding
 
@@ -68,7 +70,7 @@ def scene(finished: Path, budget: Budget) -> AuditContext:
     model = load_model(finished / "model")
     train, held_out = load_dataset(DataConfig(name="digits"))
     forget_set, retain_set = split(train, [THREE])
-    classifier = obtain_classifier("classifier.yaml", finished / "recipe.yaml", accelerator)
+    classifier = open_classifier(open_run(finished))
     return AuditContext(
         classifier=classifier,
         forget_classes=(THREE,),

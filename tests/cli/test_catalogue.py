@@ -589,7 +589,7 @@ for name, change, found, remedy in (
     ("with a list for provenance", replaced("provenance.json", "[]"), "provenance.json", "restore it"),
     ("with a garbled recipe", replaced("recipe.yaml", "{"), "recipe.yaml", "is not YAML"),
     ("without its model", lambda folder: shutil.rmtree(folder / "model"), "copy/model", "it would hold"),
-    ("with half a model", truncated(f"model/{UNET}"), "copy/model", "is not a pipeline folder"),
+    ("with half a model", truncated(f"model/{UNET}"), "copy/model", "restore it"),
     ("with garbled samples", replaced("samples/manifest.json", b"\xff{"), "samples", "manifest.json cannot be read"),
     ("with garbled metrics", replaced("metrics.jsonl", "{"), "metrics.jsonl", "delete it"),
     ("with numbers for metrics", replaced("metrics.jsonl", "1\n2\n"), "metrics.jsonl", "delete it"),

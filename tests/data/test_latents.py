@@ -155,6 +155,34 @@ def test_an_interrupted_encoding_goes_on_and_ends_with_the_same_bytes(
     assert len(contents(tmp_path / "whole")) == 7  # six shards and the manifest
 
 
+@pytest.mark.parametrize("harm", ["a flipped bit", "half a shard", "no shard", "half a manifest", "another's"])
+def test_damaged_latents_of_the_cache_are_encoded_anew(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DUALOPTIM_CACHE", str(tmp_path))
+    monkeypatch.setattr(latents, "PER_SHARD", 7)
+    model, accelerator = latent_model(), Accelerator(cpu=True)
+    dataset = load_dataset(config(photos))[0]
+    folder = Path(encode_all(dataset, config(photos), model, accelerator)["folder"])
+    before = contents(folder)
+    shard, manifest = min(folder.glob("*.safetensors")), folder / "manifest.json"
+    whole = bytearray(shard.read_bytes())
+    whole[-5] ^= 1
+    if harm == "no shard":
+        shard.unlink()
+    else:
+        shard.write_bytes({"a flipped bit": bytes(whole), "half a shard": whole[:99]}.get(harm, shard.read_bytes()))
+    if harm == "half a manifest":
+        manifest.write_bytes(manifest.read_bytes()[:50])
+    if harm == "another's":
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"made_from": {"images_sha256": "x"}}))
+    encode_all(dataset, config(photos), model, accelerator)
+    after = contents(folder)
+    assert json.loads(after.pop("manifest.json")) == json.loads(before.pop("manifest.json"))
+    assert after == before
+    assert len([line for line in capfd.readouterr().err.splitlines() if "is damaged" in line]) == 1
+
+
 def test_latents_of_another_autoencoder_crop_or_data_set_are_refused(photos: Path, tmp_path: Path) -> None:
     model, accelerator, kept = latent_model(), Accelerator(cpu=True), config(photos, str(tmp_path / "kept"))
     dataset = load_dataset(kept)[0]

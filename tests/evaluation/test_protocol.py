@@ -89,7 +89,7 @@ def test_published_figures_are_fid_or_refused() -> None:
     judge = Classifier.create(ClassifierInfo("test_resnet", 32, 1, TEN))
     config = EvaluationConfig(classifier="x", features="classifier")
     with pytest.raises(InputError, match="published-cifar10 measures FID"):
-        obtain_extractor(config, PROTOCOLS["published-cifar10"], judge, Path("recipe.yaml"), Accelerator(cpu=True))
+        obtain_extractor(config, PROTOCOLS["published-cifar10"], judge, None, Accelerator(cpu=True))
     with pytest.raises(InputError, match="did you mean standard"):
         find_protocol("standart")
 

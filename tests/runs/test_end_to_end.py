@@ -469,18 +469,16 @@ def test_fa_of_a_judge_that_saw_no_real_image_is_unverified_until_it_does(
     shutil.copytree(folder, judge)
     info = json.loads((judge / "classifier.json").read_text())
     (judge / "classifier.json").write_text(json.dumps(info | {"accuracy": {}, "n_held_out": {}}))
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["evaluation"]["classifier"] = str(judge)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    outcome = dualoptim("evaluate", run)
+    words = ("evaluate", run, f"evaluation.classifier={judge}")
+    outcome = dualoptim(*words)
     assert "unverified" in outcome.out
     assert json.loads((run / "results.json").read_text())["classifier"]["verified"] is False
     real = tmp_path / "real"
     assert dualoptim("sample", finished, "--class", "three", "--seeds", "0-2", "--out", tmp_path / "drawn").code == 0
     shutil.copytree(tmp_path / "drawn" / "png", real)
-    outcome = dualoptim("evaluate", run, "--real-images", real, "--json")
+    outcome = dualoptim(*words, "--real-images", real, "--json")
     assert json.loads(outcome.out)["classifier"]["verified"] is True
-    refused = dualoptim("evaluate", run, "--real-images", real, "evaluation.min_accuracy=1")
+    refused = dualoptim(*words, "--real-images", real, "evaluation.min_accuracy=1")
     assert "evaluation.min_accuracy" in refused.err or json.loads(outcome.out)["classifier"]["accuracy"]["three"] == 1
 
 

@@ -1,0 +1,52 @@
+"""A finished run: found to be one thing, and opened with what it was made from, wherever that lies now."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.recipes import load_recipe
+from dualoptim_diffusion.files.pipeline_folder import is_hub_id
+from dualoptim_diffusion.files.run_folder import RunFolder
+from dualoptim_diffusion.runs.experiment import Experiment, open_experiment
+
+PLACES = (  # keys that say where something lies; what it holds is compared with what the run was made from
+    *("data.path", "data.latents", "model.path"),
+    *("evaluation.classifier", "evaluation.features", "evaluation.features_weights"),
+)
+
+
+def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = ()) -> Experiment:
+    """The experiment of a finished run.
+
+    Args:
+        overrides: `section.key=value` each.
+        allowed: the sections that they may change, beside the keys in `PLACES`; the run was made with the others.
+
+    Raises:
+        InputError: if there is no run, a part of it is another run's, an override would change how it was made, or the
+            images are others.
+    """
+    folder = RunFolder(run)
+    for override in overrides:
+        if override.partition(".")[0] not in allowed and override.partition("=")[0] not in PLACES:
+            named = " and ".join(allowed or ("data.path", "model.path"))
+            raise InputError(f"{override!r} would change how the run was made; override {named} alone.")
+    if not folder.recipe.is_file():
+        raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
+    folder.check_whole()
+    stored = load_recipe(ForgetRecipe, str(folder.recipe))
+    _check_here(run, load_recipe(ForgetRecipe, str(folder.recipe), overrides))
+    experiment = open_experiment(str(folder.recipe), overrides=overrides, stored=stored)
+    if experiment.facts.missing is None and "data_sha256" in folder.read_provenance():
+        folder.check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
+    return experiment
+
+
+def _check_here(run: Path, recipe: ForgetRecipe) -> None:
+    """Checks that the images and the base model are where the recipe says."""
+    data, model = recipe.data, recipe.model
+    of_files = data.name in ("image_folder", "replay")
+    for key, what, path in (("data", "images", data.path if of_files else None), ("model", "base model", model.path)):
+        if path is not None and not is_hub_id(path) and not Path(path).exists():
+            raise InputError(f"The {what} of the run {run} are not in {path}; say where they are: {key}.path=FOLDER.")
