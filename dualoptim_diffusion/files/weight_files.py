@@ -139,7 +139,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         raise ValueError("it is no index of shards: it has no weight_map")
     tensors: dict[str, Tensor] = {}
     for name in sorted({str(place) for place in places.values()}):
-        if name != Path(name).name or "\\" in name or Path(name).suffix == ".json":
+        if not name or name != Path(name).name or "\\" in name or Path(name).suffix == ".json":
             raise ValueError(f"it names the shard {name!r}, expected a file of weights beside it")
         if not (index.parent / name).is_file():
             raise ValueError(f"its shard {name} is missing")

@@ -80,4 +80,4 @@ def latents_of(vae: "AutoencoderKL", moments: Tensor, noise: Tensor | None) -> T
 def from_latents(vae: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Scaled latents -> images [B, 3, H, W] in about [-1, 1]."""
     parts = (latents / vae.config.scaling_factor).split(DECODED_AT_ONCE)
-    return torch.cat([vae.decode(part).sample for part in parts])
+    return torch.cat([vae.decode(part.to(vae.dtype)).sample.to(latents.dtype) for part in parts])
