@@ -82,7 +82,7 @@ class ClassPipeline(DiffusionPipeline):
 
         Raises:
             InputError: for an unknown class or scheduler, numbers of labels and seeds or generators that are unequal,
-                or guidance without a null class.
+                guidance without a null class, or values that are not finite.
         """
         labels = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
         if not (ids := [self._label_id(label) for label in labels]):
@@ -134,13 +134,17 @@ class ClassPipeline(DiffusionPipeline):
             yield timestep
 
     def _output(self, x_0: Tensor, output_type: str) -> Any:
+        result = x_0 if output_type == "latent" else self.pixels(x_0)
+        if not result.isfinite().all():
+            raise InputError(
+                f"{type(self.scheduler).__name__} drew values that are not finite in {self.network.dtype}; use another "
+                "scheduler or its default settings, or cast the pipeline to torch.float32."
+            )
         if output_type == "latent":
-            return x_0
-        pixels = self.pixels(x_0)
+            return result
         if output_type == "np":
-            return to_unit(pixels)
-        images = decode_images(pixels)
-        return to_pil(images) if output_type == "pil" else images
+            return to_unit(result)
+        return to_pil(decode_images(result)) if output_type == "pil" else decode_images(result)
 
     def _label_id(self, label: int | str) -> int:
         if isinstance(label, str):
