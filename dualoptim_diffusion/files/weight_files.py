@@ -5,9 +5,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,6 +17,16 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.wrappings import Reading, fitting_readings, listed
+
+# What scripts save beside weights and runs nothing: arguments, paths, and numpy's values, under old and new addresses.
+BESIDE_WEIGHTS: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
+BESIDE_WEIGHTS += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "u4", "u8", "?")]
+BESIDE_WEIGHTS += [(PurePosixPath, f"pathlib.{module}PosixPath") for module in ("", "_local.")]
+BESIDE_WEIGHTS += [
+    (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+    for value, name in ((np.float64(0), "scalar"), (np.zeros(0), "_reconstruct"))
+    for core in ("core", "_core")
+]
 
 STEM = "diffusion_pytorch_model"  # of the weights in a part of a pipeline folder
 FORMATS = ("safetensors", "bin")  # the first is taken where both are there
@@ -120,7 +131,7 @@ def _content(path: Path) -> Any:
             return _sharded(path)
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # beside original DiT weights; it runs nothing
+        with torch.serialization.safe_globals(BESIDE_WEIGHTS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

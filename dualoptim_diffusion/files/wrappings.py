@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 
 
 def fitting_readings(content: Any, wanted: Collection[str]) -> list[Reading]:
-    """The readings of a file's content that hold wanted names, most names first, then plain ones before averages.
+    """The readings of a file's content that hold the wanted names, plain ones before averages.
 
     A prefix such as `model.` is the same as a container called `model`. If no reading holds any wanted name, the
     tensors are returned as they are, for a refusal to name them.
@@ -54,8 +54,9 @@ def fitting_readings(content: Any, wanted: Collection[str]) -> list[Reading]:
     plain = _without(tensors, COMPILED)
     readings = [*_readings(plain), *_readings(_without(plain, PARALLEL))]
     scores = [len(names & reading.tensors.keys()) for reading in readings]
-    order = sorted(range(len(readings)), key=lambda i: (-scores[i], readings[i].is_ema, i))
-    return [readings[i] for i in order if scores[i]] or readings[:1]
+    close = [i for i, score in enumerate(scores) if 2 * score > max(scores)]  # one name alone may be a coincidence
+    fitting = [readings[i] for i in sorted(close, key=lambda i: (readings[i].is_ema, -scores[i]))]
+    return [_alone(reading, fitting) for reading in fitting] or readings[:1]
 
 
 def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -84,6 +85,15 @@ def _readings(tensors: dict[str, Tensor], containers: tuple[str, ...] = ()) -> I
         start = f"{key}."
         if inside := {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}:
             yield from _readings(inside, (*containers, key))
+
+
+def _alone(reading: Reading, others: list[Reading]) -> Reading:
+    """The reading without the weights that lie in further containers inside of it, such as an average beside them."""
+    depth = len(reading.containers)
+    inner = [o.containers for o in others if len(o.containers) > depth and o.containers[:depth] == reading.containers]
+    starts = tuple(f"{containers[depth]}." for containers in inner)
+    kept = {name: value for name, value in reading.tensors.items() if not name.startswith(starts)}
+    return Reading(reading.containers, kept)
 
 
 def fitted(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spare: bool = False) -> dict[str, Tensor]:

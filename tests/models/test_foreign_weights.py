@@ -3,12 +3,14 @@
 The reference is the state dict itself, as `torch.save(network.state_dict())` would write it.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -79,6 +81,11 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "DeepSpeed": lambda w: {"module": w, "ds_version": "0.14", "global_steps": 7},
     "three containers": lambda w: {"state_dict": {"model": {"net": under("module.", w)}}},
     "an average beside it": lambda w: {"model": w, "ema": other(w), "args": None, **BESIDE},
+    "an average inside": lambda w: {"model": {**w, "ema": other(w)}},
+    "an average at the same level": lambda w: {**w, "ema": other(w), **BESIDE},
+    "numpy's numbers beside it": lambda w: {"net": w, "acc": np.float64(93.1), "best": np.float32(1), "n": np.int64(3),
+                                            "rng": np.random.RandomState(0).get_state(), "out": Path("runs/a")},
+    "arguments beside it": lambda w: {"state_dict": w, "args": argparse.Namespace(lr=0.1, data=Path("a")), "step": 9},
     "an average before it": lambda w: {"params_ema": other(w), "params": w},
     "timm's average": lambda w: {"state_dict": w, "state_dict_ema": other(w), "arch": "x", "metric": torch.tensor(0.9)},
     "a list": lambda w: [under("module.", w), BESIDE["optimizer"], 7, other(w)],
@@ -233,6 +240,7 @@ def test_a_prefix_is_undone_in_safetensors_too(wrapping: str, tmp_path: Path) ->
     ("content", "read"),
     [
         (lambda w: {"state_dict": w, "state_dict_ema": other(w)}, "under state_dict and under state_dict_ema; tho"),
+        (lambda w: {"ema": other(w), "net": dict([*w.items()][1:])}, "net and under ema; those under net are read"),
         (lambda w: {"ema": other(w), "net": w}, "net and under ema; those under net are read"),
         (lambda w: {"params_ema": other(w), "params": w}, "params and under params_ema; those under params are"),
         (lambda w: {"model": w, "state_dict": other(w)}, "state_dict and under model; those under state_dict are"),
@@ -242,7 +250,8 @@ def test_a_prefix_is_undone_in_safetensors_too(wrapping: str, tmp_path: Path) ->
 def test_of_several_containers_the_one_that_is_read_is_said(
     content: Callable[[State], Any], read: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from_classifier_file(content(resnet_state()), tmp_path)
+    torch.save(content(resnet_state()), tmp_path / "w.pth")
+    read_weights(tmp_path / "w.pth", resnet_state())
     (line,) = capsys.readouterr().err.splitlines()
     assert read in line
     assert "w.pth holds weights under" in line
@@ -254,7 +263,8 @@ def test_one_container_is_not_worth_a_line(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_network_whose_own_names_look_like_a_prefix_keeps_them(tmp_path: Path) -> None:
-    own = {"network.0.weight": torch.ones(1), "norm.weight": torch.ones(2), "block.module.bias": torch.ones(3)}
+    own = {"network.0.weight": torch.ones(1), "norm.weight": torch.ones(2), "block.module.bias": torch.ones(3),
+           "net.norm.weight": torch.ones(4), "ema.norm.weight": torch.ones(5)}  # fmt: skip
     for number, content in enumerate((own, under("module.", own), {"network": own}, under("model.module.", own))):
         torch.save(content, tmp_path / f"{number}.pth")
         assert read_weights(tmp_path / f"{number}.pth", own).keys() == own.keys()
