@@ -13,7 +13,7 @@ from torch import Tensor
 from dualoptim_diffusion.core.classes import resolve_class
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.diffusion.process import guided_noise_pred
-from dualoptim_diffusion.diffusion.sampling import Generators, denoise, make_scheduler, set_timesteps
+from dualoptim_diffusion.diffusion.sampling import AfterStep, Generators, denoise, make_scheduler, set_timesteps
 from dualoptim_diffusion.models.images import decode_images, to_pil, to_unit
 from dualoptim_diffusion.models.stock import table_rows, x_0_shape
 from dualoptim_diffusion.models.unet import ConditionalUNet
@@ -89,19 +89,7 @@ class ClassPipeline(DiffusionPipeline):
             raise InputError("class_labels is empty, expected the id or the name of a class for each image.")
         if output_type not in OUTPUTS:
             raise InputError(f"output_type is {output_type!r}, expected {', '.join(OUTPUTS)}.")
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise InputError(
-                f"Callbacks are given 'latents', not {', '.join(map(repr, sorted(unknown)))}; ask for less."
-            )
-
-        def after_step(step: int, timestep: Tensor, x_t: Tensor) -> Tensor:
-            if callback_on_step_end is None:
-                return x_t
-            given = dict.fromkeys(callback_on_step_end_tensor_inputs, x_t)
-            return callback_on_step_end(self, step, timestep, given).get("latents", x_t)
-
+        after_step = self._after_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
         generators = _generators(len(ids), seeds, generator)
         set_timesteps(self.scheduler, num_inference_steps, self.shape()[0])
         x_T = self._noise(len(ids), generators) * self.scheduler.init_noise_sigma
@@ -116,6 +104,23 @@ class ClassPipeline(DiffusionPipeline):
         images = self._output(x_0, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _after_step(self, callback: Any, names: Sequence[str]) -> AfterStep | None:
+        """What is done after each step: the callback's part in it."""
+        if callback is None:
+            return None
+        if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+            names = callback.tensor_inputs
+        if unknown := set(names) - set(self._callback_tensor_inputs):
+            raise InputError(
+                f"Callbacks are given 'latents', not {', '.join(map(repr, sorted(unknown)))}; ask for less."
+            )
+
+        def after_step(step: int, timestep: Tensor, x_t: Tensor) -> Tensor:
+            latents: Tensor = callback(self, step, timestep, dict.fromkeys(names, x_t)).get("latents", x_t)
+            return latents
+
+        return after_step
 
     def _noise(self, count: int, generators: Generators) -> Tensor:
         """The first noise [B, C, H, W], drawn in float32 whatever the network computes in."""
