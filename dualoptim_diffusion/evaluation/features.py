@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.files.weight_files import read_weights
 from dualoptim_diffusion.judge.classifier import Classifier, timm_network
@@ -84,8 +84,10 @@ def inception_features(
                 feature_extractor_weights_path=str(plain), cuda=False, verbose=False,
             ).to(device)  # fmt: skip
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise InputError(f"{path} does not hold the weights of FID's Inception ({reason}).") from None
+            raise InputError(
+                f"{path} does not hold the weights of FID's Inception ({reason(error, 300)}); give torch-fidelity's "
+                f"{INCEPTION}."
+            ) from None
 
     @torch.no_grad()
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
