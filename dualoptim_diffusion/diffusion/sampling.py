@@ -1,15 +1,22 @@
 """Seeds -> images: one generator an image, fixed padded chunks, any of diffusers' schedulers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
 
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++"]
 GuidedPredictor = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # x_t, timesteps, class_labels, guidance_scale
+Generators = list[torch.Generator] | torch.Generator  # one an image, or one for all
+AfterStep = Callable[[int, Tensor, Tensor], Tensor]  # index, timestep, x_t -> the x_t to go on from
+
+LEARNED = ("learned", "learned_range")  # variance types that read the model's variance
+STEPPED = ["model_output", "timestep", "sample"]  # all that a scheduler's step may need
 
 
 def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
@@ -67,26 +74,76 @@ def denoise(
     scheduler: Any,
     x_t: Tensor,
     class_labels: Sequence[int],
-    timesteps: Tensor,
+    timesteps: Iterable[Tensor],
     guidance_scale: float,
-    generators: list[torch.Generator],
+    generators: Generators,
+    after_step: AfterStep | None = None,
 ) -> Tensor:
     """x_0 [B, C, H, W] of x_t at the first of `timesteps`, which are the scheduler's own or its last ones.
 
     They are on the CPU, where schedulers look them up and compare them: on a GPU every step would wait for that, as it
     does for the noise that DDPM adds, which comes from the CPU's generators.
+
+    Raises:
+        InputError: if the scheduler reads a variance that the model does not predict.
     """
-    uses_variance = scheduler.config.get("variance_type") == "learned_range"
+    uses_variance = _reads_variance(scheduler)
+    noises = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
     labels = torch.tensor(class_labels, device=x_t.device)
-    for timestep in timesteps:
+    for index, timestep in enumerate(timesteps):
         everywhere = torch.full((len(labels),), timestep.item(), dtype=timestep.dtype, device=x_t.device)
-        noise_pred = predict(x_t, everywhere, labels, guidance_scale)
+        noise_pred = predict(scheduler.scale_model_input(x_t, timestep), everywhere, labels, guidance_scale)
         if not uses_variance:
             noise_pred = noise_pred[:, : x_t.shape[1]]
-        step = scheduler.step(noise_pred, timestep, x_t, generator=generators)
+        elif noise_pred.shape[1] == x_t.shape[1]:
+            raise InputError(
+                f"The {type(scheduler).__name__} has variance_type {scheduler.variance_type!r}, but the model predicts "
+                "no variance; make it with variance_type='fixed_small'."
+            )
+        step = scheduler.step(noise_pred, timestep, x_t, **noises)
         last = uses_variance and timestep == scheduler.timesteps[-1]  # diffusers would add noise even to the result
         x_t = step.pred_original_sample if last else step.prev_sample
+        if after_step is not None:
+            x_t = after_step(index, timestep, x_t)
     return x_t
+
+
+def _reads_variance(scheduler: Any) -> bool:
+    """Whether its steps read the model's variance: DDPM's may; others keep the setting, and have no use for it."""
+    return vars(scheduler).get("variance_type") in LEARNED
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int, channels: int) -> None:
+    """Prepares any of diffusers' schedulers for samples of so many channels.
+
+    Raises:
+        InputError: if it cannot draw from a model of noise under a table of betas, or not in so many steps.
+    """
+    name = type(scheduler).__name__
+    needed = [key for key, value in signature(scheduler.step).parameters.items() if value.default is value.empty]
+    if needed != STEPPED or not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(
+            f"{name} does not sample from models of noise under a table of betas; use another scheduler, such as "
+            "DDIMScheduler."
+        )
+    if hasattr(scheduler, "noise_sampler_seed"):
+        raise InputError(
+            f"{name} draws noise that no generator of the pipeline seeds; use another scheduler with noise, such as "
+            "EulerAncestralDiscreteScheduler."
+        )
+    if channels > 3 and scheduler.config.get("variance_type") in LEARNED and not _reads_variance(scheduler):
+        raise InputError(  # it cuts what the model returns to 3 channels, whatever x_t has
+            f"{name} with variance_type {scheduler.config['variance_type']!r} takes 3 channels, but the samples have "
+            f"{channels}; make it with from_config(..., variance_type=None)."
+        )
+    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise InputError(f"num_inference_steps is {num_inference_steps!r}, expected a whole number above 0.")
+    try:
+        scheduler.set_timesteps(num_inference_steps)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise InputError(
+            f"{name} cannot draw in num_inference_steps={num_inference_steps} ({reason(error)}); choose another number."
+        ) from None
 
 
 def padded_chunks(seeds: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:

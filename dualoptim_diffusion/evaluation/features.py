@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import file_sha256
-from dualoptim_diffusion.files.weight_files import read_tensors
+from dualoptim_diffusion.files.weight_files import read_weights
 from dualoptim_diffusion.judge.classifier import Classifier, timm_network
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's port of the TensorFlow network behind FID
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+INCEPTION_MARKS = ("Conv2d_1a_3x3.conv.weight", "fc.weight")  # names of its first and of its last tensor
 INCEPTION_SHA256_PREFIX = "6726825d"
 
 
@@ -73,7 +74,7 @@ def inception_features(
     from torch_fidelity.utils import create_feature_extractor
 
     path = Path(weights) if weights is not None else _download_inception()
-    state, digest = read_tensors(path), file_sha256(path)
+    state, digest = read_weights(path, INCEPTION_MARKS), file_sha256(path)
     with TemporaryDirectory() as folder:
         plain = Path(folder) / INCEPTION  # torch-fidelity would run code in a file: it gets plain tensors
         torch.save(state, plain)
@@ -83,8 +84,10 @@ def inception_features(
                 feature_extractor_weights_path=str(plain), cuda=False, verbose=False,
             ).to(device)  # fmt: skip
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise InputError(f"{path} does not hold the weights of FID's Inception ({reason}).") from None
+            raise InputError(
+                f"{path} does not hold the weights of FID's Inception ({reason(error, 300)}); give torch-fidelity's "
+                f"{INCEPTION}."
+            ) from None
 
     @torch.no_grad()
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.files.weight_files import read_tensors
+from dualoptim_diffusion.files.weight_files import read_weights
+from dualoptim_diffusion.files.wrappings import fitted
 
 
 def timm_model(name: str, pretrained: bool = False, **options: Any) -> Any:
@@ -25,7 +26,7 @@ def timm_model(name: str, pretrained: bool = False, **options: Any) -> Any:
 
 
 def load_weights(network: Any, path: Path, head_may_differ: bool) -> bool:
-    """Loads every tensor of a file; returns whether the head came with it.
+    """Loads every tensor of a file, whatever a training script put around them; returns whether the head came too.
 
     Args:
         head_may_differ: a head of another size stays fresh, because training follows.
@@ -33,19 +34,25 @@ def load_weights(network: Any, path: Path, head_may_differ: bool) -> bool:
     Raises:
         InputError: if tensors are missing, left over or of other shapes.
     """
-    given = read_tensors(path)
-    expected = network.state_dict()
-    names = expected.keys() | given.keys()
-    wrong = {n for n in names if n not in given or n not in expected or given[n].shape != expected[n].shape}
-    head_prefix = f"{network.pretrained_cfg['classifier']}."
-    heads = {name for name in wrong if name.startswith(head_prefix)}
-    if wrong - heads:
-        example = min(wrong - heads)
-        raise InputError(f"{path} does not fit the network: {len(wrong)} tensors differ, such as {example!r}.")
-    if heads and not head_may_differ:
+    wanted = network.state_dict()
+    given = read_weights(path, wanted)
+    named = network.pretrained_cfg["classifier"]  # several names where a network has several heads
+    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    head, fresh = ({n: v for n, v in w.items() if n.startswith(heads)} for w in (given, wanted))
+    whole = {name: value.shape for name, value in head.items()} == {name: value.shape for name, value in fresh.items()}
+    if not whole:
+        given = {name: value for name, value in given.items() if name not in head} | fresh
+    try:
+        weights = fitted(given, wanted)
+    except ValueError as error:
+        raise InputError(
+            f"{path} does not fit the network: {error}; give the weights of this network, or name the one that they "
+            "are of."
+        ) from None
+    if not whole and not head_may_differ:
         raise InputError(
             f"The head in {path} is not for these classes, and a fresh one would judge by chance; train it on the data "
             "(training.num_steps) or give a checkpoint of a classifier for these classes."
         )
-    network.load_state_dict({name: value for name, value in given.items() if name not in heads}, strict=not heads)
-    return not heads
+    network.load_state_dict(weights)
+    return whole

@@ -12,7 +12,6 @@ from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
 from dualoptim_diffusion.models.dit_module import DiTModule
-from dualoptim_diffusion.models.saved_network import check_complete
 from dualoptim_diffusion.models.unet_module import UNetModule
 
 if TYPE_CHECKING:
@@ -118,15 +117,13 @@ def load_pipeline(
         InputError: if there is none, it is damaged, or it names parts of another library.
     """
     from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+    from dualoptim_diffusion.models.parts import read_parts
     from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 
     folder = model_folder(Path(folder))
     with pipeline_folder(folder):
         kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
-        pipeline: ConditionalDDPMPipeline | ConditionalDiTPipeline = kind.from_pretrained(folder, use_safetensors=True)
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                check_complete(part)
+        pipeline: ConditionalDDPMPipeline | ConditionalDiTPipeline = kind.from_pretrained(folder, **read_parts(folder))
         return pipeline.to(device)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.models.saved_network import read_network
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -26,12 +27,12 @@ def load_autoencoder(source: str) -> "AutoencoderKL":
     name, _, revision = source.partition("@")
     try:
         if folder.is_dir():
-            return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval()
+            return read_network(AutoencoderKL, folder)
         return AutoencoderKL.from_pretrained(name, revision=revision or None, use_safetensors=True).eval()
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"{source} is no folder of an AutoencoderKL here and cannot be downloaded ({reason(error, 150)}); name a "
-            "folder with config.json and safetensors weights, or a hub id."
+            "folder with config.json and weights, or a hub id."
         ) from None
 
 
@@ -79,4 +80,4 @@ def latents_of(vae: "AutoencoderKL", moments: Tensor, noise: Tensor | None) -> T
 def from_latents(vae: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Scaled latents -> images [B, 3, H, W] in about [-1, 1]."""
     parts = (latents / vae.config.scaling_factor).split(DECODED_AT_ONCE)
-    return torch.cat([vae.decode(part).sample for part in parts])
+    return torch.cat([vae.decode(part.to(vae.dtype)).sample.to(latents.dtype) for part in parts])

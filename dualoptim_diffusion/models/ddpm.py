@@ -9,7 +9,7 @@ from torch import nn
 
 from dualoptim_diffusion.files.pipeline_folder import check_scheduler, class_names, class_of, forgotten_names
 from dualoptim_diffusion.models.denoiser import Denoiser
-from dualoptim_diffusion.models.saved_network import check_complete, read_network
+from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.stock import AnyUNet, table_rows, x_0_shape
 from dualoptim_diffusion.models.unet_layers import ClassEmbedding
 from dualoptim_diffusion.models.unet_module import UNetModule
@@ -61,8 +61,8 @@ class ConditionalDDPM(Denoiser):
             network = read_network(UNetModule, Path(folder) / "unet").to(device)
             names = class_names(folder) or {i: str(i) for i in range(network.num_classes)}
             return cls(network, names, forgotten_names(folder))
+        from dualoptim_diffusion.models.parts import read_parts
         from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 
-        pipeline = ConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True)
-        check_complete(pipeline.unet)
+        pipeline = ConditionalDDPMPipeline.from_pretrained(folder, **read_parts(folder))
         return cls(pipeline.to(device).unet, pipeline.id2label, pipeline.forgotten)

@@ -20,7 +20,7 @@ from dualoptim_diffusion.models.autoencoder import (
 )
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.dit_module import Block, DiTModule
-from dualoptim_diffusion.models.saved_network import check_complete, read_network
+from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.stock import check_process
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class ConditionalDiT(Denoiser):
             vae = None if class_of(folder, "vae") is None else load_autoencoder(str(folder)).to(device)
             return cls(network, names, forgotten_names(folder), vae)
         from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+        from dualoptim_diffusion.models.parts import read_parts
 
-        pipeline = ConditionalDiTPipeline.from_pretrained(folder)  # diffusers takes nothing but tensors
-        check_complete(pipeline.transformer)
+        pipeline = ConditionalDiTPipeline.from_pretrained(folder, **read_parts(folder))
         return cls(pipeline.to(device).transformer, pipeline.id2label, pipeline.forgotten, pipeline.vae)

@@ -63,7 +63,7 @@ class DiT(SharesWeights, DiTModule, ModelMixin, ConfigMixin):
             norm_eps=config.norm_eps,
         )
         _load(network, own)
-        return network.eval()
+        return network.to(stock.dtype).eval()
 
     def to_stock(self) -> "DiTTransformer2DModel":
         """The same weights as diffusers keeps them, every block with its copy of the embedders.

@@ -10,7 +10,6 @@ from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.autoencoder import from_latents
 from dualoptim_diffusion.models.dit_module import DiTModule
 from dualoptim_diffusion.models.dit_network import DiT
-from dualoptim_diffusion.models.images import decode_images
 from dualoptim_diffusion.models.pipeline import ClassPipeline
 
 
@@ -60,5 +59,5 @@ class ConditionalDiTPipeline(ClassPipeline):
         network = self.transformer
         return network.in_channels, network.sample_size, network.sample_size
 
-    def decode(self, x_0: Tensor) -> Tensor:
-        return decode_images(x_0 if self.vae is None else from_latents(self.vae, x_0))
+    def pixels(self, x_0: Tensor) -> Tensor:
+        return x_0 if self.vae is None else from_latents(self.vae, x_0)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +37,11 @@ def encode_images(images: Tensor) -> Tensor:
 def decode_images(x_0: Tensor) -> Tensor:
     """float [B, C, H, W] -> uint8, values outside [-1, 1] cut."""
     return ((x_0.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_unit(x_0: Tensor) -> NDArray[np.float32]:
+    """float [B, C, H, W] -> [B, H, W, C] in [0, 1], values outside [-1, 1] cut."""
+    return (x_0 / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

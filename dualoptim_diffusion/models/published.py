@@ -1,7 +1,7 @@
 """Published class-conditional DDPM checkpoints (SA, SalUn, SFRon, DualOptim) as native networks."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
+from dualoptim_diffusion.files.wrappings import fitted, listed
 from dualoptim_diffusion.models.dit_module import DiTModule
 from dualoptim_diffusion.models.unet_module import UNetModule
 
 WEIGHTS = ("raw", "ema")
-LISTED = 3  # names in a sentence
+UNET_MARKS = ("conv_in.weight", "conv_out.weight", "norm_out.weight", "classes_emb.weight")  # in every such network
 
 # Parts of our names and what the published ones say instead; applied in this order.
 RENAMED = (
@@ -69,15 +70,16 @@ def import_published(
     Raises:
         InputError: if the file holds other things than tensors, lacks some, or has them in shapes that do not fit.
     """
-    stored = read_published(path) if stored is None else stored
+    stored = read_published(path, UNET_MARKS) if stored is None else stored
     tensors = chosen_weights(path, stored, weights)
     network = _network(path, tensors, image_size)
     own = network.state_dict()
     names = {name: published_name(name, len(network.arguments["multipliers"])) for name in own}
-    if missing := [name for name in names.values() if name not in tensors]:
-        raise lacks(path, missing)
-    network.load_state_dict({name: _fit(path, tensors, names[name], own[name]) for name in own})
-    return Imported(network.eval(), stored.step, sorted(tensors.keys() - names.values()))
+    wanted = {names[name]: value for name, value in own.items()}
+    given = {name: _flat_as(value, wanted.get(name, value)) for name, value in tensors.items()}
+    found = fitting(path, given, wanted)
+    network.load_state_dict({name: found[names[name]] for name in own})
+    return Imported(network.eval(), stored.step, sorted(tensors.keys() - wanted.keys()))
 
 
 def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[str, Tensor]:
@@ -137,14 +139,29 @@ def _network(path: Path, tensors: Mapping[str, Tensor], image_size: int) -> UNet
         raise InputError(f"The network in {path} does not work on images of {image_size} pixels: {error}") from None
 
 
-def _fit(path: Path, tensors: Mapping[str, Tensor], name: str, own: Tensor) -> Tensor:
+def _flat_as(found: Tensor, own: Tensor) -> Tensor:
     """The tensor in our shape: attention's 1x1 convolutions become matrices, a null vector [1, w] becomes [w]."""
-    found = tensors[name]
-    if [n for n in found.shape if n != 1] != [n for n in own.shape if n != 1]:
+    alike = [n for n in found.shape if n != 1] == [n for n in own.shape if n != 1]
+    return found.reshape(own.shape) if alike else found
+
+
+def fitting(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    kind: str = "a class-conditional DDPM",
+) -> dict[str, Tensor]:
+    """The wanted tensors of a checkpoint, in the network's number formats.
+
+    Raises:
+        InputError: naming those that are missing or of other shapes.
+    """
+    try:
+        return fitted(tensors, wanted, spare=True)
+    except ValueError as error:
         raise InputError(
-            f"{name} in {path} has the shape {list(found.shape)}, expected {list(own.shape)}: it is of another network."
-        )
-    return found.reshape(own.shape)
+            f"{path} is no whole checkpoint of {kind} ({error}); give the file that its training saved."
+        ) from None
 
 
 def sizes(path: Path, name: str, tensor: Tensor, dims: int) -> tuple[int, ...]:
@@ -161,7 +178,9 @@ def sizes(path: Path, name: str, tensor: Tensor, dims: int) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def lacks(path: Path, names: Sequence[str], kind: str = "a class-conditional DDPM") -> InputError:
+def lacks(path: Path, names: list[str], kind: str = "a class-conditional DDPM") -> InputError:
     """What to say of a checkpoint without these tensors."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return InputError(f"{path} lacks {', '.join(names[:LISTED])}{more}: it is no whole checkpoint of {kind}.")
+    return InputError(
+        f"{path} is no whole checkpoint of {kind} (it lacks the weights {listed(names)}); give the file that its "
+        "training saved."
+    )

@@ -4,15 +4,20 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
 from dualoptim_diffusion.models.dit_module import DiTModule
-from dualoptim_diffusion.models.published import Imported, chosen_weights, lacks, sizes
+from dualoptim_diffusion.models.published import Imported, chosen_weights, fitting, lacks, sizes
 
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
-POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy
+POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy, and some then to half precision
+KIND = "an original DiT"
+DIT_MARKS = (  # in every such network
+    "x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight",
+)  # fmt: skip
 HEAD_DIMS = {1152: 72}  # where not 64: DiT-XL
 
 # Parts of our names and what the published ones say instead.
@@ -55,47 +60,49 @@ def import_published_dit(
         path: a state dict, bare or under `model`, with or without `module.` prefixes, perhaps with `ema` beside it.
         weights: raw, or ema for their moving average; of a bare state dict there is only raw.
         num_heads: of the attention, which no tensor tells; by default as in DiT-S, B, L and XL (64 or 72 wide).
-
         stored: what the file holds, where it has been read.
 
     Raises:
         InputError: if the file holds other things than weights, lacks some, or has them in shapes that do not fit.
     """
-    stored = read_published(path) if stored is None else stored
+    stored = read_published(path, DIT_MARKS) if stored is None else stored
     tensors = chosen_weights(path, stored, weights)
     network = _network(path, tensors, num_heads)
     own = network.state_dict()
     names = {name: published_dit_name(name) for name in own}
-    if missing := [name for name in names.values() if name not in tensors]:
-        raise lacks(path, missing, "an original DiT")
-    for name, value in own.items():
-        found = tensors[names[name]]
-        if part := ATTENTION.fullmatch(name):
-            found = found.chunk(3)["qkv".index(part[2])] if found.ndim and len(found) % 3 == 0 else found
-        if found.shape != value.shape:
-            raise InputError(
-                f"{names[name]} in {path} has the shape {list(found.shape)}, expected {list(value.shape)}: it is of "
-                "another network."
-            )
-        own[name] = found.float()
+    wanted = {
+        names[name]: torch.cat([value] * 3) if ATTENTION.fullmatch(name) else value for name, value in own.items()
+    }
+    found = fitting(path, tensors, wanted, KIND)
+    for name in own:
+        part = ATTENTION.fullmatch(name)
+        own[name] = found[names[name]].chunk(3)["qkv".index(part[2])] if part else found[names[name]]
     network.load_state_dict(own)
-    table = tensors.get(POSITIONS)
-    positions = network.pos_embed.pos_embed
-    if table is not None and (
-        table.shape != positions.shape or (table.float() - positions).abs().max() > POSITION_TOLERANCE
-    ):
-        raise InputError(f"{path} holds positions that are not the published sine and cosine table.")
-    left_over = sorted(tensors.keys() - names.values() - {POSITIONS})
+    _check_positions(path, tensors.get(POSITIONS), network.pos_embed.pos_embed)
+    left_over = sorted(tensors.keys() - wanted.keys() - {POSITIONS})
     return Imported(network.eval(), stored.step, left_over)
+
+
+def _check_positions(path: Path, table: Tensor | None, positions: Tensor) -> None:
+    if table is None:
+        return
+    rounded = torch.finfo(table.dtype).eps / 2 if table.is_floating_point() else 0.0
+    if (
+        table.shape != positions.shape
+        or not (table.float() - positions).abs().max() <= POSITION_TOLERANCE + rounded  # NaN is not
+    ):
+        raise InputError(
+            f"{path} holds positions that are not the published sine and cosine table; only DiTs with these are "
+            "supported."
+        )
 
 
 def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> DiTModule:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
-    needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
-    if missing := [name for name in needed if name not in tensors]:
-        raise lacks(path, missing, "an original DiT")
+    if missing := [name for name in DIT_MARKS if name not in tensors]:
+        raise lacks(path, missing, KIND)
     patches, table, last = (
-        sizes(path, name, tensors[name], dims) for name, dims in zip(needed, (4, 2, 2), strict=True)
+        sizes(path, name, tensors[name], dims) for name, dims in zip(DIT_MARKS, (4, 2, 2), strict=True)
     )
     width, in_channels, patch_size = patches[:3]
     layers = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))}

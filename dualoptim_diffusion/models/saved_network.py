@@ -1,18 +1,22 @@
 """The network in a part of a pipeline folder, read without diffusers."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dualoptim_diffusion.files.pipeline_folder import read_settings
+from dualoptim_diffusion.files.weight_files import part_weights, stored_tensors
+from dualoptim_diffusion.files.wrappings import fitted
 
 Network = TypeVar("Network", bound=nn.Module)
+
+NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION = re.compile(rf"(attentions\.\d+)\.({'|'.join(NEW_NAMES)})\.")
 
 
 class _NothingInitialised(TorchFunctionMode):
@@ -24,21 +28,10 @@ class _NothingInitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def with_weights(kind: type[Network], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:
-    """A network of these arguments that holds these very tensors; no random weights are drawn for it.
-
-    Raises:
-        ValueError: if it lacks weights or has no use for some.
-        RuntimeError: if some are of other shapes.
-    """
+def _blank(make: Callable[..., Network], *settings: Any, **arguments: Any) -> Network:
+    """A network whose weights have no values yet; no random numbers are drawn for it."""
     with _NothingInitialised(), torch.random.fork_rng(devices=[]):
-        network = kind(**arguments)
-    names = network.state_dict().keys()
-    for found, problem in ((names - weights.keys(), "lacks"), (weights.keys() - names, "has no use for")):
-        if found:
-            raise ValueError(f"it {problem} the weights {', '.join(sorted(found)[:3])}")
-    network.load_state_dict(weights, assign=True)
-    return network
+        return make(*settings, **arguments)
 
 
 class SharesWeights:
@@ -49,36 +42,37 @@ class SharesWeights:
         """The same network in this form; both share their weights."""
         if isinstance(network, cls):
             return network
-        same: Any = with_weights(cls, network.arguments, network.state_dict())  # type: ignore[type-var]
+        same: Any = _blank(cls, **network.arguments)  # type: ignore[type-var]
+        same.load_state_dict(network.state_dict(), assign=True)
         return same.train(network.training)
 
 
 def read_network(kind: type[Network], folder: Path) -> Network:
     """The network that `save_pretrained` wrote to `folder`, in eval mode and float32, on the CPU.
 
+    Its weights may be safetensors or .bin, whole or in shards, of a variant, in half precision, and wrapped as a
+    training script leaves them.
+
     Args:
-        kind: `UNetModule` or `DiTModule`, which takes the arguments in config.json.
+        kind: `UNetModule`, `DiTModule` or a class of diffusers, which takes the arguments in config.json.
 
     Raises:
         ValueError: if a file is damaged or lacks weights.
         OSError, TypeError, RuntimeError: if a file is missing or of another network.
     """
-    settings = read_settings(folder / "config.json")
-    if not (file := folder / "diffusion_pytorch_model.safetensors").is_file():
-        raise OSError(f"there is no file named {file}")
+    arguments = {k: v for k, v in read_settings(folder / "config.json").items() if not k.startswith("_")}
+    from_config = getattr(kind, "from_config", None)
+    network = _blank(kind, **arguments) if from_config is None else _blank(from_config, arguments)
+    wanted, file = network.state_dict(), part_weights(folder)
     try:
-        weights = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"its {file.name} is damaged: {error}") from None
-    arguments = {name: value for name, value in settings.items() if not name.startswith("_")}
-    return with_weights(kind, arguments, {name: value.float() for name, value in weights.items()}).eval()
+        found = stored_tensors(file, wanted)
+        weights = fitted({_present_name(name): value for name, value in found.items()}, wanted)
+    except ValueError as error:
+        raise ValueError(f"{folder.name}/{file.name}: {error}") from None
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
 
 
-def check_complete(network: nn.Module) -> None:
-    """Checks that a network that diffusers loaded has all its weights; those that a file lacks have no values.
-
-    Raises:
-        ValueError: naming some of them.
-    """
-    if lacking := [name for name, p in network.named_parameters() if p.is_meta]:
-        raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}")
+def _present_name(name: str) -> str:
+    """The name of a tensor of attention as diffusers has written it since 2023."""
+    return OLD_ATTENTION.sub(lambda found: f"{found[1]}.{NEW_NAMES[found[2]]}.", name)

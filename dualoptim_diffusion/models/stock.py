@@ -8,6 +8,7 @@ import torch
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.unet_layers import EPS
 from dualoptim_diffusion.models.unet_module import UNetModule
 
@@ -72,9 +73,7 @@ def load_stock(folder: Path, null_class: int | None = None) -> "UNet2DModel":
     from diffusers import UNet2DModel
 
     check_process(folder)
-    network, found = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, output_loading_info=True)
-    if found["missing_keys"]:
-        raise InputError(f"{folder / 'unet'} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
+    network: UNet2DModel = read_network(UNet2DModel, folder / "unet")
     rows = table_rows(network)
     if network.config.out_channels != network.config.in_channels or network.config.sample_size is None:
         raise InputError(f"{folder / 'unet'} must name its sample_size and have as many channels out as in.")

@@ -15,8 +15,8 @@ from dualoptim_diffusion.files.weight_files import read_published, weights_sha25
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel, DiTModule, UNetModule
 from dualoptim_diffusion.models.autoencoder import load_autoencoder
 from dualoptim_diffusion.models.loading import load_model
-from dualoptim_diffusion.models.published import Imported, import_published
-from dualoptim_diffusion.models.published_dit import import_published_dit, is_published_dit
+from dualoptim_diffusion.models.published import UNET_MARKS, Imported, import_published
+from dualoptim_diffusion.models.published_dit import DIT_MARKS, import_published_dit, is_published_dit
 from dualoptim_diffusion.models.stock import fold
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def import_checkpoint(
 
 def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None) -> Imported:
     """The network of whichever published kind the file is."""
-    stored = read_published(checkpoint)
+    stored = read_published(checkpoint, UNET_MARKS + DIT_MARKS)
     if is_published_dit(stored.raw):
         return import_published_dit(checkpoint, weights, num_heads, stored)
     return import_published(checkpoint, weights, image_size, stored)

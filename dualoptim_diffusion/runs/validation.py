@@ -12,7 +12,7 @@ from dualoptim_diffusion.drawing.samples import LazySamples
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.run_folder import RunFolder
-from dualoptim_diffusion.files.weight_files import read_tensors
+from dualoptim_diffusion.files.weight_files import read_weights
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.report.notes import collapses
@@ -85,7 +85,8 @@ class Validation:
 
     def load_best(self) -> None:
         """Puts the best weights of the run into the model."""
-        self.model.network.load_state_dict(read_tensors(self.folder.best_weights))
+        network = self.model.network
+        network.load_state_dict(read_weights(self.folder.best_weights, network.state_dict()))
 
 
 def rank(fa: float, kid: float) -> tuple[bool, float]:

@@ -117,7 +117,7 @@ def test_two_swapped_tensors_are_noticed(tmp_path: Path) -> None:
 def test_files_that_are_no_original_dit_are_refused_in_one_sentence(tmp_path: Path) -> None:
     weights = original_weights()
     torch.save({k: v for k, v in weights.items() if "t_embedder" not in k}, tmp_path / "lacking.pt")
-    with pytest.raises(InputError, match=r"lacks t_embedder.mlp.0.weight, .* no whole checkpoint of an original DiT"):
+    with pytest.raises(InputError, match=r"no whole checkpoint of an original DiT .it lacks the weights t_emb"):
         import_published_dit(tmp_path / "lacking.pt", num_heads=HEADS)
     torch.save(weights | {"pos_embed": weights["pos_embed"].flip(-1)}, tmp_path / "positions.pt")
     with pytest.raises(InputError, match="positions that are not the published"):
