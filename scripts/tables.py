@@ -27,6 +27,16 @@ def spread(values: Sequence[float], form: str = ".1f", sign: str = " ± ") -> st
     return middle + sign + (f"{100 * stdev(values):{form[:-1]}f}" if form[-1] == "%" else f"{stdev(values):{form}}")
 
 
+def mean_with_interval(values: Sequence[float], form: str = ".1f") -> str:
+    """Mean (95% interval by Student's t over the values); the mean alone of one value."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):{form}} ({mean(values) - half:{form}} to {mean(values) + half:{form}})"
+
+
 def span(values: Sequence[float], form: str) -> str:
     """Mean (least to largest)."""
     return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"

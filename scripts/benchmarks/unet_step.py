@@ -73,7 +73,7 @@ class Way:
 
     @property
     def takes(self) -> float:
-        return 130 if self.compiled else 0
+        return 50 if self.compiled else 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,6 +105,7 @@ COMPILED = (
 FAST = {"precision": "bf16", "fused": True}
 WAYS_ON_GPU = (
     Way(plain=True),
+    Way(**FAST, channels_last=True, compiled=True, graphs=True),
     Way(**FAST),
     Way(**FAST, shared=True),
     Way(**FAST, graphs=True),
@@ -113,7 +114,6 @@ WAYS_ON_GPU = (
     Way(),
     Way(**FAST, channels_last=True, graphs=True),
     Way(fused=True, graphs=True),
-    Way(**FAST, channels_last=True, compiled=True, graphs=True),
     Way(**FAST, channels_last=True, compiled=True),
 )
 WAYS_ON_CPU = (Way(plain=True, memory_kept=True),)  # as ours always is

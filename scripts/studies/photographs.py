@@ -78,12 +78,12 @@ class Scale:
     unet: tuple[str, ...] = ()
     batch_size: int = 128
     drawn_at_once: int = 500
-    num_steps: int = 50
+    num_steps: int = 25
     forgotten: int = 500
     retained: int = 277
     of_base: int = 500
-    mask_batches: int = 20
-    judge_epochs: int = 24
+    mask_batches: int = 12
+    judge_epochs: int = 18
     ema_decay: float = 0.999
     steps: int | None = None
 
@@ -124,7 +124,7 @@ class Study:
 
     def __init__(self, data: Path, scale: Scale, seed: int) -> None:
         self.scale, self.seed = scale, seed
-        self.train, self.held_out = load_dataset(DataConfig(name="image_folder", path=str(data)))
+        self.train, self.held_out = load_dataset(DataConfig(name="image_folder", path=str(data), channels=3))
         self.id2label = self.train.id2label
         self.judges: dict[str, Classifier] = {}
         self._open_model()

@@ -26,7 +26,9 @@ def test_two_processes_are_two_without_a_gpu_too() -> None:
 
 def test_processes_that_do_not_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dualoptim_diffusion.runs.obtain.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="2 processes were launched, but this one found 1"):
         make_accelerator("cpu")
 
