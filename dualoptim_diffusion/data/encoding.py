@@ -11,10 +11,10 @@ from dualoptim_diffusion.core.config import DenoiserDataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.data.latents import CachedMoments, LatentCache, every_way, keys_of
-from dualoptim_diffusion.data.pixels import CROP
 from dualoptim_diffusion.data.replay import open_replay
 from dualoptim_diffusion.data.stored import ShardRows
 from dualoptim_diffusion.files.cache import cache_entry, place_for
+from dualoptim_diffusion.files.image_files import CROP
 from dualoptim_diffusion.models import DenoisingModel, autoencoder_sha256
 
 

@@ -12,8 +12,9 @@ from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import progress, say, say_once
 from dualoptim_diffusion.data import imagenet
-from dualoptim_diffusion.data.pixels import FolderPixels, Reading, check_decodes, each_works, looks, size_of
+from dualoptim_diffusion.data.pixels import FolderPixels, check_decodes, each_works, looks
 from dualoptim_diffusion.files.class_folders import Entry, Files, Listing, files_of_classes, folders_of, list_folder
+from dualoptim_diffusion.files.image_files import Reading, size_of
 
 
 def read_listing(config: DataConfig) -> Listing:

@@ -1,52 +1,28 @@
 """Image files as uint8 pixels: decoded once and cached, or each time where they are many."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import progress
+from dualoptim_diffusion.core.workers import in_processes
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_locked
 from dualoptim_diffusion.files.class_folders import Entry
 from dualoptim_diffusion.files.contents import are_known, content_hashes, facts_of_files
+from dualoptim_diffusion.files.image_files import Look, Reading, decoded, decoded_bytes, look_at, opened
 
-GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and I;16 and its likes
-MAX_16_BITS = 2**16 - 1
-UPRIGHT = "upright by Exif"  # bump where an image file is read as other pixels than before
-CROP = "box halvings, then bicubic; centre"  # how `decode` makes images of one size
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels; larger sets are read from their files each time
-AT_ONCE = 256  # files in the hands of the decoding threads
+SHOWN_FROM = 256  # files: fewer take no time worth a progress bar
 SMALL_FILE = 10_000  # bytes of a file that is decoded sooner than a thread is told to
-
-
-class Reading(NamedTuple):
-    """How image files become pixels.
-
-    Attributes:
-        shape: of one image, [C, H, W].
-        like: a file of this size that all must share; None resizes and crops them.
-        background: colour that transparent images are laid on.
-    """
-
-    shape: tuple[int, int, int]
-    like: str | None = None
-    background: str = "white"
-
-    @property
-    def key(self) -> str:
-        """All that decides about the pixels of a file."""
-        return repr((self.shape, CROP if self.like is None else None, UPRIGHT, self.background))
 
 
 class FolderPixels:
@@ -69,7 +45,7 @@ class FolderPixels:
             return torch.stack(list(pool.map(self._decode, chosen)))
 
     def _decode(self, entry: Entry) -> Tensor:
-        return decode(Path(entry.path), *self._reading)
+        return torch.from_numpy(decoded(entry.path, self._reading))
 
     def at(self, indices: Tensor) -> "FolderPixels":
         """The images at these indices; none is read for it."""
@@ -115,11 +91,10 @@ class FolderPixels:
 
     def _decode_each(self) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
-        with progress(total=len(self), desc="decoding images", unit="img", disable=len(self) < AT_ONCE) as bar:
-            for first in range(0, len(self), AT_ONCE):
-                part = self[first : first + AT_ONCE]
-                images[first : first + len(part)] = part
-                bar.update(len(part))
+        found = in_processes(decoded_bytes, [entry.path for entry in self._entries], *self._reading)
+        shown = progress(found, total=len(self), desc="decoding images", unit="img", disable=len(self) < SHOWN_FROM)
+        for image, pixels in zip(images, shown, strict=True):
+            image.copy_(torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view_as(image))
         return images
 
 
@@ -141,7 +116,7 @@ def is_kept(entries: Sequence[Entry], reading: Reading) -> bool:
 
 
 def check_decodes(entry: Entry) -> None:
-    with _opened(Path(entry.path)) as picture:
+    with opened(Path(entry.path)) as picture:
         picture.load()
 
 
@@ -159,92 +134,15 @@ def each_works(read: Callable[[Entry], object], entries: Sequence[Entry]) -> Ite
         yield from pool.map(works, entries)
 
 
-class Look(NamedTuple):
-    """What the head of an image file says."""
-
-    is_grey: bool
-    is_transparent: bool
-
-
 def looks(entries: Sequence[Entry]) -> list[Look]:
-    """Of each file; none is decoded, and one that is no image says nothing against grey."""
-    return [Look(*look) for look in facts_of_files(entries, "colours", _look)]
+    """What the head of each file says."""
+    return [Look(*look) for look in facts_of_files(entries, "colours", _looks)]
 
 
-def _look(path: str) -> Look:
-    with suppress(InputError), _opened(Path(path)) as picture:
-        grey = picture.mode in GREY_MODES or picture.mode.startswith("I;16")
-        if picture.mode in ("P", "PA") and (palette := picture.getpalette("RGB")):
-            grey = all(palette[i] == palette[i + 1] == palette[i + 2] for i in range(0, len(palette), 3))
-        return Look(grey, picture.has_transparency_data)
-    return Look(True, False)
+def _looks(paths: Sequence[str]) -> Iterator[list[bool]]:
+    return map(json.loads, in_processes(look_at, paths))
 
 
-def size_of(path: str) -> tuple[int, int]:
-    """Width and height of an image as it is seen."""
-    with _opened(Path(path)) as picture:
-        return ImageOps.exif_transpose(picture).size
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's readers raise any kind on damaged files
-        raise InputError(f"The image {path} cannot be read ({reason(error)}); replace or delete it.") from None
-
-
-def decode(path: Path, shape: Sequence[int], like: str | None = None, background: str = "white") -> Tensor:
-    """An image file as uint8 of the shape [C, H, W]: of several frames the first, upright.
-
-    Args:
-        like: a file that has the shape, as this one must; None resizes the shorter side (halved by boxes while that is
-            possible, then bicubic) and cuts out the centre.
-        background: that transparent images are laid on.
-
-    Raises:
-        InputError: if it cannot be read, or has another size.
-    """
-    channels, height, width = shape
-    with _opened(path) as opened:
-        picture = _flat(_of_8_bits(ImageOps.exif_transpose(opened), path), background)
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
-        if like is not None:
-            raise InputError(
-                f"{path} has {picture.width} x {picture.height} pixels, {like} has {width} x {height}; set "
-                "data.image_size to crop and resize all images."
-            )
-        while picture.width >= 2 * width and picture.height >= 2 * height:  # as DiT's training images were made
-            picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-        factor = max(width / picture.width, height / picture.height)
-        scaled = (max(width, round(picture.width * factor)), max(height, round(picture.height * factor)))
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1).contiguous()
-
-
-def _of_8_bits(picture: Image.Image, path: Path) -> Image.Image:
-    """Grey levels of 16 bits scaled down; Pillow would cut them off at 255.
-
-    Raises:
-        InputError: if the levels are of another range, which nothing tells.
-    """
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    levels = np.asarray(picture)
-    if picture.mode == "F" or levels.min() < 0 or levels.max() > MAX_16_BITS:
-        raise InputError(f"The image {path} holds levels of no known range; save it with 8 or 16 bits.")
-    return Image.fromarray((levels / 257).round().astype(np.uint8))
-
-
-def _flat(picture: Image.Image, background: str) -> Image.Image:
-    """A transparent image laid on a colour: what lies hidden under full transparency is nobody's choice."""
-    if not picture.has_transparency_data:
-        return picture
-    above = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", above.size, ImageColor.getcolor(background, "RGBA")), above)
+def decode(path: Path, shape: tuple[int, int, int], like: str | None = None, background: str = "white") -> Tensor:
+    """An image file as uint8 [C, H, W]; see `Reading` for the arguments, `decoded` for the rest."""
+    return torch.from_numpy(decoded(path, Reading(shape, like, background)))

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ SHOWN_FROM = 5000  # files: fewer take no time worth a progress bar
 CONTENTS = "contents"
 
 
-def facts_of_files(entries: Sequence[Entry], kind: str, read: Callable[[str], Any]) -> list[Any]:
-    """What `read` says of each file, as JSON; it is kept for the next command under its kind.
+def facts_of_files(entries: Sequence[Entry], kind: str, read: Callable[[Sequence[str]], Iterable[Any]]) -> list[Any]:
+    """What `read` says of each of these paths, as JSON; it is kept for the next command under its kind.
 
     A file that was changed in place is seen even with its old size and date: on POSIX systems every write moves a time
     that no program can set back. Elsewhere all files are read each time.
@@ -27,12 +28,19 @@ def facts_of_files(entries: Sequence[Entry], kind: str, read: Callable[[str], An
         return []
     kept = _kept(entries, kind)
     known = read_kept(kept, read_json) or {}
-    found = {}
-    for entry in progress(entries, desc=f"reading {kind} of files", unit="img", disable=len(entries) < SHOWN_FROM):
-        stamps = [entry.size, entry.mtime_ns, entry.changed_ns]
-        before = known.get(entry.path)
-        same = isinstance(before, list) and before[:-1] == stamps and entry.changed_ns
-        found[entry.path] = [*stamps, before[-1] if same and before else read(entry.path)]
+    stamps = {entry.path: [entry.size, entry.mtime_ns, entry.changed_ns] for entry in entries}
+
+    def is_known(path: str) -> bool:
+        before = known.get(path)
+        return isinstance(before, list) and before[:-1] == stamps[path] and bool(stamps[path][-1])
+
+    unread = [path for path in stamps if not is_known(path)]
+    shown = progress(
+        read(unread), total=len(unread), desc=f"reading {kind} of files", unit="img",
+        disable=len(unread) < SHOWN_FROM,
+    )  # fmt: skip
+    read_now = dict(zip(unread, shown, strict=True))
+    found = {path: [*stamps[path], read_now[path] if path in read_now else known[path][-1]] for path in stamps}
     if found != known:
         keep(kept, found, lambda beside, facts: beside.write_text(json.dumps(facts), encoding="utf-8"))
     return [found[entry.path][-1] for entry in entries]
@@ -44,7 +52,7 @@ def content_hashes(entries: Sequence[Entry]) -> list[str]:
     Raises:
         InputError: if a file cannot be read.
     """
-    return facts_of_files(entries, CONTENTS, _sha256)
+    return facts_of_files(entries, CONTENTS, partial(map, _sha256))
 
 
 def are_known(entries: Sequence[Entry]) -> bool:

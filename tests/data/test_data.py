@@ -263,8 +263,9 @@ def test_a_thousand_classes_are_listed_by_the_heads_of_their_files_read_once(
         for k in range(3):
             os.link(tmp_path / "0.png", tmp_path / "train" / f"n{i:04d}" / f"{k}.png")
     heads: list[str] = []
-    monkeypatch.setattr(pixels, "_look", lambda path: (heads.append(path), (False, False))[1])
-    monkeypatch.setattr(pixels, "decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(pixels, "_looks", lambda paths: (heads.extend(paths), [[False, False]] * len(paths))[1])
+    for name in ("decoded", "decoded_bytes"):
+        monkeypatch.setattr(pixels, name, lambda *_: pytest.fail("decoded"))
     for _ in range(2):
         facts = data_facts(config(tmp_path))
         assert (len(facts.id2label), len(heads)) == (1000, 3000)
