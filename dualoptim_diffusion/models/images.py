@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -39,9 +37,9 @@ def decode_images(x_0: Tensor) -> Tensor:
     return ((x_0.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def to_unit(x_0: Tensor) -> NDArray[np.float32]:
-    """float [B, C, H, W] -> [B, H, W, C] in [0, 1], values outside [-1, 1] cut."""
-    return (x_0 / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+def to_unit(x_0: Tensor) -> Tensor:
+    """float [B, C, H, W] in [-1, 1] -> float32 in [0, 1]; values outside are cut."""
+    return (x_0 / 2 + 0.5).clamp(0, 1).float()
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

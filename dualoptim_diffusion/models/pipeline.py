@@ -20,7 +20,7 @@ from dualoptim_diffusion.models.unet import ConditionalUNet
 from dualoptim_diffusion.models.unet_module import UNetModule
 
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
-OUTPUTS = ("pil", "np", "pt", "latent")
+OUTPUTS = ("pil", "np", "pt", "uint8", "latent")
 
 
 class ClassPipeline(DiffusionPipeline):
@@ -73,8 +73,8 @@ class ClassPipeline(DiffusionPipeline):
             seeds: one an image; 0, 1, 2, ... by default. Equal seeds in an equal batch give equal images.
             guidance_scale: s of null + s (cond - null); 1 is the conditional model. The papers' w is s - 1.
             num_inference_steps: steps of the scheduler, which may be any of diffusers' for models of noise.
-            output_type: "pil"; "np" for floats [B, H, W, C] in [0, 1]; "pt" for a uint8 tensor [B, C, H, W]; "latent"
-                for x_0 itself, [B, C, H, W].
+            output_type: "pil"; "np" for floats [B, H, W, C] in [0, 1]; "pt" for a tensor of them, [B, C, H, W]; "uint8"
+                for a tensor of pixels, as `evaluate` takes them; "latent" for x_0 itself, [B, C, H, W].
             generator: of all noise in place of seeds: one for all images, or a list with one an image.
             callback_on_step_end: called as diffusers' pipelines call it, with the pipeline, the number of the step, the
                 timestep and the tensors asked for; what it returns for "latents" takes their place.
@@ -147,8 +147,9 @@ class ClassPipeline(DiffusionPipeline):
             )
         if output_type == "latent":
             return result
-        if output_type == "np":
-            return to_unit(result)
+        if output_type in ("np", "pt"):
+            unit = to_unit(result)
+            return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
         return to_pil(decode_images(result)) if output_type == "pil" else decode_images(result)
 
     def _label_id(self, label: int | str) -> int:

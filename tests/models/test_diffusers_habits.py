@@ -216,7 +216,7 @@ def test_a_pipeline_cast_to_any_format_draws_what_the_loop_draws(
     found = latents(pipeline)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(found, by_hand(pipeline, [0, 2, 3], seeded(0, 1, 2)))
-    images = pipeline(["a"], num_inference_steps=4, output_type="pt", guidance_scale=2.0).images
+    images = pipeline(["a"], num_inference_steps=4, output_type="uint8", guidance_scale=2.0).images
     assert images.dtype == torch.uint8
 
 
@@ -301,7 +301,7 @@ def test_a_callback_may_replace_the_latents_ask_for_nothing_or_interrupt() -> No
 def test_every_output_type_is_of_the_same_image(build: Callable[[], Any]) -> None:
     pipeline = build()
     output = {kind: pipeline(["b", 1], seeds=[1, 2], num_inference_steps=2, output_type=kind).images
-              for kind in ("pil", "np", "pt", "latent")}  # fmt: skip
+              for kind in ("pil", "np", "pt", "uint8", "latent")}  # fmt: skip
     pixels = output["latent"]
     if build is dit_pipeline:
         with torch.no_grad():
@@ -309,12 +309,14 @@ def test_every_output_type_is_of_the_same_image(build: Callable[[], Any]) -> Non
     unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()  # as diffusers' pipelines have it
     assert output["np"].dtype == np.float32
     assert np.array_equal(output["np"], unit)
-    assert output["pt"].dtype == torch.uint8
-    assert np.abs(output["pt"].permute(0, 2, 3, 1).numpy() - 255 * unit).max() <= 0.501
-    for picture, image in zip(output["pil"], output["pt"], strict=True):
+    assert output["pt"].dtype == torch.float32
+    assert np.array_equal(output["pt"].permute(0, 2, 3, 1).numpy(), unit)
+    assert output["uint8"].dtype == torch.uint8
+    assert np.abs(output["uint8"].permute(0, 2, 3, 1).numpy() - 255 * unit).max() <= 0.501
+    for picture, image in zip(output["pil"], output["uint8"], strict=True):
         assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0).squeeze(-1).numpy())
-    (alone,) = pipeline(["b", 1], seeds=[1, 2], num_inference_steps=2, output_type="pt", return_dict=False)
-    assert torch.equal(alone, output["pt"])
+    (alone,) = pipeline(["b", 1], seeds=[1, 2], num_inference_steps=2, output_type="uint8", return_dict=False)
+    assert torch.equal(alone, output["uint8"])
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
@@ -335,14 +337,14 @@ def test_generators_are_one_an_image_or_one_for_all(name: str) -> None:
                                     torch.tensor([0, 1, 2]), np.array([0, 1, 2]), [torch.tensor(0), "B", "2"],
                                     range(3)], ids=str)  # fmt: skip
 def test_labels_are_names_and_ids_mixed(labels: Any) -> None:
-    found = unet_pipeline()(labels, num_inference_steps=2, output_type="pt").images
-    assert torch.equal(found, unet_pipeline()([0, 1, 2], num_inference_steps=2, output_type="pt").images)
+    found = unet_pipeline()(labels, num_inference_steps=2, output_type="uint8").images
+    assert torch.equal(found, unet_pipeline()([0, 1, 2], num_inference_steps=2, output_type="uint8").images)
 
 
 @pytest.mark.parametrize("label", ["c", 2])
 def test_one_label_is_one_image(label: Any) -> None:
-    found = unet_pipeline()(label, num_inference_steps=2, output_type="pt").images
-    assert torch.equal(found, unet_pipeline()([2], num_inference_steps=2, output_type="pt").images)
+    found = unet_pipeline()(label, num_inference_steps=2, output_type="uint8").images
+    assert torch.equal(found, unet_pipeline()([2], num_inference_steps=2, output_type="uint8").images)
 
 
 def test_the_progress_bar_is_configured_as_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,12 +361,12 @@ def test_the_progress_bar_is_configured_as_everywhere(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("build", [unet_pipeline, dit_pipeline])
 def test_offloading_names_every_network_and_draws_the_same(build: Callable[[], Any]) -> None:
     pipeline = build()
-    expected = pipeline(["a"], num_inference_steps=2, output_type="pt").images
+    expected = pipeline(["a"], num_inference_steps=2, output_type="uint8").images
     networks = [name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)]
     assert sorted(pipeline.model_cpu_offload_seq.split("->")) == sorted(networks)
     pipeline.enable_model_cpu_offload(device=torch.device("cpu"))  # its hooks, without a second device
     for _ in range(2):
-        assert torch.equal(pipeline(["a"], num_inference_steps=2, output_type="pt").images, expected)
+        assert torch.equal(pipeline(["a"], num_inference_steps=2, output_type="uint8").images, expected)
     pipeline.remove_all_hooks()
 
 
@@ -390,7 +392,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "generators that are none": ({"generator": [1, 2, 3]}, "expected a torch.Generator or a list"),
     "seeds and generators": ({"generator": seeded(0, 1, 2), "seeds": [0, 1, 2]}, "give one or the other"),
     "too few seeds": ({"seeds": [0]}, "3 labels and 1 seeds; give one seed an image"),
-    "an unknown output": ({"output_type": "pill"}, "output_type is 'pill', expected pil, np, pt, latent"),
+    "an unknown output": ({"output_type": "pill"}, "output_type is 'pill', expected pil, np, pt, uint8, latent"),
     "an unknown tensor": ({"callback_on_step_end": lambda *_: {}, "callback_on_step_end_tensor_inputs": ["prompts"]},
                           "Callbacks are given 'latents', not 'prompts'"),
     "no steps": ({"num_inference_steps": 0}, "num_inference_steps is 0, expected a whole number above 0"),
@@ -435,6 +437,6 @@ def test_values_that_are_not_finite_are_no_image() -> None:
     """This setting of diffusers' divides by a final sigma of 0, which no draw shows but as black images."""
     pipeline = unet_pipeline()
     pipeline.scheduler = scheduler_of("UniPCMultistepScheduler", solver_type="bh1")
-    for output_type in ("pil", "np", "pt", "latent"):
+    for output_type in ("pil", "np", "pt", "uint8", "latent"):
         with pytest.raises(InputError, match=r"UniPCMultistepScheduler drew values that are not finite .*float32"):
             pipeline(["a"], num_inference_steps=5, output_type=output_type)

@@ -266,7 +266,7 @@ def test_a_model_of_a_thousand_classes_loads_with_diffusers_own_pipeline(tmp_pat
     assert ours.id2label == names
     assert ours.forgotten == ["name 3, synonym 3"]
     assert ours.null_class == 1000
-    assert ours(["synonym 7"], num_inference_steps=2, output_type="pt").images.shape == (1, 3, 2 * SIDE, 2 * SIDE)
+    assert ours(["synonym 7"], num_inference_steps=2, output_type="uint8").images.shape == (1, 3, 2 * SIDE, 2 * SIDE)
     weights = ConditionalDiT.load(tmp_path / "model").network.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.network.state_dict().items())
 
@@ -279,7 +279,7 @@ def test_other_models_load_with_our_pipeline_and_draw_in_pixels_or_latents(tmp_p
         loaded = ConditionalDiT.load(folder)
         assert loaded.image_shape == ((3, 2 * SIDE, 2 * SIDE) if vae else (CHANNELS, SIDE, SIDE))
         pipeline = load_pipeline(folder)
-        images = pipeline(["name 2"] * 2, num_inference_steps=2, guidance_scale=2.0, output_type="pt").images
+        images = pipeline(["name 2"] * 2, num_inference_steps=2, guidance_scale=2.0, output_type="uint8").images
         assert images.shape[1:] == loaded.image_shape
         loaded.network.eval()
         x_0 = draw(loaded.predict, make_scheduler("ddim"), loaded.x_0_shape, [2, 2], [0, 1], 2, 2.0)

@@ -170,7 +170,7 @@ def test_stock_diffusers_loads_the_folder_where_the_package_is_installed(tmp_pat
     code = (
         "import sys; from diffusers import DiffusionPipeline; "
         "p = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline=sys.argv[1], trust_remote_code=True); "
-        "print(p(['b'], num_inference_steps=2, output_type='pt').images.shape)"
+        "print(p(['b'], num_inference_steps=2, output_type='uint8').images.shape)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True, check=False
@@ -180,7 +180,7 @@ def test_stock_diffusers_loads_the_folder_where_the_package_is_installed(tmp_pat
 
 def test_the_pipeline_draws_by_name_and_by_seed() -> None:
     pipeline = ConditionalDDPMPipeline.from_parts(small(), dict(enumerate("abcd")))
-    drawn = pipeline(["b", 1, 4], seeds=[7, 7, 7], num_inference_steps=2, output_type="pt").images
+    drawn = pipeline(["b", 1, 4], seeds=[7, 7, 7], num_inference_steps=2, output_type="uint8").images
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert pipeline(["a"], num_inference_steps=2).images[0].size == (8, 8)

@@ -365,7 +365,7 @@ def test_the_readme_of_an_export_draws_what_our_pipeline_draws(saved: Path, tmp_
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     drawn: dict[str, Any] = {}
     exec(code.replace("path/to/this/folder", str(tmp_path / "stock")), drawn)
-    ours = load_pipeline(saved)([0], seeds=[0], output_type="pt").images
+    ours = load_pipeline(saved)([0], seeds=[0], output_type="uint8").images
     assert (drawn["images"] * 255 - ours.float()).abs().max() < 1
 
 

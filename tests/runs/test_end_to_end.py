@@ -228,7 +228,8 @@ def test_the_saved_pipeline_draws_in_a_new_process_what_sample_drew(
         "from safetensors.torch import load_file\n"
         "from dualoptim_diffusion import ConditionalDDPMPipeline\n"
         "pipeline = ConditionalDDPMPipeline.from_pretrained(sys.argv[1])\n"
-        "drawn = pipeline(['three'] * 4, seeds=range(4), num_inference_steps=3, guidance_scale=2.0, output_type='pt')\n"
+        "settings = {'num_inference_steps': 3, 'guidance_scale': 2.0, 'output_type': 'uint8'}\n"
+        "drawn = pipeline(['three'] * 4, seeds=range(4), **settings)\n"
         "sys.exit(0 if torch.equal(drawn.images, load_file(sys.argv[2])['images']) else 'differs')"
     )
     (shard,) = out.glob("*.safetensors")
