@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualoptim_diffusion.evaluation import evaluate
     from dualoptim_diffusion.models import ConditionalDiTPipeline, load_pipeline
+    from dualoptim_diffusion.models.loading import load_model
     from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
     from dualoptim_diffusion.models.unet import ConditionalUNet
     from dualoptim_diffusion.optim.dual_optim import DualOptim
     from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
+    from dualoptim_diffusion.runs.from_python import Forgotten, forget, sample
     from dualoptim_diffusion.unlearning.loop import Phase, unlearn
 
 __all__ = [
@@ -17,10 +19,14 @@ __all__ = [
     "ConditionalDiTPipeline",
     "ConditionalUNet",
     "DualOptim",
+    "Forgotten",
     "MaskedAdamW",
     "Phase",
     "evaluate",
+    "forget",
+    "load_model",
     "load_pipeline",
+    "sample",
     "unlearn",
 ]
 
@@ -29,10 +35,14 @@ _MODULES = {
     "ConditionalDiTPipeline": "models.dit_pipeline",
     "ConditionalUNet": "models.unet",
     "DualOptim": "optim.dual_optim",
+    "Forgotten": "runs.from_python",
     "MaskedAdamW": "optim.masked_adamw",
     "Phase": "unlearning.loop",
     "evaluate": "evaluation",
+    "forget": "runs.from_python",
+    "load_model": "models.loading",
     "load_pipeline": "models",
+    "sample": "runs.from_python",
     "unlearn": "unlearning.loop",
 }
 

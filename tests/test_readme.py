@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from dualoptim_diffusion import cli
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
-from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.config import DataConfig, ForgetRecipe
 from dualoptim_diffusion.core.recipes import load_recipe, parse_recipe, recipe_folder
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
+from dualoptim_diffusion.data import load_dataset
 from dualoptim_diffusion.evaluation.protocol import PROTOCOLS
 from dualoptim_diffusion.report.measures import number
 from dualoptim_diffusion.unlearning.methods import METHODS
@@ -207,6 +208,20 @@ def test_every_recipe_and_key_in_inline_code_exists(page: str) -> None:
             key = re.match(r"(\w+)\.([\w.]+)(?=[=:]|$)", word)
             if key and key[1] in sections and Path(word).suffix not in (".yaml", ".json", ".py", ".md"):
                 assert key[0] in KEYS, f"{page}: {span}"
+
+
+def test_the_job_from_python_runs_as_the_readme_has_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = re.findall(r"```python\n(from dualoptim_diffusion import forget.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
+    names = {"dataset": load_dataset(DataConfig(name="digits"))[0]}
+    exec(job.replace("num_steps=150", "num_steps=2, device='cpu', batch_size=8, mask=None"), names)
+    assert names["images"][8].shape == (4, 1, 8, 8)
+    assert names["result"].model.forgotten == ["eight", "three"]
+    assert names["pipeline"].forgotten == ["three"]
 
 
 @each_page

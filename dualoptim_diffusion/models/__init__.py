@@ -103,6 +103,8 @@ class DenoisingModel(Protocol):
 
     def decode(self, x_0: Tensor) -> Tensor: ...
 
+    def copied(self) -> "DenoisingModel": ...  # the present weights in a network of its own, as before `prepare`
+
     def frozen_copy(self) -> "DenoisingModel": ...  # the present weights, in eval mode, without gradients
 
     def save(self, folder: Path) -> None: ...

@@ -143,12 +143,18 @@ class Denoiser:
 
         self._forward = forward
 
-    def frozen_copy(self: Model) -> Model:
-        """A model with the present weights that nothing trains: eval mode, no gradients, full precision."""
+    def copied(self: Model) -> Model:
+        """A model of its own with the present weights, as before `prepare`."""
         model = copy(self)
-        model.network = deepcopy(self.network).eval().requires_grad_(False)
+        model.network = deepcopy(self.network)
         model._wrapped = model._forward = model.network
-        model._autocast = False
+        model._autocast, model.passes = False, Denoiser.passes
+        return model
+
+    def frozen_copy(self: Model) -> Model:
+        """The same, which nothing trains: eval mode, no gradients, full precision."""
+        model = self.copied()
+        model.network.eval().requires_grad_(False)
         return model
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:

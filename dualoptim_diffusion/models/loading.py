@@ -14,7 +14,7 @@ from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
 
 
 def load_model(
-    source: Path,
+    source: str | Path,
     device: torch.device | str = "cpu",
     null_class: int | None = None,
     id2label: Mapping[int, str] | None = None,
@@ -28,6 +28,7 @@ def load_model(
     Raises:
         InputError: if there is none that draws classes under our diffusion process, or none with this null class.
     """
+    source = Path(source)
     folder = downloaded(str(source)) if is_hub_id(source) else model_folder(source)
     with pipeline_folder(folder):
         if is_stock(folder):

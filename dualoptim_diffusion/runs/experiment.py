@@ -1,8 +1,8 @@
 """An experiment: a recipe with every name in it resolved and checked, before anything is computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Experiment:
         facts: what is known of the training images without opening them.
         forget_classes: ids to forget.
         left_out: ids that the base model was made to forget before; neither trained on nor drawn.
+        open_data: reads training and held-out images.
+        keeps: whether the mask is kept for the next run.
     """
 
     recipe: ForgetRecipe
@@ -50,6 +52,8 @@ class Experiment:
     forget_classes: tuple[int, ...]
     left_out: tuple[int, ...]
     method: Method
+    open_data: Callable[[], tuple[ImageSet, ImageSet]]
+    keeps: bool = True
 
     @property
     def recipe_sha256(self) -> str:
@@ -131,7 +135,7 @@ class Experiment:
     @cached_property
     def data(self) -> tuple[ImageSet, ImageSet]:
         """Training and held-out images."""
-        return load_dataset(self.recipe.data)
+        return self.open_data()
 
     @property
     def train_set(self) -> ImageSet:
@@ -191,6 +195,27 @@ def open_experiment(
     """
     path = find_recipe(recipe_name)
     recipe = load_recipe(ForgetRecipe, recipe_name, overrides)
+    recipe, values, dropped = resolve_recipe(recipe)
+    facts = data_facts(recipe.data)
+    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
+    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
+    sources = resolve_sources(recipe, path, values, stored)
+    values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
+    accelerator = make_accelerator(recipe.run.device)
+    method = make_method(recipe, forget_classes, facts, accelerator)
+    _check_from_scratch(method, recipe, sources[0])
+    if dropped and accelerator.is_main_process:
+        say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
+    found = (recipe, path, values, *sources, accelerator, facts, forget_classes, left_out)
+    return Experiment(*found, method, partial(load_dataset, recipe.data))
+
+
+def resolve_recipe(recipe: ForgetRecipe) -> tuple[ForgetRecipe, dict[str, Any], list[str]]:
+    """The recipe as it acts, the same as plain data, and the keys that its user set and its method ignores.
+
+    Raises:
+        InputError: if keys contradict each other, or a name in them is unknown.
+    """
     method_class = find_method(recipe.method.name)
     method_class.check_update(recipe.method)
     values, dropped = resolve_keys(recipe, method_class.reads, method_class.alternates_under(recipe.method))
@@ -199,20 +224,16 @@ def open_experiment(
     if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule
         common = {"forget_lr": recipe.method.retain_lr, "forget_schedule": recipe.method.retain_schedule}
         recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=common)})
-    facts = data_facts(recipe.data)
-    forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
-    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
-    sources = resolve_sources(recipe, path, values, stored)
-    values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
-    accelerator = make_accelerator(recipe.run.device)
-    method = method_class(
-        recipe.method, forget_classes, len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
+    return recipe, values, dropped
+
+
+def make_method(
+    recipe: ForgetRecipe, forget_classes: Sequence[int], facts: DataFacts, accelerator: Accelerator
+) -> Method:
+    """The recipe's method for these classes."""
+    return find_method(recipe.method.name)(
+        recipe.method, tuple(forget_classes), len(facts.id2label), lambda x: accelerator.reduce(x.mean(), "mean")
     )
-    _check_from_scratch(method, recipe, sources[0])
-    if dropped and accelerator.is_main_process:
-        say(f"{recipe.method.name} does not read {', '.join(dropped)}.")
-    found = (recipe, path, values, *sources, accelerator, facts, forget_classes, left_out)
-    return Experiment(*found, method)
 
 
 def _check_names(recipe: ForgetRecipe) -> None:

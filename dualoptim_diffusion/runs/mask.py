@@ -68,11 +68,16 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     def counted(total: int, title: str) -> Iterator[int]:
         return iter(progress(range(total), desc=title, disable=not accelerator.is_main_process))
 
-    pure = config.kind == "fisher_ratio" and config.estimator == "class_pure"
+    def make() -> Mask:
+        pure = config.kind == "fisher_ratio" and config.estimator == "class_pure"
+        return (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, counted)
+
+    if not experiment.keeps:
+        return make()
     return get_or_make(
         path,
         lambda path: load_mask(path, model, experiment.forget_labels),
-        lambda: (_class_pure_mask if pure else _mask_of_two_sets)(experiment, model, counted),
+        make,
         lambda path, mask: write_mask(path, mask, provenance),
         accelerator,
     )
