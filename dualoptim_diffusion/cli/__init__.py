@@ -19,6 +19,7 @@ from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists t
     import_,
     export,
     classes,
+    init,
 )
 from dualoptim_diffusion.cli.options import app
 from dualoptim_diffusion.core.environment import settle_streams

@@ -1,7 +1,7 @@
 """Folders of images with a subfolder for each class: which files there are. No torch here."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,7 @@ class Files(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of `train/CLASS` and `test/CLASS`, at any depth below."""
+    """Files of `train/CLASS` (or `CLASS`) and `test/CLASS`, at any depth below."""
 
     id2label: dict[int, str]
     train: Files
@@ -67,16 +67,20 @@ class Listing:
 def list_folder(root: str | Path) -> Listing:
     """What `root/train/CLASS` and `root/test/CLASS` (or `val`) hold; classes are the subfolders of train, sorted.
 
+    Without a folder `train` the classes lie in the root itself, beside the test set if there is one.
+
     Raises:
         InputError: if a folder holds no images or cannot be read, or the test set has a class that the training set
             has not.
     """
-    train_root = Path(root) / "train"
-    if not train_root.is_dir():
-        raise InputError(f"There is no folder {str(train_root)!r}; data.path must hold train/CLASS/ with images.")
-    folders = {name: i for i, name in enumerate(sorted(entry.name for entry in _subfolders(train_root)))}
+    if not Path(root).is_dir():
+        raise InputError(f"There is no folder {str(root)!r}; data.path must hold train/CLASS/ or CLASS/ with images.")
+    whole = not (Path(root) / "train").is_dir()
+    train_root = Path(root) if whole else Path(root) / "train"
+    apart = TEST_FOLDERS if whole else ()
+    folders = {name: i for i, name in enumerate(sorted({entry.name for entry in _subfolders(train_root)} - {*apart}))}
     id2label = usable_names({i: name for name, i in folders.items()})
-    train = files_of_classes(train_root, folders)
+    train = files_of_classes(train_root, folders, apart)
     present = {*train.labels}
     if empty := [name for name, i in folders.items() if i not in present]:
         folder = train_root / empty[0]
@@ -98,11 +102,12 @@ def folders_of(id2label: Mapping[int, str]) -> dict[str, int]:
     return {name: i for i, name in file_names(id2label).items()} | {name: i for i, name in id2label.items()}
 
 
-def files_of_classes(root: Path, folders: Mapping[str, int]) -> Files:
+def files_of_classes(root: Path, folders: Mapping[str, int], apart: Collection[str] = ()) -> Files:
     """Files below the subfolders of a folder.
 
     Args:
         folders: labels by the name of the subfolder; another Unicode form of the same characters is the same name.
+        apart: subfolders that hold no class.
 
     Raises:
         InputError: if a subfolder has no label, or a folder cannot be read.
@@ -111,6 +116,8 @@ def files_of_classes(root: Path, folders: Mapping[str, int]) -> Files:
     images: list[tuple[int, Entry]] = []
     unreadable, others = [], []
     for folder in _subfolders(root):
+        if folder.name in apart:
+            continue
         label = folders.get(folder.name, forms.get(composed(folder.name)))
         if label is None:
             raise InputError(f"{folder.path} is named after no class: {nearest(folder.name, folders)}")
