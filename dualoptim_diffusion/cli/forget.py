@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    FORGETTING,
     Classes,
     DryRun,
     InceptionWeights,
@@ -14,16 +15,20 @@ from dualoptim_diffusion.cli.options import (
     Overwrite,
     RecipeArgument,
     StopAfter,
-    app,
     inception,
     planned,
     result,
     starting,
+    verb,
 )
 from dualoptim_diffusion.core.errors import InputError
 
 
-@app.command()
+@verb(
+    FORGETTING,
+    "dualoptim forget digits_sfron_dual --class three --dry-run",
+    "dualoptim forget digits_sfron_dual --class three --class eight method.forget_lr=3e-4 --out runs/mine",
+)
 def forget(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -37,7 +42,7 @@ def forget(
     inception_weights: InceptionWeights = None,
     as_json: Json = False,
 ) -> None:
-    """Forget classes of a model, sample it before and after, and report.
+    """Forget classes of a model, and measure it before and after.
 
     With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
     """
