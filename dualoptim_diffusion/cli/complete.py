@@ -13,7 +13,6 @@ import typer
 from dualoptim_diffusion.core.catalogue import packaged, verb_of
 
 MOST_PATHS = 500  # that are looked at
-MODEL = "model_index.json"
 SOURCES = ("recipe", "run", "model", "source")  # arguments that say what has the classes
 
 Offer = Callable[[str], list[str]]
@@ -23,25 +22,22 @@ def recipe_names(verb: str) -> Offer:
     """Offers packaged recipes of a verb, and its YAML files near the working directory."""
 
     def offer(incomplete: str) -> list[str]:
-        files = [path for path in _near(incomplete, (".yaml", ".yml")) if verb_of(Path(path)) == verb]
-        return _typed([path.stem for path in packaged(verb)] + files)
+        files = (path for path in _near(incomplete) if path.endswith((".yaml", ".yml")))
+        own = [path for path in files if verb_of(Path(path)) == verb and not _is_run(Path(path).parent)]
+        return _typed([path.stem for path in packaged(verb)] + own)
 
     return offer
 
 
 def run_folders(incomplete: str) -> list[str]:
     """Offers folders that hold a run."""
-    from dualoptim_diffusion.files.run_folder import RunFolder
-
-    return _typed(path for path in _near(incomplete) if RunFolder(Path(path)).is_run)
+    return _typed(path for path in _near(incomplete) if _is_run(Path(path)))
 
 
 def model_folders(incomplete: str) -> list[str]:
-    """Offers folders that hold a run or a pipeline."""
-    runs = run_folders(incomplete)
-    inside = {str(Path(run) / "model") for run in runs}
-    pipelines = (path for path in _near(incomplete) if (Path(path) / MODEL).is_file() and path not in inside)
-    return runs + _typed(pipelines)
+    """Offers folders that hold a run or a pipeline; of a run, not the pipeline in it."""
+    found = [path for path in _near(incomplete) if not _is_run(Path(path).parent)]
+    return _typed(path for path in found if _is_run(Path(path)) or (Path(path) / "model_index.json").is_file())
 
 
 def class_sources(incomplete: str) -> list[str]:
@@ -67,11 +63,16 @@ def class_names(ctx: typer.Context, incomplete: str) -> list[str]:
     return _typed(names.values())
 
 
-def _near(incomplete: str, endings: tuple[str, ...] = ("",)) -> list[str]:
+def _near(incomplete: str) -> list[str]:
     """Paths that begin so, in the folder where it ends or one below it."""
     begin = glob.escape(incomplete)
-    found = islice((path for depth in ("*", "*/*") for path in glob.iglob(begin + depth)), MOST_PATHS)
-    return [path for path in found if path.endswith(endings)]
+    return list(islice((path for depth in ("*", "*/*") for path in glob.iglob(begin + depth)), MOST_PATHS))
+
+
+def _is_run(folder: Path) -> bool:
+    from dualoptim_diffusion.files.run_folder import RunFolder
+
+    return RunFolder(folder).is_run
 
 
 def _typed(words: Iterable[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """`dualoptim forget`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,7 @@ from dualoptim_diffusion.cli.options import (
     verb,
 )
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import say
 
 
 @verb(
@@ -69,3 +72,23 @@ def forget(
     )
     if experiment.accelerator.is_main_process:
         result(results if as_json else f"{table(results)}\n\n{out / 'report.html'}", as_json)
+        if not as_json:
+            can_retrain = experiment.retraining_recipe is not None
+            say("\nWhat to do next:\n  " + "\n  ".join(next_commands(out, can_retrain)))
+
+
+def next_commands(run: Path, can_retrain: bool) -> list[str]:
+    """Command lines that look at a run, attack it and pass its model on, quoted for a POSIX shell.
+
+    Args:
+        can_retrain: whether a recipe says how to train the controls of an audit.
+    """
+    from dualoptim_diffusion.files.pipeline_folder import is_dit
+
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    name = str(run) if not str(run).startswith("-") else f"./{run}"  # which is no option
+    audit = ["dualoptim", "audit", name, *(["--retrain"] if can_retrain else [])]
+    away = ["dualoptim", "export", name, "--out", f"{name}-unet2d"]
+    if is_dit(run):  # a DiT's own folder is what diffusers loads
+        away = ["dualoptim", "sample", name, "--out", f"{name}-samples"]
+    return [shlex.join(words) for words in ([opener, f"{name}/report.html"], audit, away)]
