@@ -1,8 +1,10 @@
 """The command line: a file for each verb. Torch is imported after parsing, so that help is instant."""
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,10 +50,9 @@ LESS = (
 def main() -> None:
     """Entry point: every failure is one sentence on stderr and a non-zero exit; --verbose adds its traceback."""
     settle_streams()
-    show_libraries(False)
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        with _logged():
+        with _messages():
             app(prog_name="dualoptim")  # also where python -m runs it
     except Interrupted:
         say("Interrupted. Run the command again to continue (forget: with --resume).")
@@ -79,13 +80,17 @@ def main() -> None:
 
 
 @contextmanager
-def _logged() -> Iterator[None]:
-    """Logs the traceback of what ends a command, for --verbose."""
-    try:
-        yield
-    except Exception:
-        LOG.debug("This ended the command:", exc_info=True)
-        raise
+def _messages() -> Iterator[None]:
+    """Libraries are silent, and the traceback of what ends the command is logged; --verbose shows both."""
+    with warnings.catch_warnings():
+        show_libraries(False)
+        try:
+            yield
+        except Exception:
+            LOG.debug("This ended the command:", exc_info=True)
+            raise
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ def show_libraries(shown: bool) -> None:
     """Whether warnings and log lines of libraries reach the screen, and the tracebacks that are logged here.
 
     Commands hide them: what a user must know, they say themselves. Errors of libraries are always shown, and warnings
-    that python -W or PYTHONWARNINGS asks for. Bars of downloads are drawn on a terminal alone.
+    that python -W or PYTHONWARNINGS asks for. Their progress bars are drawn on a terminal alone.
     """
     logging.disable(logging.NOTSET if shown else logging.WARNING)
     if not sys.warnoptions:
@@ -42,6 +42,7 @@ def show_libraries(shown: bool) -> None:
         LOG.setLevel(logging.DEBUG)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "WARNING" if shown else "ERROR")
     if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; `progress` writes lines all the same
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
