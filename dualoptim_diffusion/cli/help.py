@@ -33,6 +33,9 @@ class Page(typer.Context.formatter_class):  # type: ignore[misc, valid-type]
             with self.indentation():
                 self.write_text(description)
 
+    def write_heading(self, heading: str) -> None:
+        self.write_text(f"{heading}:")
+
     def write_command(self, line: str) -> None:
         """A command line; where it is too long, the shell's own mark continues it."""
         room = self.width - self.current_indent - self.indent_increment - len(" \\")
