@@ -175,15 +175,24 @@ def test_every_link_and_script_a_page_names_exists(page: str) -> None:
 
 @each_page
 def test_every_command_a_page_shows_is_one_that_the_command_line_takes(page: str) -> None:
-    verbs = typer.main.get_command(cli.app).commands
+    program: Any = typer.main.get_command(cli.app)
+    verbs, options = program.commands, {word for param in program.params for word in param.opts}
     for verb, *arguments in filter(None, commands(PAGES[page])):
-        if verb in PLACEHOLDERS:
+        if verb in PLACEHOLDERS or (verb in options and not arguments):
             continue
         assert verb in verbs, f"{page}: dualoptim {verb}"
         if not arguments or arguments == ["--help"]:  # the verb alone, in a sentence
             continue
         parsed = verbs[verb].make_context(verb, list(arguments)).params
         check_overrides(verb, parsed.get("recipe"), parsed.get("overrides") or [])
+
+
+def test_the_recipes_page_shows_every_verb_and_every_option_of_the_program() -> None:
+    program: Any = typer.main.get_command(cli.app)
+    page = PAGES["configs/README.md"]
+    assert {words[0] for words in commands(page) if words} >= program.commands.keys()
+    for param in program.params:
+        assert any(f"{word}`" in page for word in param.opts), param.opts
 
 
 def check_overrides(verb: str, recipe: str | None, overrides: list[str]) -> None:

@@ -4,25 +4,30 @@ import logging
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists the verbs in this order
     forget,
+    saliency,
+    encode,
     evaluate,
     audit,
     report,
     grid,
     sample,
-    saliency,
     pretrain,
     train_classifier,
-    encode,
     import_,
     export,
+    recipes,
+    methods,
     classes,
     init,
 )
 from dualoptim_diffusion.cli.options import app
-from dualoptim_diffusion.core.environment import settle_streams
+from dualoptim_diffusion.core.environment import LOG, settle_streams, show_libraries
 from dualoptim_diffusion.core.errors import (
     EXIT_DIVERGED,
     EXIT_FAILED,
@@ -44,12 +49,12 @@ LESS = (
 
 
 def main() -> None:
-    """Entry point: every failure is one sentence on stderr and a non-zero exit."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it: warnings of 4-bit kernels
+    """Entry point: every failure is one sentence on stderr and a non-zero exit; --verbose adds its traceback."""
     settle_streams()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
+        with _messages():
+            app(prog_name="dualoptim")  # also where python -m runs it
     except Interrupted:
         say("Interrupted. Run the command again to continue (forget: with --resume).")
         sys.exit(EXIT_INTERRUPTED)
@@ -73,6 +78,20 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Libraries are silent, and the traceback of what ends the command is logged; --verbose shows both."""
+    with warnings.catch_warnings():
+        show_libraries(False)
+        try:
+            yield
+        except Exception:
+            LOG.debug("This ended the command:", exc_info=True)
+            raise
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def out_of_memory(error: BaseException) -> bool:

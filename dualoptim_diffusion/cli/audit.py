@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dualoptim_diffusion.cli.options import Json, RunArgument, app, result, starting
+from dualoptim_diffusion.cli.complete import run_folders
+from dualoptim_diffusion.cli.options import LOOKING, Json, RunArgument, result, starting, verb
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import parse_recipe
@@ -16,32 +17,43 @@ BudgetOption = Enum("BudgetOption", {name: name for name in BUDGETS}, type=str) 
 QUICK = BudgetOption("quick")
 
 
-@app.command()
+@verb(
+    LOOKING,
+    "dualoptim audit runs/demo --retrain",
+    "dualoptim audit runs/demo --budget standard --probe relearn --probe leakage",
+)
 def audit(
     run: RunArgument,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Of audit and sampling, such as audit.images=200."),
+        typer.Argument(metavar="SECTION.KEY=VALUE", help="Of audit and sampling, such as audit.images=200."),
     ] = None,
-    probe: Annotated[list[ProbeOption] | None, typer.Option(help="Repeat for several [the budget's].")] = None,
+    probe: Annotated[
+        list[ProbeOption] | None,
+        typer.Option(metavar="PROBE", help=f"{', '.join(PROBE_NAMES)}; repeat for several [the budget's]."),
+    ] = None,
     budget: Annotated[BudgetOption, typer.Option(help="What each model is given.")] = QUICK,
     control: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="RUN", help="A model retrained without the class; repeat for several [those --retrain made before]."
+            metavar="RUN",
+            help="A model retrained without the class; repeat for several [those --retrain made before].",
+            autocompletion=run_folders,
         ),
     ] = None,
-    controls: Annotated[int, typer.Option(min=1, help="How many retrained models --retrain trains and uses.")] = 2,
+    controls: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many retrained models --retrain trains and uses.")
+    ] = 2,
     retrain: Annotated[
         bool,
         typer.Option("--retrain", help="Train the controls here; they are cached, and interrupted training continues."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Attack a run's result: is the class really gone, or only hidden?
+    """Attack a run's result: is the class really gone?
 
-    Each probe runs on the original, the unlearned model and controls that never saw the class. Writes audit.json and
-    the report. Run an interrupted command again to continue.
+    It may be only hidden. Each probe runs on the original, the unlearned model and controls that never saw the class.
+    Writes audit.json and the report. Run an interrupted command again to continue.
     """
     if control and retrain:
         raise InputError(f"--control names the control {control[0]} and --retrain would make one; give one of them.")

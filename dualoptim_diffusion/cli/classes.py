@@ -4,16 +4,23 @@ from typing import Annotated
 
 import typer
 
+from dualoptim_diffusion.cli.complete import class_sources
 from dualoptim_diffusion.cli.options import (
+    LISTS,
     Json,
-    app,
     result,
+    verb,
 )
 
 
-@app.command()
+@verb(LISTS, "dualoptim classes digits_sfron_dual")
 def classes(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A recipe, a run folder or a pipeline folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A recipe, a run folder or a pipeline folder.", autocompletion=class_sources
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """List the classes of a recipe's data or of a model."""

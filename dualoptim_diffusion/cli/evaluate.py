@@ -6,22 +6,23 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    LOOKING,
     InceptionWeights,
     Json,
     RunArgument,
-    app,
     inception,
     result,
     starting,
+    verb,
 )
 
 
-@app.command()
+@verb(LOOKING, "dualoptim evaluate runs/demo evaluation.protocol=quick")
 def evaluate(
     run: RunArgument,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Such as evaluation.protocol=quick."),
+        typer.Argument(metavar="SECTION.KEY=VALUE", help="Such as evaluation.protocol=quick."),
     ] = None,
     inception_weights: InceptionWeights = None,
     real_images: Annotated[
@@ -29,7 +30,9 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sample (or reuse matching samples) and score a run again; rewrites results, grid and report.
+    """Score a run again, under its own or another protocol.
+
+    Samples are reused where they match. Rewrites results, grid and report.
 
     With overrides that change what is measured, the figures are added to the run and to its report.
 

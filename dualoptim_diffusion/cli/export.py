@@ -6,18 +6,20 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    MODELS,
     Json,
+    ModelArgument,
     Overwrite,
-    app,
     refuse_existing,
     result,
     starting,
+    verb,
 )
 
 
-@app.command()
+@verb(MODELS, "dualoptim export runs/demo --format unet2d --out stock")
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a pipeline folder.")],
+    model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Where to write the folder.", show_default=False)],
     format_name: Annotated[
         str, typer.Option("--format", metavar="unet2d", help="unet2d: a UNet2DModel that plain diffusers loads.")
@@ -25,7 +27,10 @@ def export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model for diffusers without this package; its outputs stay equal."""
+    """Write a model that diffusers loads without this package.
+
+    Its outputs stay equal.
+    """
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Exporting {model}")
     from dualoptim_diffusion.runs.porting import export_model

@@ -1,11 +1,14 @@
 """`dualoptim forget`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    FORGETTING,
     Classes,
     DryRun,
     InceptionWeights,
@@ -14,16 +17,21 @@ from dualoptim_diffusion.cli.options import (
     Overwrite,
     RecipeArgument,
     StopAfter,
-    app,
     inception,
     planned,
     result,
     starting,
+    verb,
 )
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.terminal import say
 
 
-@app.command()
+@verb(
+    FORGETTING,
+    "dualoptim forget digits_sfron_dual --class three --dry-run",
+    "dualoptim forget digits_sfron_dual --class three --class eight method.forget_lr=3e-4 --out runs/mine",
+)
 def forget(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -37,7 +45,7 @@ def forget(
     inception_weights: InceptionWeights = None,
     as_json: Json = False,
 ) -> None:
-    """Forget classes of a model, sample it before and after, and report.
+    """Forget classes of a model, and measure it before and after.
 
     With one Adam a phase the forget weight cancels except through clipping: method.forget_lr is the real knob.
     """
@@ -64,3 +72,23 @@ def forget(
     )
     if experiment.accelerator.is_main_process:
         result(results if as_json else f"{table(results)}\n\n{out / 'report.html'}", as_json)
+        if not as_json:
+            can_retrain = experiment.retraining_recipe is not None
+            say("\nWhat to do next:\n  " + "\n  ".join(next_commands(out, can_retrain)))
+
+
+def next_commands(run: Path, can_retrain: bool) -> list[str]:
+    """Command lines that look at a run, attack it and pass its model on, quoted for a POSIX shell.
+
+    Args:
+        can_retrain: whether a recipe says how to train the controls of an audit.
+    """
+    from dualoptim_diffusion.files.pipeline_folder import is_dit
+
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    name = str(run) if not str(run).startswith("-") else f"./{run}"  # which is no option
+    audit = ["dualoptim", "audit", name, *(["--retrain"] if can_retrain else [])]
+    away = ["dualoptim", "export", name, "--out", f"{name}-unet2d"]
+    if is_dit(run):  # a DiT's own folder is what diffusers loads
+        away = ["dualoptim", "sample", name, "--out", f"{name}-samples"]
+    return [shlex.join(words) for words in ([opener, f"{name}/report.html"], audit, away)]

@@ -5,37 +5,52 @@ from typing import Annotated
 
 import typer
 
+from dualoptim_diffusion.cli.complete import class_names
 from dualoptim_diffusion.cli.options import (
+    LOOKING,
+    Json,
     Overwrite,
     RunArgument,
-    app,
     refuse_existing,
+    result,
     starting,
+    verb,
 )
 from dualoptim_diffusion.core.errors import InputError
 
 
-@app.command()
+@verb(LOOKING, "dualoptim grid runs/demo --class three --columns 16 --out three.png")
 def grid(
     run: RunArgument,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Where things lie now, such as data.path=FOLDER."),
+        typer.Argument(metavar="SECTION.KEY=VALUE", help="Where things lie now, such as data.path=FOLDER."),
     ] = None,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class to show; repeat for several [up to 12: all].")
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="A class to show; repeat for several [up to 12: all].",
+            autocompletion=class_names,
+        ),
     ] = None,
     others: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Show the forgotten classes and K others.")
     ] = None,
     contact_sheet: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Show one class alone, up to 100 images.")
+        str | None,
+        typer.Option(metavar="NAME", help="Show one class alone, up to 100 images.", autocompletion=class_names),
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Images a class on either side.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, metavar="N", help="Images a class on either side.")] = 8,
     out: Annotated[Path | None, typer.Option(help="PNG file [default: RUN/grid.png or RUN/sheet_NAME.png].")] = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
-    """Draw the before/after grid of a run for other classes or more columns, or one class's contact sheet."""
+    """Draw images of a run before and after, side by side.
+
+    --contact-sheet draws one class alone.
+    """
     if sum(bool(given) for given in (classes, others is not None, contact_sheet)) > 1:
         raise InputError("--class, --others and --contact-sheet each choose what is shown; give one of them.")
     from dualoptim_diffusion.files.run_folder import grid_files
@@ -52,4 +67,4 @@ def grid(
     else:
         written = draw_run_grid(experiment, run, classes or (), others, columns, out)
     if experiment.accelerator.is_main_process:
-        typer.echo(written)
+        result({"image": str(written)} if as_json else str(written), as_json)

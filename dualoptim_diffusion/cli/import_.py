@@ -6,28 +6,36 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    MODELS,
     Json,
     Overwrite,
-    app,
     refuse_existing,
     result,
     starting,
+    verb,
 )
 
 
-@app.command("import")
+@verb(
+    MODELS,
+    "dualoptim import ckpt.pth --out base",
+    name="import",
+)
 def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published checkpoint file.")],
     out: Annotated[Path, typer.Option(help="Where to write the pipeline folder.", show_default=False)],
     weights: Annotated[
         str, typer.Option(metavar="raw|ema", help="Which; the published forgetting runs start from the raw ones.")
     ] = "raw",
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width of a U-Net's images in pixels.")] = 32,
+    image_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Height and width of a U-Net's images in pixels.")
+    ] = 32,
     num_heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads of a DiT's attention [as in DiT-S, B, L and XL].")
+        int | None, typer.Option(min=1, metavar="N", help="Heads of a DiT's attention [as in DiT-S, B, L and XL].")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="Autoencoder of a DiT's latents: a folder or hub id.", show_default=False)
+        str | None,
+        typer.Option(metavar="VAE", help="Autoencoder of a DiT's latents: a folder or hub id.", show_default=False),
     ] = None,
     class_names: Annotated[
         str | None,
@@ -36,7 +44,10 @@ def import_(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of SA, SalUn, SFRon, DualOptim or DiT into a pipeline folder; nothing in it is executed."""
+    """Turn a published checkpoint into a pipeline folder.
+
+    It may be one of SA, SalUn, SFRon, DualOptim or DiT. Nothing in it is executed.
+    """
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Importing {checkpoint}")
     from dualoptim_diffusion.runs.porting import import_checkpoint

@@ -6,23 +6,24 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    MODELS,
     DryRun,
     Json,
     Overrides,
     Overwrite,
-    RecipeArgument,
     StopAfter,
-    app,
     planned,
+    recipe_argument,
     refuse_existing,
     result,
     starting,
+    verb,
 )
 
 
-@app.command()
+@verb(MODELS, "dualoptim pretrain digits_pretrain --out base")
 def pretrain(
-    recipe: RecipeArgument,
+    recipe: Annotated[str, recipe_argument("pretrain")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the pipeline folder here.")] = None,
     dry_run: DryRun = False,
@@ -30,7 +31,10 @@ def pretrain(
     stop_after: StopAfter = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model from scratch. It is cached by recipe hash; an interrupted training continues."""
+    """Train a model from scratch.
+
+    It is cached by recipe hash and reused; an interrupted training continues.
+    """
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Pretraining as {recipe} says")
     from dualoptim_diffusion.runs.pretrain import make_base_model, open_pretraining

@@ -6,19 +6,20 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    FORGETTING,
     Classes,
     Json,
     Overrides,
     Overwrite,
     RecipeArgument,
-    app,
     refuse_existing,
     result,
     starting,
+    verb,
 )
 
 
-@app.command()
+@verb(FORGETTING, "dualoptim saliency digits_sfron_dual --class three --out mask.safetensors")
 def saliency(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -27,7 +28,10 @@ def saliency(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Compute which weights the forget phase may change, for `forget --mask`."""
+    """Compute which weights forgetting may change.
+
+    Give the mask to `forget --mask`; without one, forget computes what its recipe asks for.
+    """
     refuse_existing(out, overwrite)
     starting(f"Making a mask as {recipe} says")
     from dualoptim_diffusion.runs.experiment import open_experiment

@@ -6,29 +6,37 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.options import (
+    MODELS,
     DryRun,
     Json,
     Overrides,
     Overwrite,
-    RecipeArgument,
-    app,
     planned,
+    recipe_argument,
     refuse_existing,
     result,
     starting,
+    verb,
 )
 
 
-@app.command("train-classifier")
+@verb(
+    MODELS,
+    "dualoptim train-classifier digits_classifier --out judge",
+    name="train-classifier",
+)
 def train_classifier(
-    recipe: RecipeArgument,
+    recipe: Annotated[str, recipe_argument("train-classifier")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the classifier folder here.")] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train the classifier that judges samples, and measure it on held-out real images."""
+    """Train the classifier that judges samples.
+
+    It is measured on held-out real images, cached by recipe hash and reused.
+    """
     refuse_existing(out, overwrite, "classifier.json")
     starting(f"Training a classifier as {recipe} says")
     from dualoptim_diffusion.runs.train_classifier import make_classifier, open_classifier_recipe

@@ -1,15 +1,18 @@
-"""What a process finds when it starts, made fit: streams, a launcher's variables, a home. No torch here."""
+"""What a process finds when it starts, made fit: streams, libraries, a launcher's variables, a home. No torch here."""
 
 import io
+import logging
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from dualoptim_diffusion.core.terminal import say_once
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # numbers that a launcher sets for each process
 MEETING_PLACE = "MASTER_ADDR"
+LOG = logging.getLogger("dualoptim_diffusion")
 
 
 def settle_streams() -> None:
@@ -23,6 +26,24 @@ def settle_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def show_libraries(shown: bool) -> None:
+    """Whether warnings and log lines of libraries reach the screen, and the tracebacks that are logged here.
+
+    Commands hide them: what a user must know, they say themselves. Errors of libraries are always shown, and warnings
+    that python -W or PYTHONWARNINGS asks for. Their progress bars are drawn on a terminal alone.
+    """
+    logging.disable(logging.NOTSET if shown else logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("default" if shown else "ignore")
+    if shown:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        LOG.setLevel(logging.DEBUG)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "WARNING" if shown else "ERROR")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; `progress` writes lines all the same
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def drop_stray_launcher() -> None:

@@ -4,9 +4,10 @@ import re
 import sys
 import unicodedata
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 EVERY = 60.0  # seconds between two lines about one piece of work, where there is no terminal
 
@@ -29,6 +30,8 @@ def printable_lines(text: str) -> str:
 
 def say(text: str) -> None:
     """Logs go to stderr; stdout is for results."""
+    from tqdm import tqdm  # late: what it reads of the environment is set by then
+
     tqdm.write(printable_lines(text), file=sys.stderr)
 
 
@@ -40,10 +43,13 @@ def say_once(text: str) -> None:
 
 def progress(*arguments: Any, **options: Any) -> "tqdm[Any]":
     """A progress bar of tqdm's, with its arguments; in a file or a pipe one line a minute, of what takes so long."""
+    from tqdm import tqdm
+
     if "desc" in options:
         options["desc"] = printable(options["desc"])
     if not sys.stderr.isatty():
         options |= {"file": _Lines(), "mininterval": EVERY, "maxinterval": EVERY, "miniters": 1, "delay": EVERY}
+        options["disable"] = False  # where bars of libraries are off
     return tqdm(*arguments, **options)
 
 

@@ -1,5 +1,6 @@
 """`dualoptim classes`: the classes of a recipe's data or of a model; torch is loaded for ImageNet and replays alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
@@ -20,19 +21,31 @@ def list_classes(source: str) -> dict[int, str]:
     Raises:
         InputError: if it is none of these.
     """
+    if (names := known_classes(source)) is not None:
+        return names
+    if Path(source).is_dir():
+        return _names_of_network(model_folder(Path(source)))
+    from dualoptim_diffusion.data import data_facts
+
+    return data_facts(load_recipe(ForgetRecipe, source).data).id2label
+
+
+def known_classes(source: str, overrides: Sequence[str] = ()) -> dict[int, str] | None:
+    """The same without torch; None where a network, ImageNet's list or replayed images would have to tell.
+
+    Args:
+        overrides: of the recipe.
+    """
     if Path(source).is_dir():
         with pipeline_folder(folder := model_folder(Path(source))):
-            names = class_names(folder)
-        return names or _names_of_network(folder)
-    data = load_recipe(ForgetRecipe, source).data
+            return class_names(folder) or None
+    data = load_recipe(ForgetRecipe, source, overrides).data
     if data.name in FIXED:
         return dict(enumerate(FIXED[data.name]))
     if data.name == "image_folder":
         assert data.path is not None  # the recipe has checked it
         return list_folder(data.path).id2label
-    from dualoptim_diffusion.data import data_facts
-
-    return data_facts(data).id2label
+    return None
 
 
 def _names_of_network(folder: Path) -> dict[int, str]:

@@ -184,6 +184,8 @@ case("an export without --out is a usage error", "export $model", "--out", code=
 case("an image size of 0 is a usage error", "import x.pth --out $out --image-size 0", "--image-size", code=USAGE)
 case("a grid of no columns is a usage error", "grid $run --columns 0 --out $out", "--columns", code=USAGE)
 case("a seed given to evaluate as an option is a usage error", "evaluate $run --seed 1", "--seed", code=USAGE)
+case("a recipe given to recipes is a usage error", "recipes digits_sfron_dual", "digits_sfron_dual", code=USAGE)
+case("a method given to methods is a usage error", "methods sfron", "sfron", code=USAGE)
 case("a report of no run is a usage error", "report", "RUN", code=USAGE)
 
 # Classes.

@@ -14,7 +14,10 @@ HEAVY = {
 TORCH = {"torch", "accelerate", "huggingface_hub"}  # the last by older versions of accelerate
 MAY_LOAD: dict[str, set[str]] = {
     "--help": set(),
+    "--version": set(),
     "forget --help": set(),
+    "recipes": set(),
+    "recipes --json": set(),
     "classes digits_sfron_dual": set(),
     "classes cifar10_sfron_dual": set(),
     "classes {photos}": set(),

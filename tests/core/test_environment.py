@@ -24,6 +24,34 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+LIBRARY = """
+import logging, sys, warnings
+from dualoptim_diffusion.core import environment, terminal
+environment.show_libraries({shown})
+import tqdm
+warnings.warn("warned")
+logging.getLogger("library").warning("logged")
+logging.getLogger("library").error("failed")
+terminal.EVERY = 1e-9
+list(tqdm.tqdm(range(3), desc="bar of a library"))
+list(terminal.progress(range(3), desc="progress"))
+"""
+
+
+@pytest.mark.parametrize(("shown", "python"), [(False, []), (True, []), (False, ["-W", "default"])])
+def test_libraries_are_silent_unless_the_user_asks_and_their_bars_are_for_terminals(
+    shown: bool, python: list[str]
+) -> None:
+    command = [sys.executable, *python, "-c", LIBRARY.format(shown=shown)]
+    inherited = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "PYTHONWARNINGS")}
+    err = subprocess.run(command, capture_output=True, text=True, check=True, env=inherited).stderr
+    assert ("warned" in err) == (shown or bool(python))
+    assert ("logged" in err) == shown
+    assert "failed" in err
+    assert "bar of a library" not in err
+    assert "progress: 100%" in err
+
+
 STRAY = {
     "one rank": {"RANK": "3"},
     "a world alone": {"WORLD_SIZE": "4"},

@@ -8,7 +8,10 @@ from dualoptim_diffusion.unlearning.methods.method import RETAIN_KEYS, Method
 
 
 class GradientAscent(Method):
-    """Ascent on the denoising loss of the forget set, in turn with retain steps (none with retain_steps = 0)."""
+    """Increases the denoising loss of the class without a bound.
+
+    In turn with retain steps (none with retain_steps = 0); `forget_ceiling` sets a bound.
+    """
 
     reads = Method.reads | {"forget_ceiling", "mask"}
 
@@ -17,14 +20,17 @@ class GradientAscent(Method):
 
 
 class Finetune(Method):
-    """Retain steps only."""
+    """None: retain steps only."""
 
     reads = RETAIN_KEYS
     forgets = False
 
 
 class Retrain(Method):
-    """The gold standard: the base model's own pretraining, from fresh weights, on the retain set alone."""
+    """None: trains from scratch without the class.
+
+    The gold standard: the base model's own pretraining, from fresh weights, on the retain set alone.
+    """
 
     reads = frozenset()
     forgets = False

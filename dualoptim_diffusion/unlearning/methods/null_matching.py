@@ -9,7 +9,10 @@ from dualoptim_diffusion.unlearning.methods.method import FORGET_KEYS, RETAIN_KE
 
 
 class NullMatching(Method):
-    """Matches the prediction for c_f to the frozen base model's for the null label: a bounded target cannot diverge."""
+    """Trains the forgotten label to draw what the base model draws without a label.
+
+    The prediction for c_f is matched to the frozen base model's for the null label: a bounded target cannot diverge.
+    """
 
     reads = RETAIN_KEYS | FORGET_KEYS | {"mask"}
 

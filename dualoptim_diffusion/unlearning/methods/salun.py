@@ -9,8 +9,9 @@ from dualoptim_diffusion.unlearning.methods.method import FORGET_KEYS, RETAIN_KE
 
 
 class SalUn(Method):
-    """Matches the prediction for c_f to the model's own for c'.
+    """Trains the forgotten label to draw another class, on weights selected by gradient size.
 
+    The prediction for c_f is matched to the model's own for c'.
     `update: joint` is the published form (one optimizer, one step on both losses, clip then mask); `alternate` is the
     form DualOptim steps (mask on both phases, mask then clip).
     """

@@ -16,7 +16,9 @@ MICRO_BATCH = 250  # timesteps of one image in a forward and backward pass
 
 
 class SelectiveAmnesia(Method):
-    """L = l(x_u, c_f) + gamma l(x_replay, c_r) + lambda sum F (theta - theta*)^2, x_u uniform noise; in joint steps.
+    """Trains the forgotten label to draw noise; replayed images and a Fisher penalty protect the other classes.
+
+    L = l(x_u, c_f) + gamma l(x_replay, c_r) + lambda sum F (theta - theta*)^2, x_u uniform noise; in joint steps.
 
     gamma is `retain_weight`, lambda `penalty_weight`; replay images are the base model's own drawings of the retained
     classes. The penalty's gradient is added in closed form, so the logged loss is without it.

@@ -10,7 +10,10 @@ EPS = 1e-8
 
 
 class SFRon(Method):
-    """Forget gradients live on weights with much more Fisher information on the forget set; masked, then clipped."""
+    """Increases the denoising loss of the class up to that without a label, on weights selected by Fisher information.
+
+    Weights with much more of it on the forget set than on the retain set; gradients are masked, then clipped.
+    """
 
     reads = RETAIN_KEYS | FORGET_KEYS | {"loss_exponent", "forget_ceiling", "mask"}
 
