@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists the verbs in this order
+    init,
     forget,
     saliency,
     encode,
@@ -24,7 +25,6 @@ from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists t
     recipes,
     methods,
     classes,
-    init,
 )
 from dualoptim_diffusion.cli.options import app
 from dualoptim_diffusion.core.environment import LOG, settle_streams, show_libraries

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dualoptim_diffusion.cli.options import Json, app, result, starting
+from dualoptim_diffusion.cli.options import FORGETTING, Json, result, starting, verb
 
 
-@app.command()
+@verb(FORGETTING, "dualoptim init photos --out mine")
 def init(
     photos: Annotated[Path, typer.Argument(help="A folder with train/CLASS/ or CLASS/ of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the recipes; it must not be there yet.")],
