@@ -18,6 +18,8 @@ from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists t
     encode,
     import_,
     export,
+    delta,
+    apply,
     classes,
 )
 from dualoptim_diffusion.cli.options import app

@@ -7,6 +7,7 @@ import typer
 
 from dualoptim_diffusion.cli.options import (
     Overwrite,
+    Places,
     RunArgument,
     app,
     refuse_existing,
@@ -18,10 +19,7 @@ from dualoptim_diffusion.core.errors import InputError
 @app.command()
 def grid(
     run: RunArgument,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Where things lie now, such as data.path=FOLDER."),
-    ] = None,
+    overrides: Places = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="A class to show; repeat for several [up to 12: all].")
     ] = None,

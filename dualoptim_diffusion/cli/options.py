@@ -27,6 +27,10 @@ Classes = Annotated[
     list[str] | None, typer.Option("--class", help="A class to forget, by name or id; repeat for several.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Where things lie now, such as data.path=FOLDER."),
+]
 InceptionWeights = Annotated[
     Path | None,
     typer.Option(help="torch-fidelity's Inception weights, for FID without a network.", show_default=False),
