@@ -14,20 +14,23 @@ from dualoptim_diffusion.cli.options import (
     starting,
 )
 
+FORMATS = "diffusers: a folder for plain diffusers; published: a torch file as the research code saves it."
+
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a pipeline folder.")],
-    out: Annotated[Path, typer.Option(help="Where to write the folder.", show_default=False)],
-    format_name: Annotated[
-        str, typer.Option("--format", metavar="unet2d", help="unet2d: a UNet2DModel that plain diffusers loads.")
-    ] = "unet2d",
+    out: Annotated[Path, typer.Option(help="Where to write the folder or file.", show_default=False)],
+    format_name: Annotated[str, typer.Option("--format", metavar="diffusers|published", help=FORMATS)] = "diffusers",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model for diffusers without this package; its outputs stay equal."""
-    refuse_existing(out, overwrite, "model_index.json")
+    """Write a model for code without this package: diffusers, with a model card, or the research code.
+
+    A U-Net's outputs stay equal. diffusers gives a DiT slightly other outputs than the research code does.
+    """
+    refuse_existing(out, overwrite, None if format_name == "published" else "model_index.json")
     starting(f"Exporting {model}")
-    from dualoptim_diffusion.runs.porting import export_model
+    from dualoptim_diffusion.runs.export import export_model
 
     result(export_model(model, out, format_name), as_json)

@@ -39,6 +39,6 @@ def import_(
     """Turn a checkpoint of SA, SalUn, SFRon, DualOptim or DiT into a pipeline folder; nothing in it is executed."""
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Importing {checkpoint}")
-    from dualoptim_diffusion.runs.porting import import_checkpoint
+    from dualoptim_diffusion.runs.import_ import import_checkpoint
 
     result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)

@@ -453,7 +453,10 @@ case("samples of another model are not mixed", "sample $run --class 1 --seeds 0 
 for name, content in (("no JSON", "{"), ("a list", "[]"), ("no text", b"\xff\xfe"), ("deep", "[" * 99999)):
     case(f"a manifest that is {name} is refused", "sample $run --class 1 --seeds 0 --out $tmp/samples", "samples",
          "manifest.json", prepare=text("samples/manifest.json", content))
-case("an unknown format of export is refused", "export $model --out $out --format gguf", "'gguf'", "expected unet2d")
+case("an unknown format of export is refused", "export $model --out $out --format gguf", "'gguf'",
+     "expected diffusers or published")
+case("a network with other groups than the research code's has no published form",
+     "export $model --out $out --format published", "normalizes 4 groups", "use --format diffusers")
 
 # Patches.
 def patch(name: str = "p.safetensors", **changes: object) -> Prepare:
