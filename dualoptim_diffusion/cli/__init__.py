@@ -20,6 +20,7 @@ from dualoptim_diffusion.cli import (  # noqa: F401  # isort: skip, help lists t
     export,
     delta,
     apply,
+    push,
     classes,
 )
 from dualoptim_diffusion.cli.options import app

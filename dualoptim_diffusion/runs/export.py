@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.files.weight_files import weights_sha256, write_published
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule, UNetModule
 from dualoptim_diffusion.models.dit_module import EPS
@@ -20,9 +18,7 @@ from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.published import export_published
 from dualoptim_diffusion.models.published_dit import export_published_dit
 from dualoptim_diffusion.models.stock import fold
-from dualoptim_diffusion.report.comparison import open_run
-from dualoptim_diffusion.report.model_card import model_card, plain_card
-from dualoptim_diffusion.runs.licence import known_licence
+from dualoptim_diffusion.runs.card import make_card
 
 FORMATS = ("diffusers", "published")
 
@@ -72,7 +68,7 @@ def export_model(source: Path, out: Path, format_name: str = "diffusers") -> dic
     if format_name not in FORMATS:
         raise InputError(f"--format is {format_name!r}, expected {' or '.join(FORMATS)}.")
     model = load_model(source)
-    write = write_diffusers if format_name == "diffusers" else _write_published
+    write = _write_diffusers if format_name == "diffusers" else _write_published
     network = write(source, model, out)
     return {
         "model": str(out),
@@ -84,7 +80,7 @@ def export_model(source: Path, out: Path, format_name: str = "diffusers") -> dic
     }
 
 
-def write_diffusers(source: Path, model: DenoisingModel, out: Path) -> nn.Module:
+def _write_diffusers(source: Path, model: DenoisingModel, out: Path) -> nn.Module:
     """Writes diffusers' own networks and scheduler, a model card and, of a run, its grid; returns the network.
 
     A U-Net becomes a `UNet2DModel`; what was one already stays as it is.
@@ -97,23 +93,11 @@ def write_diffusers(source: Path, model: DenoisingModel, out: Path) -> nn.Module
             model.save_stock(beside)
         else:
             DDIMPipeline(network, make_scheduler("ddim")).save_pretrained(beside)
-        write_card(source, model, beside, _usage(model))
+        card = make_card(source, model, _usage(model))
+        (beside / "README.md").write_text(card.text, encoding="utf-8")
+        if card.grid is not None:
+            shutil.copyfile(card.grid, beside / card.grid.name)
     return network
-
-
-def write_card(source: Path, model: DenoisingModel, folder: Path, usage: str) -> None:
-    """Writes the model card of a run, with its grid beside it; of a model without figures a shorter one."""
-    run_folder, licence = RunFolder(source), known_licence(source, model)
-    card = plain_card(usage, model.forgotten, licence)
-    if run_folder.results.is_file():
-        run = open_run(source)
-        if licence:
-            run = replace(run, provenance={"base_model_license": licence} | run.provenance)
-        has_grid = run_folder.grid.is_file()
-        card = model_card(run, usage, run_folder.grid.name if has_grid else None)
-        if has_grid:
-            shutil.copyfile(run_folder.grid, folder / run_folder.grid.name)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_published(source: Path, model: DenoisingModel, out: Path) -> nn.Module:

@@ -20,10 +20,10 @@ from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.models.loading import save_model
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.optim.mask_indices import indices_of, smaller_form
+from dualoptim_diffusion.runs.card import known_licence
 from dualoptim_diffusion.runs.evaluate import EvaluationSetup, evaluate_run, open_evaluation
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.folder import check_out, claim
-from dualoptim_diffusion.runs.licence import known_licence
 from dualoptim_diffusion.runs.mask import mask_provenance, obtain_mask
 from dualoptim_diffusion.runs.models import OpenedModel, open_base_model
 from dualoptim_diffusion.runs.provenance import describe_origin

@@ -209,12 +209,12 @@ def test_a_run_records_the_licence_of_its_base_and_its_card_states_it(
 
 
 def test_a_network_of_dit_xls_form_has_the_licence_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dualoptim_diffusion.runs import licence
+    from dualoptim_diffusion.runs import card
 
     model = ConditionalDiT(random_dit(), dict(enumerate("abcde")))
-    assert licence.known_licence(None, model) is None
-    monkeypatch.setattr(licence, "DIT_XL", {"num_classes": CLASSES})
-    assert licence.known_licence(Path("facebook/DiT-XL-2-256"), model) == "cc-by-nc-4.0"
+    assert card.known_licence(None, model) is None
+    monkeypatch.setattr(card, "DIT_XL", {"num_classes": CLASSES})
+    assert card.known_licence(Path("facebook/DiT-XL-2-256"), model) == "cc-by-nc-4.0"
 
 
 def test_what_was_forgotten_is_in_the_card_of_a_model_without_figures(tmp_path: Path, dualoptim: Run) -> None:
