@@ -41,7 +41,7 @@ RENAMED = (
     (r"\.to_out\.0", ".proj_out"),
 )
 
-CONVOLVES = re.compile(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$")  # published names of what are matrices here
+CONVOLVES = re.compile(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$")  # by 1x1, with what are matrices here
 PUBLISHED_GROUPS = 32  # of every GroupNorm
 PUBLISHED_RATE = 2e-4  # of pretraining
 
@@ -102,18 +102,12 @@ def export_published(network: UNetModule) -> list[Any]:
             f"The network normalizes {groups} groups of channels, the research code always {PUBLISHED_GROUPS}, so it "
             "has no published form; use --format diffusers."
         )
-    weights = {
-        name: _square(value.detach()) if CONVOLVES.search(name) else value.detach()
-        for ours, value in network.state_dict().items()
-        for name in [published_name(ours, len(network.arguments["multipliers"]))]
-    }
+    weights: dict[str, Tensor] = {}
+    for ours, value in network.state_dict().items():
+        name = published_name(ours, len(network.arguments["multipliers"]))
+        weights[name] = value[:, :, None, None] if CONVOLVES.search(name) else value
     adam = Adam(network.parameters(), lr=PUBLISHED_RATE)
     return [{f"module.{name}": value for name, value in weights.items()}, adam.state_dict(), 0, weights]
-
-
-def _square(matrix: Tensor) -> Tensor:
-    """A matrix as a 1x1 convolution."""
-    return matrix[:, :, None, None]
 
 
 def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[str, Tensor]:
