@@ -486,6 +486,9 @@ case("two patches of one base are never summed", "apply $model $tmp/p.safetensor
      "same base", "do not add up", prepare=lambda p: (patch()(p), patch("q.safetensors", result_sha256="s")(p)))
 case("a patch for what is no model is refused", "apply $tmp $tmp/p.safetensors --out $out", "$tmp",
      "no pipeline folder", prepare=patch())
+case("a push of what is no run is refused", "push $model me/three --dry-run", "$model", "no finished run folder")
+for name in ("three", "me/", "a/b/c", "me/th ree", "-me/three", "me/three.git"):
+    case(f"{name!r} is no name on the hub", f"push $run -- {shlex.quote(name)}", repr(name), "expected OWNER/NAME")
 
 # Importing.
 IMPORT = "import $tmp/c.pth --out $out --image-size 8"
