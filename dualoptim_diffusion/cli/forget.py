@@ -83,12 +83,8 @@ def next_commands(run: Path, can_retrain: bool) -> list[str]:
     Args:
         can_retrain: whether a recipe says how to train the controls of an audit.
     """
-    from dualoptim_diffusion.files.pipeline_folder import is_dit
-
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     name = str(run) if not str(run).startswith("-") else f"./{run}"  # which is no option
     audit = ["dualoptim", "audit", name, *(["--retrain"] if can_retrain else [])]
-    away = ["dualoptim", "export", name, "--out", f"{name}-unet2d"]
-    if is_dit(run):  # a DiT's own folder is what diffusers loads
-        away = ["dualoptim", "sample", name, "--out", f"{name}-samples"]
+    away = ["dualoptim", "export", name, "--out", f"{name}-diffusers"]
     return [shlex.join(words) for words in ([opener, f"{name}/report.html"], audit, away)]

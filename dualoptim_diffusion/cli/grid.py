@@ -10,6 +10,7 @@ from dualoptim_diffusion.cli.options import (
     LOOKING,
     Json,
     Overwrite,
+    Places,
     RunArgument,
     refuse_existing,
     result,
@@ -22,10 +23,7 @@ from dualoptim_diffusion.core.errors import InputError
 @verb(LOOKING, "dualoptim grid runs/demo --class three --columns 16 --out three.png")
 def grid(
     run: RunArgument,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="SECTION.KEY=VALUE", help="Where things lie now, such as data.path=FOLDER."),
-    ] = None,
+    overrides: Places = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(

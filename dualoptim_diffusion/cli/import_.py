@@ -50,6 +50,6 @@ def import_(
     """
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Importing {checkpoint}")
-    from dualoptim_diffusion.runs.porting import import_checkpoint
+    from dualoptim_diffusion.runs.import_ import import_checkpoint
 
     result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)

@@ -20,7 +20,10 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write recipes for your own images, and for your own model if you have one."""
+    """Write recipes for your own images.
+
+    The numbers suit the images, this machine, and your own model if you have one. Nothing is trained.
+    """
     starting(f"Looking at {photos}")
     from dualoptim_diffusion.runs.starter import write_recipes
 

@@ -74,6 +74,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder or a pipeline folder.", autocompletion=model_folders)
 ]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Where things lie now, such as data.path=FOLDER."),
+]
 InceptionWeights = Annotated[
     Path | None,
     typer.Option(

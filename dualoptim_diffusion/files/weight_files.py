@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
+from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.json_files import read_json
 from dualoptim_diffusion.files.wrappings import Reading, fitting_readings, listed
 
@@ -85,6 +86,12 @@ def read_published(path: Path, wanted: Collection[str]) -> PublishedWeights:
         return PublishedWeights(
             raw.tensors, _plain(averages[0]).tensors if averages else None, step if isinstance(step, int) else None
         )
+
+
+def write_published(path: Path, content: list[Any] | dict[str, Tensor]) -> None:
+    """Writes the torch file that research code reads, in one piece: tensors and plain values alone."""
+    with atomic_path(path) as beside, beside.open("wb") as file:  # to a path, torch would write its name into the file
+        torch.save(content, file)
 
 
 def part_weights(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.files.pipeline_folder import is_dit, model_folder, pipeline_folder
+from dualoptim_diffusion.files.pipeline_folder import is_dit, is_hub_id, model_folder, pipeline_folder
 from dualoptim_diffusion.files.weight_files import weights_sha256
 from dualoptim_diffusion.models.ddpm import ConditionalDDPM
 from dualoptim_diffusion.models.dit import ConditionalDiT
@@ -113,16 +113,17 @@ class DenoisingModel(Protocol):
 def load_pipeline(
     folder: str | Path, device: torch.device | str = "cpu"
 ) -> "ConditionalDDPMPipeline | ConditionalDiTPipeline":
-    """The pipeline in a run folder or a pipeline folder.
+    """The pipeline in a run folder or a pipeline folder, or under a hub id such as OWNER/NAME@REVISION.
 
     Raises:
         InputError: if there is none, it is damaged, or it names parts of another library.
     """
     from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+    from dualoptim_diffusion.models.loading import downloaded
     from dualoptim_diffusion.models.parts import read_parts
     from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 
-    folder = model_folder(Path(folder))
+    folder = downloaded(str(folder)) if is_hub_id(folder) else model_folder(Path(folder))
     with pipeline_folder(folder):
         kind = ConditionalDiTPipeline if is_dit(folder) else ConditionalDDPMPipeline
         pipeline: ConditionalDDPMPipeline | ConditionalDiTPipeline = kind.from_pretrained(folder, **read_parts(folder))

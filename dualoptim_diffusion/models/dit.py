@@ -122,16 +122,21 @@ class ConditionalDiT(Denoiser):
 
     def save(self, folder: Path) -> None:
         """Writes a pipeline folder: diffusers' own `DiTPipeline` where that can draw it, else ours."""
+        from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
+
+        if self.vae is not None and self.num_classes == STOCK_CLASSES:
+            return self.save_stock(folder)
+        pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
+        pipeline.save_pretrained(folder)
+        (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
+        return None
+
+    def save_stock(self, folder: Path) -> None:
+        """Writes diffusers' own networks and scheduler, in the form of its `DiTPipeline`, with the names of classes."""
         from diffusers import DiTPipeline
 
         from dualoptim_diffusion.models.dit_network import DiT
-        from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
 
-        if self.vae is None or self.num_classes != STOCK_CLASSES:
-            pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
-            pipeline.save_pretrained(folder)
-            (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
-            return
         DiTPipeline(DiT.of(self.network).to_stock(), self.vae, make_scheduler("ddim")).save_pretrained(folder)
         index = Path(folder) / "model_index.json"  # diffusers leaves the names out
         names = {"id2label": {str(i): name for i, name in self.id2label.items()}, "forgotten": self.forgotten}

@@ -8,9 +8,13 @@ from accelerate import Accelerator
 
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.atomic import atomic_path
-from dualoptim_diffusion.files.pipeline_folder import is_dit, is_hub_id, model_folder, pipeline_folder
+from dualoptim_diffusion.files.pipeline_folder import is_dit, is_hub_id, model_folder, pipeline_folder, read_settings
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
 from dualoptim_diffusion.models.stock import is_stock, load_stock, table_rows
+
+INDEX = "model_index.json"
+OUR_PIPELINES = ("ConditionalDDPMPipeline", "ConditionalDiTPipeline")
+OUR_FILES = ("*/*.json", "*/*.safetensors")  # no code
 
 
 def load_model(
@@ -55,10 +59,15 @@ def downloaded(hub_id: str) -> Path:
         InputError: if it is not here and cannot be had.
     """
     from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        name, _, revision = hub_id.partition("@")
-        return Path(DiffusionPipeline.download(name, revision=revision or None))
+        name, _, after = hub_id.partition("@")
+        revision = after or None
+        index = read_settings(Path(hf_hub_download(name, INDEX, revision=revision)))
+        if index.get("_class_name") in OUR_PIPELINES:  # diffusers takes the library of their parts for code on the hub
+            return Path(snapshot_download(name, revision=revision, allow_patterns=[INDEX, *OUR_FILES]))
+        return Path(DiffusionPipeline.download(name, revision=revision))
     except (OSError, ValueError) as error:  # no network, or no such model
         raise InputError(
             f"{hub_id} is no folder here and cannot be downloaded ({reason(error, 150)}); put its pipeline folder "

@@ -1,11 +1,12 @@
-"""Published class-conditional DDPM checkpoints (SA, SalUn, SFRon, DualOptim) as native networks."""
+"""Published class-conditional DDPM checkpoints (SA, SalUn, SFRon, DualOptim) as native networks, and back."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.optim import Adam
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import PublishedWeights, read_published
@@ -39,6 +40,10 @@ RENAMED = (
     (r"\.to_([qkv])\.", r".\1."),
     (r"\.to_out\.0", ".proj_out"),
 )
+
+CONVOLVES = re.compile(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$")  # by 1x1, with what are matrices here
+PUBLISHED_GROUPS = 32  # of every GroupNorm
+PUBLISHED_RATE = 2e-4  # of pretraining
 
 
 class Imported(NamedTuple):
@@ -80,6 +85,29 @@ def import_published(
     found = fitting(path, given, wanted)
     network.load_state_dict({name: found[names[name]] for name in own})
     return Imported(network.eval(), stored.step, sorted(tensors.keys() - wanted.keys()))
+
+
+def export_published(network: UNetModule) -> list[Any]:
+    """What the research code's training would have saved of a network: the inverse of `import_published`.
+
+    Returns:
+        `[state_dict, optimizer_state, step, ema_shadow]`: the weights with `module.` before their names, a fresh Adam's
+        state, step 0, and the weights again, for that code draws with the average. Tensors share the network's memory.
+
+    Raises:
+        InputError: if its norms have other numbers of groups, which that code has no setting for.
+    """
+    if (groups := network.arguments["norm_groups"]) != PUBLISHED_GROUPS:
+        raise InputError(
+            f"The network normalizes {groups} groups of channels, the research code always {PUBLISHED_GROUPS}, so it "
+            "has no published form; use --format diffusers."
+        )
+    weights: dict[str, Tensor] = {}
+    for ours, value in network.state_dict().items():
+        name = published_name(ours, len(network.arguments["multipliers"]))
+        weights[name] = value[:, :, None, None] if CONVOLVES.search(name) else value
+    adam = Adam(network.parameters(), lr=PUBLISHED_RATE)
+    return [{f"module.{name}": value for name, value in weights.items()}, adam.state_dict(), 0, weights]
 
 
 def chosen_weights(path: Path, stored: PublishedWeights, weights: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Original DiT checkpoints (facebookresearch/DiT, and what SFRon and DualOptim save of it) as native networks."""
+"""Original DiT checkpoints (facebookresearch/DiT; what SFRon and DualOptim save of it) as native networks, and back."""
 
 import re
 from collections.abc import Mapping
@@ -81,6 +81,14 @@ def import_published_dit(
     _check_positions(path, tensors.get(POSITIONS), network.pos_embed.pos_embed)
     left_over = sorted(tensors.keys() - wanted.keys() - {POSITIONS})
     return Imported(network.eval(), stored.step, left_over)
+
+
+def export_published_dit(network: DiTModule) -> dict[str, Tensor]:
+    """A bare state dict of the original form, positions included: the inverse of `import_published_dit`."""
+    parts: dict[str, list[Tensor]] = {POSITIONS: [network.pos_embed.pos_embed]}
+    for name, value in network.state_dict().items():  # queries, keys and values come in this order
+        parts.setdefault(published_dit_name(name), []).append(value)
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def _check_positions(path: Path, table: Tensor | None, positions: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The model card of an unlearned pipeline: what it no longer draws, what that cost, what the figures do not say."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -28,25 +29,47 @@ def write_model_card(run: Run) -> None:
         beside.write_text(model_card(run), encoding="utf-8")
 
 
-def model_card(run: Run) -> str:
-    """YAML front matter and Markdown; the same for the same results and audit, wherever the folder lies."""
+def model_card(run: Run, usage: str | None = None, picture: str | None = None) -> str:
+    """YAML front matter and Markdown; the same for the same results and audit, wherever the folder lies.
+
+    Args:
+        usage: how to draw with the model; by default with this package.
+        picture: name of the file beside the card that shows images before and after.
+    """
     licence = run.provenance.get("base_model_license")
-    front: dict[str, Any] = {"library_name": "diffusers", "tags": TAGS}
-    if licence:
-        front["license"] = str(licence)
     names = quoted(run.forgotten)
     how = f" by the method {run.method}" if run.method else ""
+    grid = [f"![Images before and after forgetting, with equal seeds]({picture})"] if picture else []
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        _front_matter(licence, TAGS),
         f"# Forgotten: {escape(', '.join(run.forgotten))}",
         escape(f"This class-conditional diffusion model was made to forget {names}{how}. {headline(run.results)}"),
+        *grid,
         f"## Figures\n\n{markdown(make_table([run])).rstrip()}",
         f"Protocol hash: `{run.protocol_hash}`",
-        f"## Use\n\n{_usage(run)}",
+        f"## Use\n\n{usage or _usage(run)}",
         f"## Limits\n\n{LIMITS.rstrip()}",
         f"## Origin\n\n{_origin(run, licence)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def plain_card(usage: str, forgotten: Sequence[str], licence: str | None) -> str:
+    """The card of a model without a run's figures.
+
+    Args:
+        forgotten: names of the classes that it was made to forget, if any.
+    """
+    title = f"Forgotten: {escape(', '.join(forgotten))}" if forgotten else "A class-conditional diffusion model"
+    parts = [_front_matter(licence, TAGS if forgotten else TAGS[2:4]), f"# {title}", f"## Use\n\n{usage}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(licence: object, tags: Sequence[str]) -> str:
+    front: dict[str, Any] = {"library_name": "diffusers", "tags": list(tags)}
+    if licence:
+        front["license"] = str(licence)
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 
 def _usage(run: Run) -> str:

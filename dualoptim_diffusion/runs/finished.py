@@ -27,6 +27,19 @@ def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = 
         InputError: if there is no run, a part of it is another run's, an override would change how it was made, or the
             images are others.
     """
+    stored, recipe = open_recipes(run, overrides, allowed)
+    _check_here(run, recipe)
+    folder = RunFolder(run)
+    experiment = open_experiment(str(folder.recipe), overrides=overrides, stored=stored)
+    if experiment.facts.missing is None and "data_sha256" in folder.read_provenance():
+        folder.check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
+    return experiment
+
+
+def open_recipes(
+    run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = ()
+) -> tuple[ForgetRecipe, ForgetRecipe]:
+    """The recipe of a finished run as it is stored, and with the overrides; arguments and errors as of `open_run`."""
     folder = RunFolder(run)
     for override in overrides:
         if override.partition(".")[0] not in allowed and override.partition("=")[0] not in PLACES:
@@ -35,12 +48,8 @@ def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = 
     if not folder.recipe.is_file():
         raise InputError(f"There is no run folder {str(run)!r} (it would hold recipe.yaml).")
     folder.check_whole()
-    stored = load_recipe(ForgetRecipe, str(folder.recipe))
-    _check_here(run, load_recipe(ForgetRecipe, str(folder.recipe), overrides))
-    experiment = open_experiment(str(folder.recipe), overrides=overrides, stored=stored)
-    if experiment.facts.missing is None and "data_sha256" in folder.read_provenance():
-        folder.check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
-    return experiment
+    path = str(folder.recipe)
+    return load_recipe(ForgetRecipe, path), load_recipe(ForgetRecipe, path, overrides)
 
 
 def _check_here(run: Path, recipe: ForgetRecipe) -> None:

@@ -20,6 +20,7 @@ from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.models.loading import save_model
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.optim.mask_indices import indices_of, smaller_form
+from dualoptim_diffusion.runs.card import known_licence
 from dualoptim_diffusion.runs.evaluate import EvaluationSetup, evaluate_run, open_evaluation
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.folder import check_out, claim
@@ -160,6 +161,7 @@ def forget(
 def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]:
     """What provenance.json says of a run."""
     experiment = forgetting.experiment
+    licence = known_licence(experiment.recipe.model.path, forgetting.model)
     return describe_origin(experiment.accelerator.device) | {
         "recipe_sha256": experiment.recipe_sha256,
         "seed": experiment.recipe.run.seed,
@@ -167,6 +169,7 @@ def _origin(forgetting: Forgetting, setup: EvaluationSetup) -> dict[str, object]
         "base_model_sha256": forgetting.base_sha256,
         "classifier_sha256": setup.classifier.sha256,
         "features_sha256": setup.extractor.sha256,
+        **({"base_model_license": licence} if licence else {}),
     }
 
 

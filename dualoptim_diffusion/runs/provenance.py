@@ -13,7 +13,8 @@ import torch
 if TYPE_CHECKING:
     pass
 
-PACKAGES = ("dualoptim-diffusion", "torch", "torchvision", "diffusers", "accelerate", "timm", "torch-fidelity")
+PACKAGE = "dualoptim-diffusion"
+PACKAGES = (PACKAGE, "torch", "torchvision", "diffusers", "accelerate", "timm", "torch-fidelity")
 
 
 def describe_origin(device: torch.device) -> dict[str, Any]:
@@ -28,6 +29,11 @@ def describe_origin(device: torch.device) -> dict[str, Any]:
         },
         "git": _revision(),
     }
+
+
+def package_version() -> str:
+    """Version of this package; "unknown" where it is not installed."""
+    return _version(PACKAGE) or "unknown"
 
 
 def _version(name: str) -> str | None:

@@ -41,6 +41,7 @@ VERBS = (
     "forget forget.yaml --class three --out run --resume",
     "evaluate run", "report run", "report run --control run --out new", "grid run --out new.png", "classes run",
     "sample run --class 1 --seeds 0 --out new --steps 2", "sample run --class 1 --seeds 0-1 --out samples --steps 2",
+    "delta run --out new.safetensors", "push run someone/three --dry-run",
     "export model --out new", "import c.pth --out new --image-size 8", "saliency forget.yaml --class three --out new",
     "pretrain pretrain.yaml --out new", "train-classifier classifier.yaml --out new", "encode forget.yaml",
     "audit run --probe weights --probe leakage audit.images=2 audit.ddpm_steps=3 audit.labels=1",

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dualoptim_diffusion.core.errors import EXIT_DIVERGED, EXIT_FAILED
+from dualoptim_diffusion.files.delta_file import Header, write_delta
 from tests.helpers.commands import Outcome, call
 from tests.helpers.published import published_state, save
 from tests.helpers.recipes import RECIPES
@@ -454,7 +455,42 @@ case("samples of another model are not mixed", "sample $run --class 1 --seeds 0 
 for name, content in (("no JSON", "{"), ("a list", "[]"), ("no text", b"\xff\xfe"), ("deep", "[" * 99999)):
     case(f"a manifest that is {name} is refused", "sample $run --class 1 --seeds 0 --out $tmp/samples", "samples",
          "manifest.json", prepare=text("samples/manifest.json", content))
-case("an unknown format of export is refused", "export $model --out $out --format gguf", "'gguf'", "expected unet2d")
+case("an unknown format of export is refused", "export $model --out $out --format gguf", "'gguf'",
+     "expected diffusers or published")
+case("a network with other groups than the research code's has no published form",
+     "export $model --out $out --format published", "normalizes 4 groups", "use --format diffusers")
+
+# Patches.
+def patch(name: str = "p.safetensors", **changes: object) -> Prepare:
+    """Writes a patch of a base that is nowhere."""
+
+    def prepare(place: Place) -> None:
+        said = {"base_sha256": "b", "result_sha256": "r", "forgotten": ["three"], "method": "sfron",
+                "recipe_sha256": "c", "package_version": "1", "class_names": ["zero"], "null_class": None}
+        write_delta(place.tmp / name, Header(**(said | changes)), {"values.w": torch.ones(1)})
+
+    return prepare
+
+
+case("a patch without --out is a usage error", "delta $run", "--out", code=USAGE)
+case("applying no patch is a usage error", "apply $model --out $out", "PATCH", code=USAGE)
+case("a patch of what is no run is refused", "delta $model --out $out", "$model", "recipe.yaml")
+case("a patch over another file is refused", "delta $run --out $tmp/p", "$tmp/p exists", "use --overwrite",
+     prepare=text("p", "precious"))
+case("a patch of a run made otherwise is refused", "delta $run method.num_steps=1 --out $out", "method.num_steps=1",
+     "override data.path and model.path alone")
+case("a patch that is nowhere is refused", "apply $model $tmp/p --out $out", "$tmp/p", "`dualoptim delta` makes one")
+case("a patch that is no patch is refused", "apply $model $tmp/p --out $out", "$tmp/p", "make one with",
+     prepare=text("p", "hello"))
+case("a patch of another base is refused with both hashes", "apply $model $tmp/p.safetensors --out $out",
+     "has the sha256", "is a patch of b; give the model", prepare=patch())
+case("two patches of one base are never summed", "apply $model $tmp/p.safetensors $tmp/q.safetensors --out $out",
+     "same base", "do not add up", prepare=lambda p: (patch()(p), patch("q.safetensors", result_sha256="s")(p)))
+case("a patch for what is no model is refused", "apply $tmp $tmp/p.safetensors --out $out", "$tmp",
+     "no pipeline folder", prepare=patch())
+case("a push of what is no run is refused", "push $model me/three --dry-run", "$model", "no finished run folder")
+for name in ("three", "me/", "a/b/c", "me/th ree", "-me/three", "me/three.git"):
+    case(f"{name!r} is no name on the hub", f"push $run -- {shlex.quote(name)}", repr(name), "expected OWNER/NAME")
 
 # Importing.
 IMPORT = "import $tmp/c.pth --out $out --image-size 8"

@@ -37,6 +37,10 @@ COMMANDS = {  # and a key that its document holds
     "train-classifier $recipes/tiny_classifier.yaml --dry-run": "estimated_seconds",
     "import $checkpoint --out $out": "parameters",
     "export $run --out $out": "parameters",
+    "delta $run --out $out": "patch_bytes",
+    "apply $base $patch --out $out": "sha256",
+    "push $run owner/name --dry-run": "files",
+    "init $photos --out $out": "plan",
     "recipes": None,
     "methods": None,
     "classes $tiny": "3",
@@ -56,9 +60,12 @@ def names(finished: Path, recipes: Path, tmp_path_factory: pytest.TempPathFactor
     (folder / "base.yaml").write_text(yaml.safe_dump({"data": data, "model": model, "training": training}))
     latent = RECIPES["tiny.yaml"] | {"data": data, "model": {"pretrain": "base.yaml"}}
     (folder / "latent.yaml").write_text(yaml.safe_dump(latent | {"evaluation": {"classifier": "digits_classifier"}}))
+    assert call("pretrain", recipes / "tiny_pretrain.yaml", "--out", folder / "base") == 0
+    assert call("delta", folder / "run", "--out", folder / "three.safetensors") == 0
     return {
         "tiny": recipes / "tiny.yaml", "recipes": recipes, "run": folder / "run", "checkpoint": folder / "c.pth",
-        "latent": folder / "latent.yaml",
+        "latent": folder / "latent.yaml", "photos": folder / "photos", "base": folder / "base",
+        "patch": folder / "three.safetensors",
     }  # fmt: skip
 
 

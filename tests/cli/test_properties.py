@@ -20,7 +20,7 @@ from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.core.recipes import MAX_SEED, load_recipe, parse_seeds
 from dualoptim_diffusion.core.training_config import ClassifierRecipe, PretrainRecipe
 from dualoptim_diffusion.report import report
-from dualoptim_diffusion.runs.porting import _read
+from dualoptim_diffusion.runs.import_ import _read
 from tests.helpers.dit import HEADS, original_weights
 from tests.helpers.published import published_state
 from tests.helpers.recipes import RECIPES

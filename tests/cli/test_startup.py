@@ -27,6 +27,8 @@ MAY_LOAD: dict[str, set[str]] = {
     "forget {tiny} --class three --dry-run model.family=dit model.pretrain=tiny_dit_pretrain.yaml": TORCH,
     "grid {run} --out {out}/grid.png": TORCH,
     "grid {run} --contact-sheet three --out {out}/sheet.png": TORCH,
+    "delta {run} --out {out}/patch.safetensors": TORCH,
+    "push {run} someone/three --dry-run": TORCH,
 }
 CODE = f"""
 import sys

@@ -440,7 +440,7 @@ def test_imagenet_is_read_from_folders_by_wnid_and_a_missing_class_is_named(tmp_
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from diffusers import DiffusionPipeline
 
@@ -452,6 +452,8 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_and_a_revision_is_asked_for
         asked.append((name, revision))
         raise OSError("no network")
 
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: tmp_path / "model_index.json")
     monkeypatch.setattr(DiffusionPipeline, "download", unreachable)
     for source in ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-256@eab87f77abd5"):
         with pytest.raises(InputError, match="is no folder here and cannot be downloaded"):

@@ -62,6 +62,10 @@ WRITERS = {
     "train-classifier": Writer("train-classifier $judge --out $out", "train-classifier $judge run.seed=9 --out $out "
                                "--overwrite"),
     "export": Writer("export $run --out $out", "export $other --out $out --overwrite"),
+    "export as published": Writer("export $raw --format published --out $out/c.pth",
+                                  "export $ema --format published --out $out/c.pth --overwrite"),
+    "delta": Writer("delta $run --out $out/p", "delta $other --out $out/p --overwrite"),
+    "apply": Writer("apply $base $three --out $out", "apply $base $four --out $out --overwrite"),
     "import": Writer("import $checkpoint --image-size 8 --out $out", "import $checkpoint --image-size 8 --weights ema "
                      "--out $out --overwrite"),
     "saliency": Writer("saliency $tiny --class three --out $out/m", "saliency $tiny --class four --out $out/m "
@@ -74,7 +78,15 @@ def names(tiny: str, recipes: Path, finished: Path, tmp_path_factory: pytest.Tem
     root = tmp_path_factory.mktemp("replacing")
     save(root / "c.pth", published_state(), published_state(seed=1))
     assert call("forget", tiny, "--class", "four", "--out", root / "four") == 0
+    assert call("pretrain", recipes / "tiny_pretrain.yaml", "--out", root / "base") == 0
+    for weights in ("raw", "ema"):
+        importing = ("import", root / "c.pth", "--image-size", 8, "--weights", weights)
+        assert call(*importing, "--out", root / weights) == 0
+    for name, run in (("3.safetensors", finished), ("4.safetensors", root / "four")):
+        assert call("delta", run, "--out", root / name) == 0
     return {
+        "$raw": root / "raw", "$ema": root / "ema", "$base": root / "base",
+        "$three": root / "3.safetensors", "$four": root / "4.safetensors",
         "$tiny": Path(tiny), "$run": finished, "$other": root / "four", "$checkpoint": root / "c.pth",
         "$pretrain": recipes / "tiny_pretrain.yaml", "$judge": recipes / "tiny_classifier.yaml",
     }  # fmt: skip

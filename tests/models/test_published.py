@@ -336,7 +336,7 @@ def test_the_export_is_loaded_by_plain_diffusers_with_equal_outputs(
     native: ConditionalDDPM, saved: Path, tmp_path: Path, dualoptim: Cli
 ) -> None:
     out = tmp_path / "stock"
-    done = dualoptim("export", saved, "--format", "unet2d", "--out", out, "--json")
+    done = dualoptim("export", saved, "--format", "diffusers", "--out", out, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["null_class"] == 10
     assert "dualoptim" not in (out / "model_index.json").read_text()
@@ -354,7 +354,10 @@ def test_the_export_is_loaded_by_plain_diffusers_with_equal_outputs(
             assert difference(null + 3 * (cond - null), wide.noise_pred(x_t, t, labels, 3.0)) < FOLDED
     assert dualoptim("export", saved, "--out", out).code == 1
     assert dualoptim("export", saved, "--out", out, "--overwrite").code == 0
-    assert "'gguf', expected unet2d" in dualoptim("export", saved, "--out", tmp_path / "x", "--format", "gguf").err
+    assert (
+        "'gguf', expected diffusers or published"
+        in dualoptim("export", saved, "--out", tmp_path / "x", "--format", "gguf").err
+    )
 
 
 def test_the_readme_of_an_export_draws_what_our_pipeline_draws(saved: Path, tmp_path: Path, dualoptim: Cli) -> None:
