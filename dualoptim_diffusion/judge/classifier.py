@@ -138,12 +138,13 @@ class Classifier:
             (beside / CLASSIFIER).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> "Classifier":
+    def load(cls, folder: str | Path) -> "Classifier":
         """Reads a folder written by `save`.
 
         Raises:
             InputError: if it is not one, or its weights do not fit the network it names.
         """
+        folder = Path(folder)
         try:
             stored = read_json(folder / CLASSIFIER)
             classifier = cls.create(TypeAdapter(ClassifierInfo).validate_python(stored))

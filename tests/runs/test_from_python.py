@@ -1,5 +1,6 @@
 """The job from Python: the same weights as from the command, any dataset, no files, wrong uses in one sentence."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from dualoptim_diffusion.data.given import image_set
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule, model_sha256
 from dualoptim_diffusion.runs.finished import open_run
 from dualoptim_diffusion.runs.models import open_base_model
+from tests.helpers.commands import call
+
+NOTEBOOK = Path(__file__).parents[2] / "scripts" / "from_python.ipynb"
 
 SMALL = {
     "sample_size": 8, "in_channels": 3, "num_classes": 2, "width": 8, "multipliers": (1, 2), "layers_per_block": 1,
@@ -216,3 +220,20 @@ def test_a_loss_that_is_no_number_stops_and_says_so() -> None:
         next(model.network.parameters()).fill_(np.nan)
     with pytest.raises(NonFiniteError, match="nothing was stepped"):
         forget(model, (pixels(), LABELS), [0], method="finetune", **QUICK)
+
+
+def test_the_notebook_runs_from_top_to_bottom(
+    finished: Path, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    assert call("pretrain", recipes / "tiny_pretrain.yaml", "--out", tmp_path / "runs" / "base") == 0
+    assert call("train-classifier", recipes / "tiny_classifier.yaml", "--out", tmp_path / "runs" / "judge") == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    quick = source.replace("num_steps=200", "num_steps=2").replace("num_inference_steps=25", "num_inference_steps=2")
+    assert quick.count("=2)") >= 2
+    exec(quick.replace('"num_batches": 20', '"num_batches": 1'), names := {})
+    assert names["result"].model.forgotten == ["three"]
+    assert (tmp_path / "runs" / "without-three" / "model" / "model_index.json").is_file()
