@@ -41,10 +41,11 @@ class NoiseOf(nn.Module):
 
 
 class WrappedModel(Denoiser):
-    """A network of one's own; it is saved as its weights, not as a pipeline."""
+    """A network of one's own, with the scheduler of its process."""
 
     family = "own"
     network: NoiseOf
+    scheduler: Any = None
 
     @property
     def module(self) -> nn.Module:
@@ -52,7 +53,15 @@ class WrappedModel(Denoiser):
         return self.network.module
 
     def save(self, folder: Path) -> None:
-        """Writes the weights of the wrapped network, by the names of its state dict, to `network.safetensors`."""
+        """Writes a pipeline folder of a stock network; of any other its state dict as `network.safetensors`."""
+        from diffusers import DDPMPipeline, UNet2DModel
+
+        if isinstance(self.module, UNet2DModel) and self.scheduler is not None:
+            pipeline = DDPMPipeline(self.module, self.scheduler)
+            names = {str(i): name for i, name in self.id2label.items()}
+            pipeline.register_to_config(id2label=names, forgotten=self.forgotten)
+            pipeline.save_pretrained(folder)
+            return
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, Path(folder) / WEIGHTS)
 
@@ -90,6 +99,7 @@ def wrap(
     except ValueError as error:
         raise InputError(f"The model cannot be wrapped: {error}.") from None
     if scheduler is not None:
+        model.scheduler = scheduler
         model._alphas_cumprod, model.num_train_timesteps = alphas_cumprod, len(alphas_cumprod)
         before = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         model.betas = 1 - alphas_cumprod / before

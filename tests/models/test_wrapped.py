@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dualoptim_diffusion import forget, sample, wrap
+from dualoptim_diffusion import forget, load_model, sample, wrap
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
 from dualoptim_diffusion.models.wrapped import PREDICTIONS, NoiseOf
@@ -130,6 +130,34 @@ def test_what_is_saved_are_the_weights_by_the_network_s_own_names(tmp_path: Path
     model = wrap(Own(), NAMES, SHAPE)
     forget(model, dataset(), ["cat"], num_steps=1, batch_size=4, progress=False, device="cpu").save(tmp_path / "out")
     assert load_file(tmp_path / "out" / "model" / "network.safetensors").keys() == Own().state_dict().keys()
+
+
+def test_a_stock_folder_of_v_under_cosine_betas_forgets_and_is_loaded_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, num_class_embeds=3,
+    )  # fmt: skip
+    own = DDPMScheduler(prediction_type="v_prediction", **COSINE)
+    DDPMPipeline(unet, own).save_pretrained(tmp_path / "base")
+    model = load_model(tmp_path / "base", null_class=2, id2label=NAMES)
+    assert (model.family, model.null_class, model.num_train_timesteps) == ("own", 2, 200)
+    assert torch.allclose(model.betas, own.betas, atol=1e-4)
+    x_0, noise, t = torch.randn(3, *SHAPE), torch.randn(3, *SHAPE), torch.tensor([0, 100, 199])
+    x_t = own.add_noise(x_0, noise, t)
+    v = unet(x_t, t, torch.tensor([0, 1, 2])).sample
+    a, s = (part.view(-1, 1, 1, 1) for part in (own.alphas_cumprod[t].sqrt(), (1 - own.alphas_cumprod[t]).sqrt()))
+    assert torch.allclose(model.predict(x_t, t, torch.tensor([0, 1, 2])), s * x_t + a * v, atol=1e-5)
+
+    result = forget(model, dataset(), ["cat"], num_steps=2, batch_size=4, progress=False, device="cpu")
+    result.save(tmp_path / "out")
+    again = load_model(tmp_path / "out" / "model")
+    assert (again.forgotten, again.id2label, again.null_class) == (["cat"], NAMES, 2)
+    quick = {"device": "cpu", "num_inference_steps": 3, "guidance_scale": 2.0}
+    assert torch.equal(sample(again, ["dog"], **quick)[1], sample(result.model, ["dog"], **quick)[1])
+    with pytest.raises(InputError, match="'cat' already"):
+        forget(again, dataset(), ["cat"], progress=False, device="cpu")
 
 
 @pytest.mark.parametrize("form", [lambda x: (x,), lambda x: SimpleNamespace(sample=x), lambda x: x])
