@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dualoptim_diffusion.models.loading import load_model
     from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
     from dualoptim_diffusion.models.unet import ConditionalUNet
+    from dualoptim_diffusion.models.wrapped import wrap
     from dualoptim_diffusion.optim.dual_optim import DualOptim
     from dualoptim_diffusion.optim.masked_adamw import MaskedAdamW
     from dualoptim_diffusion.runs.from_python import Forgotten, forget, sample
@@ -28,6 +29,7 @@ __all__ = [
     "load_pipeline",
     "sample",
     "unlearn",
+    "wrap",
 ]
 
 _MODULES = {
@@ -44,6 +46,7 @@ _MODULES = {
     "load_pipeline": "models",
     "sample": "runs.from_python",
     "unlearn": "unlearning.loop",
+    "wrap": "models.wrapped",
 }
 
 

@@ -46,7 +46,7 @@ def reconstruction(context: AuditContext, audited: AuditedModel) -> dict[str, An
 
     model, steps = audited.model, context.settings.num_inference_steps
     model.network.eval()
-    forward = make_scheduler("ddim", model.learned_variance)
+    forward = make_scheduler("ddim", model.learned_variance, model.betas)
     inverse = DDIMInverseScheduler.from_config(forward.config)
     found: dict[str, Any] = {}
     for name, images in groups(context).items():

@@ -29,7 +29,7 @@ def real_images(context: AuditContext) -> ImageSet:
 @torch.no_grad()
 def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: int, with_label: bool) -> tuple[int, int]:
     model.network.eval()
-    scheduler = make_scheduler("ddim", model.learned_variance)
+    scheduler = make_scheduler("ddim", model.learned_variance, model.betas)
     scheduler.set_timesteps(context.settings.num_inference_steps)
     timesteps = scheduler.timesteps[scheduler.timesteps < t]
     timesteps = timesteps if len(timesteps) else scheduler.timesteps[-1:]

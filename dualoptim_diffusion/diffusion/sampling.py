@@ -19,16 +19,17 @@ LEARNED = ("learned", "learned_range")  # variance types that read the model's v
 STEPPED = ["model_output", "timestep", "sample"]  # all that a scheduler's step may need
 
 
-def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
-    """A diffusers scheduler for the linear 1000-step schedule, with every setting that changes images named.
+def make_scheduler(name: SchedulerName, learned_variance: bool = False, betas: Tensor | None = None) -> Any:
+    """A diffusers scheduler for models of noise, with every setting that changes images named.
 
     Args:
+        betas: of each training timestep [T]; None = the linear 1000-step schedule.
         learned_variance: the model predicts it beside the noise; DDPM then uses it (Nichol and Dhariwal, 2021, eq. 15),
             the others have no use for it.
     """
     import diffusers
 
-    process = {
+    process: dict[str, Any] = {
         "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
         "beta_schedule": "linear",
         "beta_start": BETA_START,
@@ -36,6 +37,8 @@ def make_scheduler(name: SchedulerName, learned_variance: bool = False) -> Any:
         "prediction_type": "epsilon",
         "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
     }
+    if betas is not None:
+        process |= {"num_train_timesteps": len(betas), "trained_betas": betas.tolist()}
     if name == "ddpm" and learned_variance:  # from 999 to 0, as published figures of DiT were drawn
         process["timestep_spacing"] = "linspace"
         return diffusers.DDPMScheduler(**process, variance_type="learned_range", clip_sample=False)

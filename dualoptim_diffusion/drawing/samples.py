@@ -51,7 +51,7 @@ class LazySamples(Mapping[int, Tensor]):
         accelerator: Accelerator,
     ) -> None:
         self._model, self._seeds, self._settings, self._device = model, seeds, settings, accelerator.device
-        self._scheduler = make_scheduler(settings.scheduler, model.learned_variance)
+        self._scheduler = make_scheduler(settings.scheduler, model.learned_variance, model.betas)
 
     def __getitem__(self, label: int) -> Tensor:
         self._model.network.eval()
@@ -129,7 +129,9 @@ def draw_samples(
     chunks = [(label, *c) for label, part in seeds.items() for c in padded_chunks(part, settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     model.network.eval()
-    scheduler = cache(partial(make_scheduler, settings.scheduler, model.learned_variance))  # only if any is drawn
+    scheduler = cache(
+        partial(make_scheduler, settings.scheduler, model.learned_variance, model.betas)
+    )  # only if any is drawn
     total, latents = sum(len(wanted_seeds) for _, wanted_seeds, _ in mine), autoencoder_sha256 is not None
     with progress(total=total, desc=title, unit="img", disable=not accelerator.is_main_process) as bar:
         for label, wanted_seeds, padded in mine:

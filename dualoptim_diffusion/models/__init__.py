@@ -44,6 +44,7 @@ class DenoisingModel(Protocol):
     forgotten: list[str]  # names of the classes that it was made to forget
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
+    betas: Tensor | None  # [T] of the diffusion process; None = the linear 1000-step schedule
     label_drop: float  # probability of the null class in training; 0 without one
     antithetic: bool  # whether it is trained on timesteps in pairs t, T-1-t; else on each by itself
     learned_variance: bool  # predict returns twice the channels: noise, then variance

@@ -44,6 +44,7 @@ class Denoiser:
 
     family: str  # ddpm or dit
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
+    betas: Tensor | None = None  # of a diffusion process of its own
     learned_variance = False
     antithetic = True
     passes = "fp32"  # how `prepare` made them; others round otherwise

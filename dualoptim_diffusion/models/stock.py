@@ -8,6 +8,7 @@ import torch
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+from dualoptim_diffusion.files.pipeline_folder import class_of
 from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.unet_layers import EPS
 from dualoptim_diffusion.models.unet_module import UNetModule
@@ -68,11 +69,10 @@ def load_stock(folder: Path, null_class: int | None = None) -> "UNet2DModel":
             one, so class c is the c-th of the other rows; outputs stay exactly the same.
 
     Raises:
-        InputError: if it draws no classes, has no such row, or was trained on another diffusion process.
+        InputError: if it draws no classes, or has no such row.
     """
     from diffusers import UNet2DModel
 
-    check_process(folder)
     network: UNet2DModel = read_network(UNet2DModel, folder / "unet")
     rows = table_rows(network)
     if network.config.out_channels != network.config.in_channels or network.config.sample_size is None:
@@ -87,6 +87,18 @@ def load_stock(folder: Path, null_class: int | None = None) -> "UNet2DModel":
     with torch.no_grad():
         network.class_embedding.weight.copy_(network.class_embedding.weight[order])
     return network
+
+
+def own_scheduler(folder: Path) -> Any:
+    """The scheduler of a pipeline folder of another diffusion process; None where it is of ours."""
+    try:
+        check_process(folder)
+    except InputError:
+        import diffusers
+
+        kind: Any = getattr(diffusers, str(class_of(folder, "scheduler")), diffusers.DDPMScheduler)
+        return kind.from_pretrained(folder / "scheduler")
+    return None
 
 
 def check_process(folder: Path) -> None:
