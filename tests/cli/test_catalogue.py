@@ -338,7 +338,8 @@ case("replay from a folder of something else is refused", f"{FORGET} data.name=r
      "sample MODEL --latents")
 
 # Folders of images.
-case("an image folder that is nowhere is refused", PHOTOS, "$tmp/photos/train", "train/CLASS")
+case("an image folder that is nowhere is refused", PHOTOS, "$tmp/photos", "train/CLASS")
+case("init of a folder that is nowhere is refused", "init $tmp/photos --out $tmp/mine", "$tmp/photos", "train/CLASS")
 case("an image folder without a path is refused", f"{FORGET} data.name=image_folder", "data.path", "train/CLASS")
 case("an image folder without classes is refused", PHOTOS, "photos/train", "one for each class",
      prepare=lambda p: (p.tmp / "photos" / "train").mkdir(parents=True))
@@ -368,7 +369,7 @@ case("an empty image is named", CLASSIFIER, "b/1.png", "is no file with an image
      prepare=images(replaced("train/b/1.png", b"")))
 case("half an image is named", CLASSIFIER, "b/1.png", "cannot be read",
      prepare=images(truncated("train/b/1.png"), side=32))
-case("a file where the folder of images belongs is refused", PHOTOS, "photos/train", "train/CLASS",
+case("a file where the folder of images belongs is refused", PHOTOS, "photos", "train/CLASS",
      prepare=text("photos", "x"))
 DIGITS = ("eight", "five", "four", "nine", "one", "seven", "six", "three", "two", "zero")  # as folders are sorted
 ALPHABETIC = edited("model_index.json", id2label={str(i): name for i, name in enumerate(DIGITS)})

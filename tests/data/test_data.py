@@ -134,7 +134,7 @@ def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> N
 
 
 def test_what_is_wrong_with_a_folder_is_said_by_name(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no folder .*train.*must hold train/CLASS"):
+    with pytest.raises(InputError, match=r"no folder .*nothing.*must hold train/CLASS"):
         load_dataset(config(tmp_path / "nothing"))
     write(photos / "train" / "ant" / "5.jpg", 1, size=(20, 20))
     with pytest.raises(InputError, match=r"ant/5\.jpg has 20 x 20 pixels, .*ant/0\.jpg has 16 x 16; set data\.im"):
