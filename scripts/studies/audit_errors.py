@@ -186,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(options, words)
     study, classes, count, hidden = Study(arguments.runs), arguments.classes, arguments.retrained, HIDDEN
     if arguments.toy:
-        study, count = Study(arguments.out / "runs", arguments.out / "recipes"), 3
+        study, count, hidden = Study(arguments.out / "runs", arguments.out / "recipes"), 3, HIDDEN[-1:]
     jobs = 1 if arguments.toy else arguments.jobs
     seeds = range(count)
 

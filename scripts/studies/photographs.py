@@ -73,6 +73,7 @@ class Scale:
         judge_epochs: passes over the training images.
         ema_decay: of the base model's averaged weights.
         steps: of each forgetting run; None for the recipe's.
+        dimensions: first features that distances are taken on; None for all.
     """
 
     unet: tuple[str, ...] = ()
@@ -86,6 +87,7 @@ class Scale:
     judge_epochs: int = 18
     ema_decay: float = 0.999
     steps: int | None = None
+    dimensions: int | None = None
 
 
 FULL = Scale(unet=("model.dropout=0",))  # for minutes of training; no parameter hangs on it
@@ -95,7 +97,7 @@ TOY = Scale(
         "model.mid_attention=false", "model.norm_groups=4", "run.precision=fp32", "run.compile=false",
     ),
     batch_size=4, drawn_at_once=8, num_steps=2, forgotten=4, retained=4, of_base=4, mask_batches=1, judge_epochs=1,
-    ema_decay=0.9, steps=2,
+    ema_decay=0.9, steps=2, dimensions=8,
 )  # fmt: skip
 
 
@@ -200,7 +202,7 @@ class Study:
         features = self.judges["features"]
         for label in self.id2label:
             images = self.held_out.of_classes([label]).images[:]
-            self._held_out_features[label] = features(images)[0].to(self.device)
+            self._held_out_features[label] = features(images)[0].to(self.device)[:, : self.scale.dimensions]
 
     def judge_accuracies(self) -> dict[str, float]:
         """Of each judge, on all held-out images."""
@@ -373,21 +375,25 @@ class Study:
             "drawn": {self.id2label[s.label]: self._called(s) for s in scores},
             "flat": sum(s.flat for s in scores) / sum(s.n for s in scores),
             "spread": {self.id2label[s.label]: self._spread(s) for s in scores},
-        } | _distances([s.features.to(self.device) for s in kept], [self._held_out_features[s.label] for s in kept])
+        } | _distances([self._first(s.features) for s in kept], [self._held_out_features[s.label] for s in kept])
 
     def distance_to(self, images: Sequence[Tensor], samples: Samples) -> dict[str, Any]:
         """Distances of drawn images to other real ones, uint8 [N, C, H, W] of each class."""
         features = self.judges["features"]
         real = [torch.cat([features(part)[0] for part in of_class.split(2000)]) for of_class in images]
         drawn = [features(part)[0] for part in samples.values()]
-        return _distances(*([part.to(self.device) for part in side] for side in (drawn, real)))
+        return _distances(*([self._first(part) for part in side] for side in (drawn, real)))
 
     def _called(self, score: LabelScore) -> dict[str, int]:
         return {self.id2label[i]: n for i, n in enumerate(score.forced.bincount().tolist()) if n}
 
     def _spread(self, score: LabelScore) -> float:
         real = self._held_out_features[score.label]
-        return float(score.features.double().var(0).sum() / real.double().var(0).sum().cpu())
+        drawn = score.features[:, : self.scale.dimensions]
+        return float(drawn.double().var(0).sum() / real.double().var(0).sum().cpu())
+
+    def _first(self, features: Tensor) -> Tensor:
+        return features.to(self.device)[:, : self.scale.dimensions]
 
 
 def _rate(hits: Sequence[Tensor]) -> Rate:
