@@ -29,7 +29,10 @@ RESULTS = SCRIPTS / "results"
 MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
 RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
 OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
-SLOW = ("processes", "kill_and_resume", "startup", "threads")  # they start processes
+SLOW = (  # in CI others of the same parts of scripts/ run
+    *("processes", "kill_and_resume", "startup", "threads", "audit_errors", "audit_study", "user_input", "recipes"),
+    *("stability", "ablations", "reproduce_table2", "latent_dit"),
+)
 ELSEWHERE = ("paper_scale",)  # run by a test of its own in tests/studies
 START = (
     "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"

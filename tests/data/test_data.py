@@ -326,7 +326,7 @@ def test_without_a_network_cifar10_says_which_file_to_put_where(
         load_dataset(DataConfig(name="cifar10", path=str(tmp_path)))
 
 
-@pytest.mark.parametrize("family", ["cifar10", "digits", "imagenet"])
+@pytest.mark.parametrize("family", [pytest.param("cifar10", marks=pytest.mark.slow), "digits", "imagenet"])
 def test_every_recipe_passes_its_dry_run_without_opening_images(
     dualoptim: Run, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:

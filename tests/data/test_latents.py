@@ -356,6 +356,7 @@ def test_a_batch_in_parts_has_the_same_gradient_of_a_loss_over_all_of_it(family:
     assert kept[1] < kept[0] / 4  # what is left belongs to the loss, of a few numbers a pixel
 
 
+@pytest.mark.slow
 def test_two_processes_encode_what_one_does(latent_recipes: Path, dualoptim: Run, tmp_path: Path) -> None:
     recipe = latent_recipes / "latent.yaml"
     for name, run in (("one", lambda *a: dualoptim(*a).code == 0), ("two", launch)):

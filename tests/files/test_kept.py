@@ -107,8 +107,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(recipe, root / "cache", runs)
 
 
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("kind", KINDS)
+EVERY_WAY = "a base model"  # harmed in every way; the others in one by default
+
+
+@pytest.mark.parametrize(
+    ("kind", "harm"),
+    [
+        pytest.param(kind, harm, marks=[] if kind == EVERY_WAY or i == k % len(HARMS) else [pytest.mark.slow])
+        for k, kind in enumerate(KINDS)
+        for i, harm in enumerate(HARMS)
+    ],
+)
 def test_what_was_kept_is_used_as_it_was_written_or_made_anew(
     kind: str, harm: str, world: World, dualoptim: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

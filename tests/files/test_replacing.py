@@ -163,8 +163,15 @@ def test_a_run_that_was_stopped_while_it_replaces_another_goes_on_beside_it(
         assert b".next" not in found[name]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("lines", [0, 3])
+@pytest.mark.parametrize(
+    ("number", "lines"),
+    [
+        (signal.SIGTERM, 3),
+        (signal.SIGKILL, 3),
+        pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_killed_while_it_replaces_another_leaves_that_whole(
     number: int, lines: int, names: dict[str, Path], dualoptim: Run, tmp_path: Path
 ) -> None:

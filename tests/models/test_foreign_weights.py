@@ -436,8 +436,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", VARIANTS)
-@pytest.mark.parametrize("save", KINDS)
+@pytest.mark.parametrize(
+    ("save", "form"),
+    [
+        pytest.param(save, form, marks=[] if not k or i == k % len(VARIANTS) else [pytest.mark.slow])
+        for k, save in enumerate(KINDS)  # every form of the first, one of the others
+        for i, form in enumerate(VARIANTS)
+    ],
+)
 def test_what_diffusers_writes_is_read_in_every_form(form: str, save: Callable[[Path], Path], tmp_path: Path) -> None:
     part = save(tmp_path / "model")
     wanted = load_model(tmp_path / "model").network.state_dict()

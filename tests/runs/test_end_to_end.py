@@ -397,6 +397,7 @@ def test_the_recipe_name_works_from_any_folder(dualoptim: Run, tmp_path: Path, m
     assert dualoptim("forget", "digits_sfron_dual", "--class", "three", "--dry-run").code == 0
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_to_the_same_figures_as_one(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
