@@ -374,6 +374,7 @@ def no_dropout(recipes: Path) -> str:
     return "model.pretrain=no_dropout.yaml"
 
 
+@pytest.mark.slow
 def test_two_processes_forget_and_saliency_agree_with_one(
     dualoptim: Run, tiny: str, no_dropout: str, tmp_path: Path
 ) -> None:
