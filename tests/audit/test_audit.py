@@ -517,6 +517,7 @@ def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:
     assert dualoptim("report", audited).code == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_where_it_was(
     dualoptim: Command, audited: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

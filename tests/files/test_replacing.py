@@ -106,7 +106,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     )}  # fmt: skip
 
 
-@pytest.mark.parametrize("failing", [0, 2])
+@pytest.mark.parametrize("failing", [pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_write_that_fails_leaves_all_that_was_there(
     name: str, failing: int, names: dict[str, Path], dualoptim: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +172,7 @@ def test_a_run_that_was_stopped_while_it_replaces_another_goes_on_beside_it(
         pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_replaces_another_leaves_that_whole(
     number: int, lines: int, names: dict[str, Path], dualoptim: Run, tmp_path: Path
 ) -> None:

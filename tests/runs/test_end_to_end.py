@@ -512,6 +512,7 @@ def test_the_base_model_is_made_with_the_precision_of_its_own_recipe(
     assert json.loads((tmp_path / "run" / "samples" / "manifest.json").read_text())["passes"] == "bf16"
 
 
+@pytest.mark.slow
 def test_compiled_forgetting_and_sampling_agree_up_to_rounding_and_say_how_they_were_made(
     dualoptim: Run, tiny: str, no_dropout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ def call(out: Path, *words: str) -> dict:
     return tables.read_json(out / "paper_scale.json")
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_a_stop_leaves_a_table_from_which_the_next_call_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
