@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -345,6 +346,7 @@ REPORTED = {"results.json": extended(), "audit.json": AUDIT,
             "model/model_index.json": {"_class_name": "DiTPipeline", "id2label": {"0": "three"}}}  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(few, max_examples=300)
 @given(data=st.data())
 def test_a_run_with_a_changed_file_is_reported_or_refused_in_one_sentence(data: st.DataObject) -> None:
