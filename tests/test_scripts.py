@@ -67,7 +67,7 @@ def all_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW or path.parts[0] == "studies" else [])
         for path in RUNNABLE
         if path.stem not in ELSEWHERE
     ],

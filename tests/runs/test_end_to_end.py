@@ -207,6 +207,7 @@ def test_off_mask_weights_never_move_where_only_masked_steps_go(dualoptim: Run, 
     ],
     ids=lambda o: " ".join(o),
 )
+@pytest.mark.slow
 def test_every_method_and_setting_runs_through(dualoptim: Run, tiny: str, tmp_path: Path, overrides: list[str]) -> None:
     outcome = dualoptim(
         "forget", tiny, *overrides, "--class", "3", "--class", "eight", "--out", tmp_path / "run", "--json"
