@@ -107,7 +107,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(recipe, root / "cache", runs)
 
 
-EVERY_WAY = "a base model"  # harmed in every way; of the others a third by default, in one way
+EVERY_WAY = "a base model"  # in every way; a third of the others in one
 
 
 @pytest.mark.parametrize(
