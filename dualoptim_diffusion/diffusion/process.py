@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,21 @@ from dualoptim_diffusion.core.errors import InputError
 NUM_TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 1e-4, 0.02  # linear schedule of DDPM
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # as diffusers calls noise, v and x_0
+
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, timesteps, class_labels -> noise_pred
+
+
+class Process(NamedTuple):
+    """A diffusion process of a network's own.
+
+    Attributes:
+        betas: of each training timestep, [T].
+        prediction_type: what the network predicts, one of PREDICTIONS.
+    """
+
+    betas: Tensor
+    prediction_type: str
 
 
 def linear_alphas_cumprod(num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -24,6 +39,21 @@ def add_noise(x_0: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Ten
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, all [B, C, H, W] (DDPM, eq. 4)."""
     abar = alphas_cumprod.to(x_0.device)[timesteps].view(-1, 1, 1, 1)
     return abar.sqrt().to(x_0.dtype) * x_0 + (1 - abar).sqrt().to(x_0.dtype) * noise
+
+
+def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
+    """The noise [B, C, H, W] that a network's output implies.
+
+    With x_t = a x_0 + s noise, x_0 implies (x_t - a x_0) / s, and v = a noise - s x_0 (Salimans and Ho, 2022) implies
+    s x_t + a v.
+
+    Args:
+        abar: of each sample, [B, 1, 1, 1].
+    """
+    a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
+    if prediction_type == "epsilon":
+        return output
+    return (x_t - a * output) / s if prediction_type == "sample" else s * x_t + a * output
 
 
 def antithetic_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:

@@ -19,11 +19,14 @@ LEARNED = ("learned", "learned_range")  # variance types that read the model's v
 STEPPED = ["model_output", "timestep", "sample"]  # all that a scheduler's step may need
 
 
-def make_scheduler(name: SchedulerName, learned_variance: bool = False, betas: Tensor | None = None) -> Any:
-    """A diffusers scheduler for models of noise, with every setting that changes images named.
+def make_scheduler(
+    name: SchedulerName, learned_variance: bool = False, betas: Tensor | None = None, prediction_type: str = "epsilon"
+) -> Any:
+    """A diffusers scheduler, with every setting that changes images named.
 
     Args:
         betas: of each training timestep [T]; None = the linear 1000-step schedule.
+        prediction_type: what it is given, as diffusers calls it.
         learned_variance: the model predicts it beside the noise; DDPM then uses it (Nichol and Dhariwal, 2021, eq. 15),
             the others have no use for it.
     """
@@ -34,7 +37,7 @@ def make_scheduler(name: SchedulerName, learned_variance: bool = False, betas: T
         "beta_schedule": "linear",
         "beta_start": BETA_START,
         "beta_end": BETA_END,
-        "prediction_type": "epsilon",
+        "prediction_type": prediction_type,
         "timestep_spacing": "trailing",  # starts at t = 999; "leading" with 50 steps would start at 980
     }
     if betas is not None:

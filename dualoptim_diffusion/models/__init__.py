@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +44,18 @@ class DenoisingModel(Protocol):
     forgotten: list[str]  # names of the classes that it was made to forget
     x_0_shape: tuple[int, ...]  # of one sample
     num_train_timesteps: int
-    betas: Tensor | None  # [T] of the diffusion process; None = the linear 1000-step schedule
     label_drop: float  # probability of the null class in training; 0 without one
     antithetic: bool  # whether it is trained on timesteps in pairs t, T-1-t; else on each by itself
     learned_variance: bool  # predict returns twice the channels: noise, then variance
     passes: str  # how `prepare` made forward passes: each way rounds otherwise
+
+    @property
+    def betas(self) -> Tensor | None: ...  # [T] of a process of its own; None = the linear 1000-step schedule
+
+    @property
+    def prediction_type(self) -> str: ...  # what the network itself predicts; `predict` turns it into noise
+
+    def make_scheduler(self) -> Any: ...  # for what the network itself predicts
 
     @property
     def network(self) -> nn.Module: ...  # the plain module that holds the weights

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dualoptim_diffusion.diffusion.process import Process
 from dualoptim_diffusion.files.pipeline_folder import check_scheduler, class_names, class_of, forgotten_names
 from dualoptim_diffusion.models.denoiser import Denoiser
 from dualoptim_diffusion.models.saved_network import read_network
-from dualoptim_diffusion.models.stock import AnyUNet, table_rows, x_0_shape
+from dualoptim_diffusion.models.stock import AnyUNet, process_of, table_rows, x_0_shape
 from dualoptim_diffusion.models.unet_layers import ClassEmbedding
 from dualoptim_diffusion.models.unet_module import UNetModule
 
@@ -24,12 +25,18 @@ class ConditionalDDPM(Denoiser):
     family = "ddpm"
     network: AnyUNet
 
-    def __init__(self, network: AnyUNet, id2label: dict[int, str], forgotten: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        network: AnyUNet,
+        id2label: dict[int, str],
+        forgotten: Sequence[str] = (),
+        process: Process | None = None,
+    ) -> None:
         rows, native = table_rows(network), isinstance(network, UNetModule)
         if rows - len(id2label) not in ((1,) if native else (0, 1)):
             raise ValueError(f"its network knows {rows - native} classes, of which {len(id2label)} are named")
         null_class = len(id2label) if rows > len(id2label) else None
-        super().__init__(network, id2label, forgotten, null_class, x_0_shape(network))
+        super().__init__(network, id2label, forgotten, null_class, x_0_shape(network), process=process)
 
     @property
     def class_tables(self) -> list[nn.Parameter]:
@@ -50,7 +57,8 @@ class ConditionalDDPM(Denoiser):
         from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 
         self.network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
-        ConditionalDDPMPipeline.from_parts(self.network, self.id2label, self.forgotten).save_pretrained(folder)
+        parts = (self.network, self.id2label, self.forgotten, self.make_scheduler())
+        ConditionalDDPMPipeline.from_parts(*parts).save_pretrained(folder)
         (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
 
     @classmethod
@@ -65,4 +73,4 @@ class ConditionalDDPM(Denoiser):
         from dualoptim_diffusion.models.pipeline import ConditionalDDPMPipeline
 
         pipeline = ConditionalDDPMPipeline.from_pretrained(folder, **read_parts(folder))
-        return cls(pipeline.to(device).unet, pipeline.id2label, pipeline.forgotten)
+        return cls(pipeline.to(device).unet, pipeline.id2label, pipeline.forgotten, process_of(folder))

@@ -12,11 +12,14 @@ from torch.utils.checkpoint import checkpoint
 from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.diffusion.process import (
     NUM_TRAIN_TIMESTEPS,
+    Process,
     add_noise,
     denoising_loss,
     guided_noise_pred,
+    implied_noise,
     linear_alphas_cumprod,
 )
+from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.images import decode_images, encode_images
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class Denoiser:
         null_class: the label that means no class, where there is one.
         x_0_shape: of one sample.
         precision: of the tables of the diffusion process.
+        process: of its own; None = noise under the linear 1000-step schedule.
 
     Raises:
         ValueError: if ids do not count from 0 or a name is none.
@@ -44,7 +48,6 @@ class Denoiser:
 
     family: str  # ddpm or dit
     num_train_timesteps = NUM_TRAIN_TIMESTEPS
-    betas: Tensor | None = None  # of a diffusion process of its own
     learned_variance = False
     antithetic = True
     passes = "fp32"  # how `prepare` made them; others round otherwise
@@ -60,6 +63,7 @@ class Denoiser:
         null_class: int | None,
         x_0_shape: tuple[int, ...],
         precision: torch.dtype = torch.float32,
+        process: Process | None = None,
     ) -> None:
         if id2label.keys() != {*range(len(id2label))} or not all(isinstance(n, str) and n for n in id2label.values()):
             raise ValueError(f"its classes must be named, with the ids 0 to {len(id2label) - 1}")
@@ -68,9 +72,28 @@ class Denoiser:
         self.null_class = null_class
         self.label_drop = 0.0 if null_class is None else LABEL_DROP
         self.x_0_shape = x_0_shape
-        self._alphas_cumprod = linear_alphas_cumprod(dtype=precision)
+        self.process = process
+        if process is None:
+            self._alphas_cumprod = linear_alphas_cumprod(dtype=precision)
+        else:
+            self.num_train_timesteps = len(process.betas)
+            self._alphas_cumprod = torch.cumprod(1 - process.betas.to(precision), dim=0)
         self._wrapped = network  # what `prepare` prepares
         self._forward = network  # what it made of it
+
+    @property
+    def betas(self) -> Tensor | None:
+        """Of a process of its own [T]; None under the linear 1000-step schedule."""
+        return None if self.process is None else self.process.betas
+
+    def make_scheduler(self) -> Any:
+        """The DDIM scheduler of its process, which takes what the network itself predicts."""
+        return make_scheduler("ddim", betas=self.betas, prediction_type=self.prediction_type)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network itself predicts, as diffusers calls it; `predict` turns it into noise."""
+        return "epsilon" if self.process is None else self.process.prediction_type
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -161,7 +184,11 @@ class Denoiser:
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         ordered = x_t.to(memory_format=self._memory_format)
         with self._passes():
-            return self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+            output: Tensor = self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
+        if self.prediction_type == "epsilon":
+            return output
+        abar = self._alphas_cumprod.to(x_t.device)[timesteps].view(-1, 1, 1, 1)
+        return implied_noise(output, x_t, abar, self.prediction_type)
 
     def _passes(self, cache_enabled: bool = True) -> AbstractContextManager[Any]:
         """The precision of the network's passes."""

@@ -9,8 +9,6 @@ from accelerate import Accelerator
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.pipeline_folder import (
-    class_names,
-    forgotten_names,
     is_dit,
     is_hub_id,
     model_folder,
@@ -18,8 +16,7 @@ from dualoptim_diffusion.files.pipeline_folder import (
     read_settings,
 )
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.stock import is_stock, load_stock, own_scheduler, table_rows, x_0_shape
-from dualoptim_diffusion.models.wrapped import wrap
+from dualoptim_diffusion.models.stock import is_stock, load_stock, process_of, table_rows
 
 INDEX = "model_index.json"
 OUR_PIPELINES = ("ConditionalDDPMPipeline", "ConditionalDiTPipeline")
@@ -45,30 +42,16 @@ def load_model(
     folder = downloaded(str(source)) if is_hub_id(source) else model_folder(source)
     with pipeline_folder(folder):
         if is_stock(folder):
-            return _stock_model(folder, device, null_class, id2label)
+            network = load_stock(folder, null_class).to(device)
+            num_classes = table_rows(network) - (null_class is not None)
+            names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
+            return ConditionalDDPM(network, dict(names), process=process_of(folder))
         model: DenoisingModel = (ConditionalDiT if is_dit(folder) else ConditionalDDPM).load(folder, device)
     if null_class not in (None, model.null_class):
         raise InputError(
             f"model.null_class is {null_class}, but {folder} says itself that its null class is {model.null_class}; "
             "leave it out."
         )
-    return model
-
-
-def _stock_model(
-    folder: Path, device: torch.device | str, null_class: int | None, id2label: Mapping[int, str] | None
-) -> DenoisingModel:
-    """A stock network under its own scheduler's process; classes are called as the folder or the caller says."""
-    network, saved = load_stock(folder, null_class).to(device), class_names(folder)
-    rows = table_rows(network)
-    num_classes = len(saved) or rows - (null_class is not None)
-    given = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
-    names = dict(saved or given)
-    if (scheduler := own_scheduler(folder)) is None:
-        return ConditionalDDPM(network, names, forgotten_names(folder))
-    last = num_classes if rows > num_classes else None
-    model = wrap(network, names, x_0_shape(network), null_class=last, scheduler=scheduler)
-    model.forgotten = forgotten_names(folder)
     return model
 
 

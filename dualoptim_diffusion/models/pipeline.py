@@ -224,13 +224,20 @@ class ConditionalDDPMPipeline(ClassPipeline):
 
     @classmethod
     def from_parts(
-        cls, unet: UNetModule | UNet2DModel, id2label: dict[int, str], forgotten: Sequence[str] = ()
+        cls,
+        unet: UNetModule | UNet2DModel,
+        id2label: dict[int, str],
+        forgotten: Sequence[str] = (),
+        scheduler: Any = None,
     ) -> "ConditionalDDPMPipeline":
-        """A pipeline around a network, with the DDIM scheduler; a last label without a name is the null class."""
+        """A pipeline around a network, with DDIM for noise if no other scheduler is given.
+
+        A last label without a name is the null class.
+        """
         null_class = len(id2label) if table_rows(unet) > len(id2label) else None
         names = {str(i): name for i, name in id2label.items()}
         unet = ConditionalUNet.of(unet) if isinstance(unet, UNetModule) else unet
-        return cls(unet, make_scheduler("ddim"), null_class, names, list(forgotten))
+        return cls(unet, scheduler or make_scheduler("ddim"), null_class, names, list(forgotten))
 
     @property
     def network(self) -> Any:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
+from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS
+from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS, PREDICTIONS, Process
 from dualoptim_diffusion.files.pipeline_folder import class_of
 from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.unet_layers import EPS
@@ -89,16 +90,35 @@ def load_stock(folder: Path, null_class: int | None = None) -> "UNet2DModel":
     return network
 
 
-def own_scheduler(folder: Path) -> Any:
-    """The scheduler of a pipeline folder of another diffusion process; None where it is of ours."""
-    try:
-        check_process(folder)
-    except InputError:
-        import diffusers
+def process_of(folder: Path) -> Process | None:
+    """The diffusion process that a pipeline folder's scheduler was set for; None = noise under linear betas.
 
-        kind: Any = getattr(diffusers, str(class_of(folder, "scheduler")), diffusers.DDPMScheduler)
-        return kind.from_pretrained(folder / "scheduler")
-    return None
+    Raises:
+        InputError: if it has no table of betas, or its signal ends at exactly 0.
+    """
+    if _other_setting(folder) is None:
+        return None
+    import diffusers
+
+    kind: Any = getattr(diffusers, str(class_of(folder, "scheduler")), diffusers.DDPMScheduler)
+    return process_of_scheduler(kind.from_pretrained(folder / "scheduler"))
+
+
+def process_of_scheduler(scheduler: Any) -> Process:
+    """The process of a scheduler of diffusers.
+
+    Raises:
+        InputError: as `process_of`.
+    """
+    name, betas = type(scheduler).__name__, getattr(scheduler, "betas", None)
+    if not isinstance(betas, Tensor):
+        raise InputError(f"{name} has no table of betas (flow matching has none); such networks are not supported yet.")
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise InputError(f"{name} has prediction_type {prediction!r}, expected {', '.join(PREDICTIONS)}.")
+    if not 0 < float(betas.min()) <= float(betas.max()) < 1:
+        raise InputError(f"{name} ends at a signal of exactly 0 (rescale_betas_zero_snr), which noise cannot express.")
+    return Process(betas.detach().float().cpu(), prediction)
 
 
 def check_process(folder: Path) -> None:
@@ -107,13 +127,18 @@ def check_process(folder: Path) -> None:
     Raises:
         InputError: naming the first setting that differs.
     """
+    if (other := _other_setting(folder)) is not None:
+        key, found = other
+        raise InputError(
+            f"The scheduler of {folder} has {key} {found!r}, expected {PROCESS[key]!r}; only models of noise under "
+            f"linear betas from {BETA_START} to {BETA_END} over {NUM_TRAIN_TIMESTEPS} steps are supported."
+        )
+
+
+def _other_setting(folder: Path) -> tuple[str, Any] | None:
+    """The first setting of a folder's scheduler that is not that of our process, with its value."""
     settings = _read(folder / "scheduler" / "scheduler_config.json")
-    for key, expected in PROCESS.items():
-        if (found := settings.get(key, expected)) != expected:
-            raise InputError(
-                f"The scheduler of {folder} has {key} {found!r}, expected {expected!r}; only models of noise under "
-                f"linear betas from {BETA_START} to {BETA_END} over {NUM_TRAIN_TIMESTEPS} steps are supported."
-            )
+    return next(((key, settings[key]) for key, ours in PROCESS.items() if settings.get(key, ours) != ours), None)
 
 
 def _read(path: Path) -> dict[str, Any]:

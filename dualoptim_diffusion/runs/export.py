@@ -9,7 +9,6 @@ from torch import nn
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
-from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.files.atomic import atomic_path
 from dualoptim_diffusion.files.weight_files import weights_sha256, write_published
 from dualoptim_diffusion.models import ConditionalDiT, DenoisingModel, DiTModule, UNetModule
@@ -23,7 +22,7 @@ from dualoptim_diffusion.runs.card import make_card
 FORMATS = ("diffusers", "published")
 
 USAGE = """\
-It needs diffusers alone. The network predicts noise; its class labels are ids:
+It needs diffusers alone. The network predicts {prediction}; its class labels are ids:
 
 {classes}
 
@@ -46,6 +45,7 @@ with torch.no_grad():
     images = {decoding}
 images = (images.clamp(-1, 1) + 1) / 2  # [1, {image_shape}] in [0, 1]
 ```"""
+PREDICTED = {"epsilon": "noise", "v_prediction": "v", "sample": "x_0"}
 PLAIN = """\
         noise_pred = {cond}"""
 GUIDED = """\
@@ -92,7 +92,7 @@ def _write_diffusers(source: Path, model: DenoisingModel, out: Path) -> nn.Modul
         if isinstance(model, ConditionalDiT):
             model.save_stock(beside)
         else:
-            DDIMPipeline(network, make_scheduler("ddim")).save_pretrained(beside)
+            DDIMPipeline(network, model.make_scheduler()).save_pretrained(beside)
         card = make_card(source, model, _usage(model))
         (beside / "README.md").write_text(card.text, encoding="utf-8")
         if card.grid is not None:
@@ -136,6 +136,7 @@ def _usage(model: DenoisingModel) -> str:
         null = predict.format(label=f"torch.full_like(label, {model.null_class})")
     shape, image_shape = (", ".join(map(str, sides)) for sides in (model.x_0_shape, model.image_shape))
     return USAGE.format(
+        prediction=PREDICTED[model.prediction_type],
         classes="\n".join(names), null=said, kinds=", ".join(kinds), loading="\n".join(loading), shape=shape,
         predicting=(GUIDED if null else PLAIN).format(cond=cond, null=null), decoding=decoding, image_shape=image_shape,
     )  # fmt: skip

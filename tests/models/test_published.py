@@ -431,10 +431,20 @@ def test_a_stock_folder_of_another_process_goes_all_the_way(
     done = dualoptim("forget", recipes / "v.yaml", "--class", "three", "method.num_steps=2", "--out", out)
     assert done.code == 0, done.err
     made = load_model(out / "model")
-    assert (made.family, made.forgotten, made.id2label[3]) == ("own", ["three"], "three")
+    assert (made.family, made.forgotten, made.id2label[3]) == ("ddpm", ["three"], "three")
     assert made.betas is not None
+    assert made.prediction_type == "v_prediction"
     assert load_pipeline(out)(["four"], num_inference_steps=2, output_type="uint8").images.shape == (1, 1, 8, 8)
     assert dualoptim("evaluate", out).code == 0
+    quick = ("audit.images=4", "audit.relearn_steps=[0,1]", "audit.embedding_steps=[0,1]", "audit.timesteps=[400]",
+             "audit.real_images=2", "audit.labels=1", "audit.batch_size=4")  # fmt: skip
+    audited = dualoptim("audit", out, *quick)
+    assert audited.code == 0, audited.err
+    assert dualoptim("export", out, "--out", tmp_path / "stock").code == 0
+    assert "The network predicts v;" in (tmp_path / "stock" / "README.md").read_text()
+    exported = load_model(tmp_path / "stock", null_class=made.null_class)
+    assert exported.prediction_type == "v_prediction"
+    assert torch.allclose(exported.betas, made.betas, atol=1e-6)
 
 
 def test_folders_that_do_not_fit_are_refused(stock: Path, saved: Path, native: ConditionalDDPM, tmp_path: Path) -> None:
