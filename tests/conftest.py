@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -29,7 +30,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("DUALOPTIM_CACHE", str(folder))
+    patch.setattr("dualoptim_diffusion.runs.forecast.LARGEST_PROBE", 2)  # a dry run need not time many passes
+    patch.setattr("dualoptim_diffusion.report.page.draw_curves", drawn_once())  # most runs here are alike
     return folder
+
+
+def drawn_once() -> Callable[[Any], list[tuple[str, str]]]:
+    """`draw_curves`, which remembers what it drew: a page takes longer to draw than a tiny model to train."""
+    from dualoptim_diffusion.report.curves import draw_curves
+
+    drawn: dict[str, list[tuple[str, str]]] = {}
+
+    def remembered(records: Any) -> list[tuple[str, str]]:
+        key = repr(records)
+        if key not in drawn:
+            drawn[key] = draw_curves(records)
+        return drawn[key]
+
+    return remembered
 
 
 @pytest.fixture(scope="session")

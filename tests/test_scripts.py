@@ -29,10 +29,7 @@ RESULTS = SCRIPTS / "results"
 MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
 RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
 OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
-SLOW = (  # in CI others of the same parts of scripts/ run
-    *("processes", "kill_and_resume", "startup", "threads", "audit_errors", "audit_study", "user_input", "recipes"),
-    *("stability", "ablations", "reproduce_table2", "latent_dit"),
-)
+SLOW = ("studies", "processes", "startup", "threads")  # in CI others of the same parts of scripts/ run
 ELSEWHERE = ("paper_scale",)  # run by a test of its own in tests/studies
 START = (
     "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
@@ -67,7 +64,7 @@ def all_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW or path.parts[0] == "studies" else [])
+        pytest.param(path, marks=[pytest.mark.slow] if {path.stem, path.parts[0]} & {*SLOW} else [])
         for path in RUNNABLE
         if path.stem not in ELSEWHERE
     ],

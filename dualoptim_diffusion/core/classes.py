@@ -36,6 +36,12 @@ def same_classes(ours: Mapping[int, str], theirs: Mapping[int, str]) -> bool:
     return not any(_synonyms(ours[i]) & elsewhere for i in differing)
 
 
+def some(id2label: Mapping[int, str]) -> str:
+    """How many classes there are, and the first of them."""
+    names = list(id2label.values())
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
 def usable_names(names: Mapping[int, str]) -> dict[int, str]:
     """The names of classes as they are used everywhere, whatever a folder or a file calls them.
 

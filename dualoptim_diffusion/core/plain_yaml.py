@@ -1,6 +1,8 @@
 """YAML as recipes are written in: plain data, every key once. Anything else is refused within bounds. No torch here."""
 
 from collections.abc import Hashable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,11 @@ def parse_yaml(text: str) -> Any:
     Raises:
         ValueError: in one line, if it is none.
     """
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=64)  # a command comes by the same recipes several times
+def _parsed(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # such as of dates

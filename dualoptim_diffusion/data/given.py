@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.classes import same_classes, some
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.files.image_files import pixels_of, plain
 
 SHOWN_FROM = 5000  # images: fewer take no time worth a progress bar
 
@@ -39,7 +39,7 @@ def image_set(dataset: Any, id2label: Mapping[int, str], shape: tuple[int, ...])
         stacked = torch.stack([_pixels(image, shape, i) for i, image in enumerate(images)])
         found = ImageSet(stacked, _labels(labels, getattr(dataset, "classes", None), id2label), dict(id2label))
     if not same_classes(found.id2label, id2label):
-        raise InputError(f"The dataset names the classes {_some(found.id2label)}, the model {_some(id2label)}.")
+        raise InputError(f"The dataset names {some(found.id2label)}, the model {some(id2label)}.")
     if tuple(found.images.shape[1:]) != tuple(shape):
         raise InputError(_other_shape(found.images.shape[1:], shape, 0))
     return found
@@ -69,7 +69,7 @@ def _labels(labels: Sequence[Any], names: Sequence[str] | None, id2label: Mappin
     if names is not None:
         by_name = {name: i for i, name in id2label.items()}
         if unknown := [name for name in names if name not in by_name]:
-            raise InputError(f"The dataset's class {unknown[0]!r} is none of the model's: {_some(id2label)}.")
+            raise InputError(f"The dataset's class {unknown[0]!r} is none of the model's {some(id2label)}.")
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(names):
             raise InputError(f"Labels run from {ids.min()} to {ids.max()}, but the dataset names {len(names)} classes.")
         ids = torch.tensor([by_name[name] for name in names])[ids]
@@ -80,8 +80,7 @@ def _pixels(image: Any, shape: tuple[int, ...], index: int) -> Tensor:
     """uint8 [C, H, W] of one image."""
     channels = shape[0]
     if isinstance(image, Image.Image):
-        array = np.array(image.convert("L" if channels == 1 else "RGB"))
-        pixels = torch.from_numpy(array).view(image.height, image.width, channels).permute(2, 0, 1)
+        pixels = torch.from_numpy(pixels_of(plain(image, channels, str(index))))
     else:
         pixels = torch.as_tensor(image)
         if pixels.ndim == 2:
@@ -105,8 +104,3 @@ def _other_shape(found: Sequence[int], shape: Sequence[int], index: int) -> str:
         f"Image {index} has the shape {list(found)}, but the model draws {list(shape)} (channels, height, width); "
         "resize the images."
     )
-
-
-def _some(id2label: Mapping[int, str]) -> str:
-    names = list(id2label.values())
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -74,6 +74,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def refuse_filled(folder: Path) -> None:
+    """Refuses a place where anything is but an empty folder.
+
+    Raises:
+        InputError: if there is.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already; choose another folder.")
+
+
 def _replace(beside: Path, path: Path) -> None:
     """Puts what was written in its place; what was there before goes last."""
     if path.is_dir():  # a folder cannot be replaced in one call: the old one is moved away, then deleted

@@ -87,8 +87,7 @@ def decoded(path: str | Path, reading: Reading) -> NDArray[np.uint8]:
     (channels, height, width), like, background = reading
     path = Path(path)
     with opened(path) as stored:
-        picture = _flat(_of_8_bits(ImageOps.exif_transpose(stored), path), background)
-        picture = picture.convert("L" if channels == 1 else "RGB")
+        picture = plain(stored, channels, str(path), background)
     if picture.size != (width, height):
         if like is not None:
             raise InputError(
@@ -102,7 +101,22 @@ def decoded(path: str | Path, reading: Reading) -> NDArray[np.uint8]:
         picture = picture.resize(scaled, Image.Resampling.BICUBIC)
         left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
         picture = picture.crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.array(picture).reshape(height, width, -1).transpose(2, 0, 1))
+    return pixels_of(picture)
+
+
+def plain(picture: Image.Image, channels: int, name: str, background: str = "white") -> Image.Image:
+    """The first frame, upright, on a background, as 8-bit grey (1 channel) or RGB.
+
+    Raises:
+        InputError: if its levels are of no known range; it calls the picture by the name given.
+    """
+    flat = _flat(_of_8_bits(ImageOps.exif_transpose(picture), name), background)
+    return flat.convert("L" if channels == 1 else "RGB")
+
+
+def pixels_of(picture: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [C, H, W]."""
+    return np.ascontiguousarray(np.array(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1))
 
 
 def decoded_bytes(path: str, *reading: Any) -> bytes:
@@ -110,7 +124,7 @@ def decoded_bytes(path: str, *reading: Any) -> bytes:
     return decoded(path, Reading(*reading)).tobytes()
 
 
-def _of_8_bits(picture: Image.Image, path: Path) -> Image.Image:
+def _of_8_bits(picture: Image.Image, name: str) -> Image.Image:
     """Grey levels of 16 bits scaled down; Pillow would cut them off at 255.
 
     Raises:
@@ -120,7 +134,7 @@ def _of_8_bits(picture: Image.Image, path: Path) -> Image.Image:
         return picture
     levels = np.asarray(picture)
     if picture.mode == "F" or levels.min() < 0 or levels.max() > MAX_16_BITS:
-        raise InputError(f"The image {path} holds levels of no known range; save it with 8 or 16 bits.")
+        raise InputError(f"The image {name} holds levels of no known range; save it with 8 or 16 bits.")
     return Image.fromarray((levels / 257).round().astype(np.uint8))
 
 

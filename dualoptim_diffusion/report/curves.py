@@ -10,6 +10,7 @@ LOSSES: Lines = (("forget_loss", "forget", RED), ("retain_loss", "retain", BLUE)
 NORMS: Lines = (("forget_grad_norm", "forget", RED), ("retain_grad_norm", "retain", BLUE))
 RATES: Lines = (("FA", "FA", RED), ("RA", "RA", BLUE))
 DISTANCE: Lines = (("KID", "distance", BLUE),)
+MARGINS = (0.66, 0.5, 0.08, 0.12)  # inches: for labels such as 0.0125 and "outer step"
 
 
 def draw_curves(records: Records) -> list[tuple[str, str]]:
@@ -37,7 +38,7 @@ def _draw(records: Records, lines: Lines, scale: str) -> str | None:
     drawn = {name: (points, colour) for name, (points, colour) in drawn.items() if points}
     if not drawn:
         return None
-    with panels(1, (4.6, 2.7)) as (figure, (axes,)):
+    with panels(1, (4.6, 2.7), margins=MARGINS) as (figure, (axes,)):
         for name, (points, colour) in drawn.items():
             mark = "o" if len(points) <= 20 else ""
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, marker=mark, markersize=4, label=name)

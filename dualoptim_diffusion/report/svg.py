@@ -8,19 +8,30 @@ from typing import Any
 
 # matplotlib draws in these, the page's colours take their place
 INK, LINE, RED, BLUE = "#010203", "#040506", "#070809", "#0a0b0c"
+Margins = tuple[float, float, float, float]  # left, bottom, right, top
 COLOURS = {INK: "currentColor", LINE: "var(--line)", RED: "var(--red)", BLUE: "var(--blue)"}
 
 
 @contextmanager
-def panels(count: int, size: tuple[float, float], sharey: bool = False) -> Iterator[tuple[Any, list[Any]]]:
-    """A matplotlib figure of so many panels side by side, each of that size in inches, and its axes."""
+def panels(
+    count: int, size: tuple[float, float], sharey: bool = False, margins: Margins | None = None
+) -> Iterator[tuple[Any, list[Any]]]:
+    """A matplotlib figure of so many panels side by side, each of that size in inches, and its axes.
+
+    Args:
+        margins: around them, in inches; None finds out what their labels need, which takes as long as drawing.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     settings: dict[str, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.size": 10}
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK)
     with rc_context(settings):
-        figure = Figure(figsize=(count * size[0], size[1]), layout="constrained")
+        width, height = count * size[0], size[1]
+        figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+        if margins:
+            left, bottom, right, top = margins
+            figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
         axes = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
         for part in axes:
             part.spines[["top", "right"]].set_visible(False)

@@ -198,7 +198,8 @@ def open_experiment(
     recipe, values, dropped = resolve_recipe(recipe)
     facts = data_facts(recipe.data)
     forget_classes = resolve_classes([*recipe.data.forget_classes, *class_names], facts.id2label, facts.aliases)
-    left_out = _forgotten_before(recipe.model.path, forget_classes, facts.id2label)
+    forgotten = [] if recipe.model.path is None else forgotten_names(Path(recipe.model.path))
+    left_out = forgotten_before(forgotten, forget_classes, facts.id2label)
     sources = resolve_sources(recipe, path, values, stored)
     values["data"]["forget_classes"] = [facts.id2label[i] for i in forget_classes]
     accelerator = make_accelerator(recipe.run.device)
@@ -256,18 +257,17 @@ def _check_from_scratch(method: Method, recipe: ForgetRecipe, pretrain: Pretrain
         )
 
 
-def _forgotten_before(
-    model_path: str | None, forget_classes: Sequence[int], id2label: Mapping[int, str]
+def forgotten_before(
+    names: Sequence[str], forget_classes: Sequence[int], id2label: Mapping[int, str]
 ) -> tuple[int, ...]:
     """Ids of the classes that the base model was made to forget in earlier runs.
 
     Raises:
         InputError: if one of them is to be forgotten again, or nothing would be left to retain.
     """
-    names = [] if model_path is None else forgotten_names(Path(model_path))
     left_out = tuple(i for i, name in id2label.items() if name in names)
     if again := [id2label[i] for i in forget_classes if i in left_out]:
-        raise InputError(f"The model {model_path} was made to forget {again[0]!r} already; name another class.")
+        raise InputError(f"The base model was made to forget {again[0]!r} already; name another class.")
     if len(left_out) + len(forget_classes) == len(id2label):
-        raise InputError(f"Nothing would be left to retain: {model_path} has forgotten all other classes already.")
+        raise InputError("Nothing would be left to retain: the base model was made to forget all other classes.")
     return left_out

@@ -25,9 +25,9 @@ from dualoptim_diffusion.core.terminal import progress as progress_bar
 from dualoptim_diffusion.data import DataFacts, ImageSet
 from dualoptim_diffusion.data.given import image_set
 from dualoptim_diffusion.drawing.samples import LazySamples
-from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path, refuse_filled
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
-from dualoptim_diffusion.runs.experiment import Experiment, make_method, resolve_recipe
+from dualoptim_diffusion.runs.experiment import Experiment, forgotten_before, make_method, resolve_recipe
 from dualoptim_diffusion.runs.forget import prepare_forgetting
 from dualoptim_diffusion.runs.models import OpenedModel, check_model
 from dualoptim_diffusion.runs.obtain import make_accelerator
@@ -65,8 +65,7 @@ class Forgotten:
             InputError: if the folder holds anything.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} is there already; choose another folder.")
+        refuse_filled(folder)
         with atomic_path(folder) as beside:
             beside.mkdir()
             self.model.save(beside / "model")
@@ -178,9 +177,7 @@ def _experiment(
         raise InputError(f"{method} does not read {', '.join(dropped)}; leave it out.")
     names = model.id2label
     forget_classes = resolve_classes([_as_text(name) for name in classes], names)
-    left_out = tuple(i for i, name in names.items() if name in model.forgotten)
-    if again := [names[i] for i in forget_classes if i in left_out]:
-        raise InputError(f"The model was made to forget {again[0]!r} already; name another class.")
+    left_out = forgotten_before(model.forgotten, forget_classes, names)
     images = image_set(dataset, names, model.image_shape)
     counts = dict(enumerate(images.class_labels.bincount(minlength=len(names)).tolist()))
     if missing := [names[i] for i in forget_classes if not counts[i]]:

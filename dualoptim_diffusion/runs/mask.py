@@ -62,8 +62,6 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
     config, accelerator = experiment.recipe.method.mask, experiment.accelerator
     if config is None:
         raise InputError("The recipe has no method.mask; set method.mask.kind=fisher_ratio or top_fraction.")
-    provenance = mask_provenance(experiment, model, model_sha256(model))
-    path = cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors")
 
     def counted(total: int, title: str) -> Iterator[int]:
         return iter(progress(range(total), desc=title, disable=not accelerator.is_main_process))
@@ -74,8 +72,9 @@ def saliency(experiment: Experiment, model: DenoisingModel) -> Mask:
 
     if not experiment.keeps:
         return make()
+    provenance = mask_provenance(experiment, model, model_sha256(model))
     return get_or_make(
-        path,
+        cache_entry("masks", repr(sorted(provenance.items()))).with_suffix(".safetensors"),
         lambda path: load_mask(path, model, experiment.forget_labels),
         make,
         lambda path, mask: write_mask(path, mask, provenance),

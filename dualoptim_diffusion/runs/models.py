@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.classes import same_classes, some
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.timing import timed
 from dualoptim_diffusion.files.run_folder import RunFolder
@@ -70,8 +70,8 @@ def check_model(experiment: Experiment, model: DenoisingModel) -> None:
         one_more = model.null_class is None and model.num_classes == len(experiment.facts.id2label) + 1
         hint = ", or name the one that means no class as model.null_class" if one_more else ""
         raise InputError(
-            f"The model draws {len(model.id2label)} classes ({', '.join(list(model.id2label.values())[:3])}, ...), the "
-            f"data set {experiment.recipe.data.name!r} holds others; use data with the model's classes{hint}."
+            f"The model draws {some(model.id2label)}, the data set {experiment.recipe.data.name!r} holds others; use "
+            f"data with the model's classes{hint}."
         )
     shape = experiment.facts.shape
     if model.image_shape != shape:

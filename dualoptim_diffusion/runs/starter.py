@@ -2,20 +2,20 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 
-from dualoptim_diffusion.core.classes import same_classes
+from dualoptim_diffusion.core.classes import same_classes, some
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import folder
-from dualoptim_diffusion.files.atomic import atomic_path
+from dualoptim_diffusion.files.atomic import atomic_path, refuse_filled
 from dualoptim_diffusion.files.class_folders import Listing
 from dualoptim_diffusion.files.image_files import size_of
+from dualoptim_diffusion.judge.classifier import CLASSIFIER
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.runs.dry_run import plan
 from dualoptim_diffusion.runs.experiment import open_experiment
@@ -63,9 +63,8 @@ def write_recipes(photos: Path, out: Path, model: Path | None, classifier: Path 
     Raises:
         InputError: if the folder holds no classes of images, the model draws others, or `out` holds recipes already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already; choose another folder.")
-    if classifier is not None and not (classifier / "classifier.json").is_file():
+    refuse_filled(out)
+    if classifier is not None and not (classifier / CLASSIFIER).is_file():
         raise InputError(f"{classifier} is not a folder of `dualoptim train-classifier`; leave --classifier out.")
     found = look(photos)
     if len(found.id2label) < 2:
@@ -75,15 +74,14 @@ def write_recipes(photos: Path, out: Path, model: Path | None, classifier: Path 
     data = {"name": "image_folder", "path": str(photos.resolve()), "channels": found.channels}
     data |= {} if found.side == side else {"image_size": side}
     recipes = _recipes(data, side, kind, model, classifier)
-    first = max(found.counts, key=lambda name: found.counts[name])
-    label = next(i for i, name in found.id2label.items() if name == first)
+    label = max(found.id2label, key=lambda i: found.counts[found.id2label[i]])
     with atomic_path(out) as beside:  # nothing stays where the recipes turn out not to work
         beside.mkdir()
         for name, content in recipes.items():
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
             (beside / name).write_text(f"{COMMENTS[name]}\n{text}", encoding="utf-8")
         planned = plan(open_experiment(str(beside / "forget.yaml"), [f"id:{label}"]))
-    command = ["dualoptim", "forget", str(out / "forget.yaml"), "--class", first]
+    command = ["dualoptim", "forget", str(out / "forget.yaml"), "--class", found.id2label[label]]
     return {
         "found": found._asdict(),
         "files": [str(out / name) for name in recipes],
@@ -120,7 +118,7 @@ def _side(found: Photos, model: Path | None, kind: str) -> int:
     loaded = load_model(model)
     if not same_classes(loaded.id2label, found.id2label):
         raise InputError(
-            f"The model {model} draws {_some(loaded.id2label)}, the images are of {_some(found.id2label)}; name the "
+            f"The model {model} draws {some(loaded.id2label)}, the images are of {some(found.id2label)}; name the "
             "folders after the model's classes, so that they sort in its order."
         )
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
@@ -129,11 +127,6 @@ def _side(found: Photos, model: Path | None, kind: str) -> int:
             f"The model {model} draws {channels} channels, the images have {found.channels}; use images of its kind."
         )
     return side
-
-
-def _some(id2label: Mapping[int, str]) -> str:
-    names = list(id2label.values())
-    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 COMMENTS = {

@@ -190,7 +190,8 @@ class Bench:
             start = perf_counter()
             found = self.measure(cell)
             self.base["cells"].append(found)
-            self.base |= {"seconds": self.clock.seconds | self.base["seconds"], "peak_bytes": peak_bytes()}
+            self.clock.write_to(self.base)
+            self.base["peak_bytes"] = peak_bytes()
             self.write()
             self.slowest = max(self.slowest, perf_counter() - start)
             print(f"{budget.spent:.0f} s: {cell.group}, {cell.class_name}, seed {cell.seed}: {told(found)}", flush=True)
@@ -234,7 +235,7 @@ class Bench:
                         {"model": model, "without": cell.class_name, "sampler": sampler, "num_steps": steps}
                         | study.distance_to(images, drawn)
                     )
-            self.base["seconds"] = self.clock.seconds | self.base["seconds"]
+            self.clock.write_to(self.base)
             self.write()
         study.restore(self.weights)
 
@@ -435,7 +436,7 @@ def main(words: Sequence[str] | None = None) -> None:
         trained = obtain_base(study, arguments.work, arguments.rates, seconds, trial)
     base = results.open(study.sha256)
     base |= describe(study, trained, rates) | base  # as the run that trained it measured them
-    base["seconds"] = clock.seconds | base["seconds"]
+    clock.write_to(base)
     names = list(study.id2label.values())
     classes = names[:1] if arguments.toy else [name for name in CLASSES if name in names] or names
     cells = list(plan(classes))[: arguments.cells]

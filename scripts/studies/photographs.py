@@ -115,6 +115,10 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
         print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
 
+    def write_to(self, found: dict[str, Any]) -> None:
+        """Adds them to what an earlier call found; its own stay as they were measured."""
+        found["seconds"] = self.seconds | found.get("seconds", {})
+
 
 class Study:
     """The model, its images and the judges.

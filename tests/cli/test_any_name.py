@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dualoptim_diffusion.runs.experiment import open_experiment
 from tests.helpers.commands import Outcome, call
 from tests.helpers.recipes import RECIPES
 
@@ -55,14 +56,17 @@ def test_the_list_can_be_typed_and_printed_anywhere(dualoptim: Run, recipe: Path
 
 
 @pytest.mark.parametrize("raw", FOLDERS, ids=[repr(name[:20]) for name in FOLDERS])
-def test_a_class_is_forgotten_by_its_name_or_by_its_folders(
-    dualoptim: Run, recipe: Path, names: dict[int, str], raw: bytes
-) -> None:
+def test_a_class_is_forgotten_by_its_name_or_by_its_folders(recipe: Path, names: dict[int, str], raw: bytes) -> None:
     label = sorted(map(os.fsdecode, FOLDERS)).index(os.fsdecode(raw))
     for typed in {names[label], os.fsdecode(raw), f"id:{label}"}:
-        planned = dualoptim("forget", recipe, "--class", typed, "--dry-run", "--json")
-        assert planned.code == 0, planned.err
-        assert json.loads(planned.out)["forget"] == [names[label]]
+        assert open_experiment(str(recipe), [typed]).forget_names == [names[label]]
+
+
+def test_the_command_takes_such_a_class(dualoptim: Run, recipe: Path, names: dict[int, str]) -> None:
+    planned = dualoptim("forget", recipe, "--class", os.fsdecode(FOLDERS[8]), "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    assert len(forgotten := json.loads(planned.out)["forget"]) == 1
+    assert {*forgotten} <= {*names.values()}
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from string import Template
 from typing import NamedTuple
 
@@ -702,10 +703,19 @@ def judge(recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def contents(folder: Path) -> dict[Path, bytes | None]:
-    """Every file and folder below it, but for locks."""
-    found = (path for path in sorted(folder.rglob("*")) if path.suffix != ".lock")
-    return {path: path.read_bytes() if path.is_file() else None for path in found}
+def contents(folder: Path) -> dict[str, tuple[int, int] | None]:
+    """Size and time of change of every file and folder below it, but for locks."""
+    found = {
+        entry.path: entry.stat(follow_symlinks=False) for entry in below(folder) if not entry.name.endswith(".lock")
+    }
+    return {path: (stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else None for path, stat in found.items()}
+
+
+def below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    for entry in os.scandir(folder):
+        yield entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from below(entry)
 
 
 @pytest.mark.parametrize("wrong", CASES, ids=lambda wrong: wrong.claim)

@@ -1,5 +1,6 @@
 """What each command loads, which is most of what a short command takes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,37 +8,39 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 HEAVY = {
     "accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "matplotlib", "scipy", "sklearn", "timm", "torch",
     "torch._dynamo", "torch_fidelity", "torchvision",
 }  # fmt: skip
 TORCH = {"torch", "accelerate", "huggingface_hub"}  # the last by older versions of accelerate
-MAY_LOAD: dict[str, set[str]] = {
-    "--help": set(),
-    "--version": set(),
-    "forget --help": set(),
-    "recipes": set(),
-    "recipes --json": set(),
-    "classes digits_sfron_dual": set(),
-    "classes cifar10_sfron_dual": set(),
-    "classes {photos}": set(),
-    "classes {run}": set(),
-    "report {run} --out {out}": {"matplotlib"},
-    "forget {tiny} --class three --dry-run": TORCH,  # the base model and the classifier are kept
-    "forget {tiny} --class three --dry-run model.family=dit model.pretrain=tiny_dit_pretrain.yaml": TORCH,
-    "grid {run} --out {out}/grid.png": TORCH,
-    "grid {run} --contact-sheet three --out {out}/sheet.png": TORCH,
-    "delta {run} --out {out}/patch.safetensors": TORCH,
-    "push {run} someone/three --dry-run": TORCH,
-}
+CHAINS: list[dict[str, set[str]]] = [  # a process each; what one command may load, the next ones may too
+    {
+        "--help": set(),
+        "--version": set(),
+        "forget --help": set(),
+        "recipes": set(),
+        "recipes --json": set(),
+        "classes digits_sfron_dual": set(),
+        "classes cifar10_sfron_dual": set(),
+        "classes {photos}": set(),
+        "classes {run}": set(),
+        "forget {tiny} --class three --dry-run": TORCH,  # the base model and the classifier are kept
+        "forget {tiny} --class three --dry-run model.family=dit model.pretrain=tiny_dit_pretrain.yaml": TORCH,
+        "grid {run} --out {out}/grid.png": TORCH,
+        "grid {run} --contact-sheet three --out {out}/sheet.png": TORCH,
+        "delta {run} --out {out}/patch.safetensors": TORCH,
+        "push {run} someone/three --dry-run": TORCH,
+    },
+    {"report {run} --out {out}/report": {"matplotlib"}},
+]
 CODE = f"""
-import sys
-from dualoptim_diffusion.cli import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print(*sorted({HEAVY} & sys.modules.keys()), file=sys.stderr)
+import json, sys
+from tests.helpers.commands import call
+for words in json.loads(sys.argv[1]):
+    code = call(*words)
+    assert not code, (words, code)
+    print("loaded:", *sorted({HEAVY} & sys.modules.keys()), file=sys.stderr)
 """
 
 
@@ -57,9 +60,14 @@ def places(finished: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) 
     return {"tiny": Path(tiny), "run": finished, "photos": photos, "out": out / "written"}
 
 
-@pytest.mark.parametrize("words", MAY_LOAD)
-def test_a_command_loads_no_more_than_it_uses(words: str, places: dict[str, Path]) -> None:
-    command = [sys.executable, "-c", CODE, *words.format(**places).split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+@pytest.mark.parametrize("chain", CHAINS, ids=["light first, then those that compute", "report"])
+def test_a_command_loads_no_more_than_it_uses(chain: dict[str, set[str]], places: dict[str, Path]) -> None:
+    commands = [words.format(**places).split() for words in chain]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps(commands)], capture_output=True, text=True, check=False,
+        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert set(done.stderr.splitlines()[-1].split()) <= MAY_LOAD[words]
+    lines = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("loaded:")]
+    for (words, allowed), loaded in zip(chain.items(), lines, strict=True):
+        assert {*loaded} <= allowed, words

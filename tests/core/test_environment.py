@@ -111,16 +111,16 @@ def test_a_closed_output_takes_all_and_a_legacy_one_takes_escapes(monkeypatch: p
     print("кот", file=sys.stderr)
 
 
-COMMANDS = {
-    "no home": ({"HOME": None, "DUALOPTIM_CACHE": None}, ""),
-    "a home that is none": ({"HOME": "/dev/null", "DUALOPTIM_CACHE": None}, ""),
-    "a stray rank": ({"RANK": "3", "WORLD_SIZE": "8"}, ""),
-    "the plain C locale": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}, ""),
-    "40 columns and a dumb terminal": ({"COLUMNS": "40", "TERM": "dumb"}, ""),
+NO_HOME, BAD_HOME = {"HOME": None, "DUALOPTIM_CACHE": None}, {"HOME": "/dev/null", "DUALOPTIM_CACHE": None}
+COMMANDS = {  # a process each; what says something of other things is set together
+    "no home, a stray rank, 40 columns of a dumb terminal, a reader that leaves": (
+        NO_HOME | {"RANK": "3", "WORLD_SIZE": "8", "COLUMNS": "40", "TERM": "dumb"}, "| true",
+    ),
+    "a home that is none, the plain C locale, no temporary folder": (
+        BAD_HOME | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "TMPDIR": "/nowhere"}, "",
+    ),
     "closed streams": ({}, "2>&- </dev/null"),
-    "a reader that leaves": ({}, "| true"),
-    "no temporary folder": ({"TMPDIR": "/nowhere"}, ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "around"), COMMANDS.values(), ids=COMMANDS)

@@ -16,6 +16,7 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say_once
 from dualoptim_diffusion.data import data_facts, load_dataset
 from dualoptim_diffusion.data.folder import read_class_folders
+from dualoptim_diffusion.data.given import image_set
 from dualoptim_diffusion.data.pixels import decode
 from tests.helpers.commands import Outcome
 
@@ -106,6 +107,9 @@ def test_what_pillow_reads_is_an_image_upright_and_on_white(
     assert any(
         np.array_equal(image.permute(1, 2, 0).numpy(), expected) for part in (train, held_out) for image in part.images
     )
+    with Image.open(root / "train" / "cat" / name) as opened:  # a dataset given from Python may hold it so
+        given = image_set([(opened, 0)], {0: "cat"}, (3, 8, 8))
+    assert np.array_equal(given.images[0].permute(1, 2, 0).numpy(), expected)
 
 
 def test_a_transparent_image_is_laid_on_the_background_that_was_asked_for_and_this_is_said(

@@ -143,14 +143,13 @@ def test_a_crash_between_any_two_file_operations_of_a_save_leaves_a_folder_that_
 
 
 def test_a_full_disk_is_said_and_the_checkpoint_before_stays(
-    dualoptim: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors import SafetensorError
 
     from dualoptim_diffusion.files import checkpoint
 
     command = ["forget", tiny, "--class", "three", "run.checkpoint_every=2", "--out"]
-    assert dualoptim(*command, tmp_path / "whole").code == 0
     written, save_file = [], checkpoint.save_file
 
     def full(tensors: dict[str, Any], path: Path) -> None:
@@ -168,24 +167,25 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(
     assert "Traceback" not in failed.err
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["latest", "step_2"]
     assert dualoptim(*command, tmp_path / "run", "--resume").code == 0
-    ends = [json.loads((tmp_path / name / "provenance.json").read_text())["model_sha256"] for name in ("whole", "run")]
-    assert ends[0] == ends[1]
+    ends = {json.loads((run / "provenance.json").read_text())["model_sha256"] for run in (finished, tmp_path / "run")}
+    assert len(ends) == 1
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(dualoptim: Run, tiny: str, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path
+) -> None:
     command = ["forget", tiny, "--class", "three", "run.checkpoint_every=2", "--out"]
-    assert dualoptim(*command, tmp_path / "whole").code == 0
     assert dualoptim(*command, tmp_path / "run", "--stop-after", 4).code == EXIT_STOPPED
     (tmp_path / "run" / "checkpoints" / "step_4" / "state.safetensors").write_bytes(b"damaged")
     resumed = dualoptim(*command, tmp_path / "run", "--resume")
     assert resumed.code == 0, resumed.err
     assert "step_4 (state.safetensors is not what was written); continuing from step 2" in resumed.err
-    ends = [json.loads((tmp_path / name / "provenance.json").read_text())["model_sha256"] for name in ("whole", "run")]
-    assert ends[0] == ends[1]
-    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    ends = {json.loads((run / "provenance.json").read_text())["model_sha256"] for run in (finished, tmp_path / "run")}
+    assert len(ends) == 1
+    assert (finished / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("lines", [0, 3])
+@pytest.mark.parametrize("lines", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_run_killed_outright_and_resumed_ends_as_an_unbroken_one(
     dualoptim: Run, tiny: str, finished: Path, tmp_path: Path, lines: int
 ) -> None:

@@ -139,8 +139,9 @@ def test_a_write_that_fails_leaves_all_that_was_there(
         before["manifest.json"] = grown["manifest.json"]
     assert {path: grown[path] for path in before} == before
     assert all(path.endswith((".safetensors", ".png")) for path in grown.keys() - before)  # samples alone
-    monkeypatch.setattr(atomic, "_fsync", flush)
-    assert dualoptim(*spoken(writer.changed, names, out)).code == 0
+    if name in ("forget", "export", "sample"):  # what was left beside hinders nobody
+        monkeypatch.setattr(atomic, "_fsync", flush)
+        assert dualoptim(*spoken(writer.changed, names, out)).code == 0
 
 
 def test_a_run_that_was_stopped_while_it_replaces_another_goes_on_beside_it(

@@ -16,11 +16,12 @@ class Outcome(NamedTuple):
 
 def call(*arguments: object) -> int:
     """The command line in this process; returns its exit code."""
-    from accelerate.state import AcceleratorState
-
     from dualoptim_diffusion.cli import main
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
     before, sys.argv = sys.argv, ["dualoptim", *map(str, arguments)]
     try:
         main()

@@ -436,9 +436,8 @@ def test_a_stock_folder_of_another_process_goes_all_the_way(
     assert made.prediction_type == "v_prediction"
     assert load_pipeline(out)(["four"], num_inference_steps=2, output_type="uint8").images.shape == (1, 1, 8, 8)
     assert dualoptim("evaluate", out).code == 0
-    quick = ("audit.images=4", "audit.relearn_steps=[0,1]", "audit.embedding_steps=[0,1]", "audit.timesteps=[400]",
-             "audit.real_images=2", "audit.labels=1", "audit.batch_size=4")  # fmt: skip
-    audited = dualoptim("audit", out, *quick)
+    quick = ("audit.images=4", "audit.timesteps=[400]", "audit.real_images=2", "audit.batch_size=4")
+    audited = dualoptim("audit", out, "--probe", "noisy_start", "--probe", "inversion", *quick)
     assert audited.code == 0, audited.err
     assert dualoptim("export", out, "--out", tmp_path / "stock").code == 0
     assert "The network predicts v;" in (tmp_path / "stock" / "README.md").read_text()

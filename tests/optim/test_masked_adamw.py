@@ -134,13 +134,13 @@ def test_a_run_with_compact_state_ends_with_the_same_bytes(
     assert dualoptim("forget", tiny, *common, "--out", tmp_path / "compact").code == 0
     dense = [*common, "optimizers.forget_state=full", "optimizers.retain_state=full"]
     assert dualoptim("forget", tiny, *dense, "--out", tmp_path / "dense").code == 0
-    assert dualoptim("forget", tiny, *common, "--out", tmp_path / "parts", "--stop-after", 3).code == 75
-    assert dualoptim("forget", tiny, *common, "--out", tmp_path / "parts", "--resume").code == 0
-    weights = [
-        (tmp_path / run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-        for run in ("compact", "dense", "parts")
-    ]
-    assert weights[0] == weights[1] == weights[2]
+    runs = ["compact", "dense"]
+    if not mask:  # stopped, its state read again
+        assert dualoptim("forget", tiny, *common, "--out", tmp_path / "parts", "--stop-after", 3).code == 75
+        assert dualoptim("forget", tiny, *common, "--out", tmp_path / "parts", "--resume").code == 0
+        runs.append("parts")
+    weights = {(tmp_path / run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for run in runs}
+    assert len(weights) == 1
     kept = next((tmp_path / "compact" / "checkpoints").glob("step_*/state.safetensors"))
     assert kept.stat().st_size < next((tmp_path / "dense").glob("checkpoints/step_*/state.safetensors")).stat().st_size
 

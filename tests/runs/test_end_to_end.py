@@ -117,19 +117,19 @@ def test_running_twice_gives_bit_identical_weights_and_images(
     "optimizers", [[], ["method.forget_lr=1e-4", "optimizers.mode=shared", "method.ema_decay=0.5"]]
 )
 def test_a_run_stopped_half_way_and_resumed_equals_an_unbroken_one_bit_for_bit(
-    dualoptim: Run, tiny: str, tmp_path: Path, optimizers: list[str]
+    dualoptim: Run, tiny: str, finished: Path, tmp_path: Path, optimizers: list[str]
 ) -> None:
     command = ["forget", tiny, *optimizers, "--class", "three", "--out"]
-    assert dualoptim(*command, tmp_path / "whole").code == 0
+    whole = tmp_path / "whole" if optimizers else finished
+    assert whole == finished or dualoptim(*command, whole).code == 0
     stopped = dualoptim(*command, tmp_path / "halves", "--stop-after", 3)
     assert stopped.code == EXIT_STOPPED
     assert "--resume" in stopped.err
     assert not (tmp_path / "halves" / "results.json").exists()
     assert dualoptim(*command, tmp_path / "halves", "--resume").code == 0
-    assert equal(tmp_path / "whole", tmp_path / "halves")
-    assert shards(tmp_path / "whole") == shards(tmp_path / "halves")
-    for name in ("metrics.jsonl",):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "halves" / name).read_bytes()
+    assert equal(whole, tmp_path / "halves")
+    assert shards(whole) == shards(tmp_path / "halves")
+    assert (whole / "metrics.jsonl").read_bytes() == (tmp_path / "halves" / "metrics.jsonl").read_bytes()
 
 
 def test_a_signal_saves_and_exits_like_stop_after(tiny: str, tmp_path: Path, finished: Path) -> None:
@@ -218,7 +218,7 @@ def test_every_method_and_setting_runs_through(dualoptim: Run, tiny: str, tmp_pa
     assert set(results["unlearned"]["FA"]["per_class"]) == {"three", "eight"}
 
 
-def test_the_saved_pipeline_draws_in_a_new_process_what_sample_drew(
+def test_the_saved_pipeline_draws_in_a_new_process_by_either_loader_what_sample_drew(
     dualoptim: Run, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "drawn"
@@ -227,11 +227,14 @@ def test_the_saved_pipeline_draws_in_a_new_process_what_sample_drew(
     code = (
         "import sys, torch\n"
         "from safetensors.torch import load_file\n"
+        "from diffusers import DiffusionPipeline\n"
+        "folder, expected = sys.argv[1], load_file(sys.argv[2])['images']\n"
+        "stock = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)\n"
         "from dualoptim_diffusion import ConditionalDDPMPipeline\n"
-        "pipeline = ConditionalDDPMPipeline.from_pretrained(sys.argv[1])\n"
         "settings = {'num_inference_steps': 3, 'guidance_scale': 2.0, 'output_type': 'uint8'}\n"
-        "drawn = pipeline(['three'] * 4, seeds=range(4), **settings)\n"
-        "sys.exit(0 if torch.equal(drawn.images, load_file(sys.argv[2])['images']) else 'differs')"
+        "for pipeline in (stock, ConditionalDDPMPipeline.from_pretrained(folder)):\n"
+        "    drawn = pipeline(['three'] * 4, seeds=range(4), **settings)\n"
+        "    assert torch.equal(drawn.images, expected)"
     )
     (shard,) = out.glob("*.safetensors")
     done = subprocess.run([sys.executable, "-c", code, finished / "model", shard], capture_output=True, check=False)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from benchmarks import processes
 
 
+@pytest.mark.slow  # the forgetting below says it too
 def test_two_processes_are_two_without_a_gpu_too() -> None:
     if torch.cuda.is_available() and torch.cuda.device_count() < 2:
         pytest.skip("two processes need two GPUs")

@@ -31,7 +31,7 @@ def write_photos(root: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB") 
     return root
 
 
-@pytest.mark.parametrize("inside", ["", "train"])
+@pytest.mark.parametrize("inside", ["", pytest.param("train", marks=pytest.mark.slow)])
 def test_the_printed_commands_lead_to_a_report(inside: str, tmp_path: Path, dualoptim: Command) -> None:
     write_photos(tmp_path / "photos" / inside)
     made = dualoptim("init", tmp_path / "photos", "--out", tmp_path / "mine", "--json")
