@@ -206,8 +206,14 @@ HALF_AND_DOUBLE = [torch.float16, torch.bfloat16, torch.float64]
 CAST = [(unet_pipeline, name) for name in sorted(COMPATIBLE - {"EDMEulerScheduler", "DPMSolverSDEScheduler"})]
 
 
-@pytest.mark.parametrize("dtype", HALF_AND_DOUBLE)
-@pytest.mark.parametrize(("build", "name"), [*CAST, (dit_pipeline, "DDIMScheduler"), (dit_pipeline, "PNDMScheduler")])
+@pytest.mark.parametrize(
+    ("build", "name", "dtype"),
+    [
+        pytest.param(build, name, dtype, marks=[] if build is dit_pipeline or i % 3 == k else [pytest.mark.slow])
+        for i, (build, name) in enumerate([*CAST, (dit_pipeline, "DDIMScheduler"), (dit_pipeline, "PNDMScheduler")])
+        for k, dtype in enumerate(HALF_AND_DOUBLE)
+    ],
+)
 def test_a_pipeline_cast_to_any_format_draws_what_the_loop_draws(
     build: Callable[[], Any], name: str, dtype: torch.dtype
 ) -> None:
