@@ -12,7 +12,8 @@ from dualoptim_diffusion.core.errors import InputError
 NUM_TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 1e-4, 0.02  # linear schedule of DDPM
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # as diffusers calls noise, v and x_0
+FLOW = "flow_prediction"
+PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)  # as diffusers calls noise, v, x_0 and noise - x_0
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, timesteps, class_labels -> noise_pred
 
@@ -23,10 +24,28 @@ class Process(NamedTuple):
     Attributes:
         betas: of each training timestep, [T].
         prediction_type: what the network predicts, one of PREDICTIONS.
+        times: what the network is told instead of each timestep, [T]; None = the timestep.
     """
 
     betas: Tensor
     prediction_type: str
+    times: Tensor | None = None
+
+
+def straight_path(sigmas: Tensor, times: Tensor) -> Process:
+    """Flow matching on (1 - sigma) x_0 + sigma noise (Lipman et al., 2023; Liu et al., 2023) as a process of betas.
+
+    Divided by its length the path is x_t at abar = (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2), so that all that is made
+    for betas holds; a DDIM step is then Euler's step along the path.
+
+    Args:
+        sigmas: of each timestep, [T], rising and below 1.
+        times: what the network is told at each, [T].
+    """
+    sigmas = sigmas.double()
+    abar = (1 - sigmas) ** 2 / ((1 - sigmas) ** 2 + sigmas**2)
+    before = torch.cat([abar.new_ones(1), abar[:-1]])
+    return Process(1 - abar / before, FLOW, times.float())
 
 
 def linear_alphas_cumprod(num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,11 +60,23 @@ def add_noise(x_0: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Ten
     return abar.sqrt().to(x_0.dtype) * x_0 + (1 - abar).sqrt().to(x_0.dtype) * noise
 
 
+def network_input(x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
+    """x_t [B, C, H, W] as the network takes it: of flow matching on the straight path, where a and s sum to 1.
+
+    Args:
+        abar: of each sample, [B, 1, 1, 1].
+    """
+    if prediction_type != FLOW:
+        return x_t
+    a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
+    return x_t / (a + s)
+
+
 def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
     """The noise [B, C, H, W] that a network's output implies.
 
-    With x_t = a x_0 + s noise, x_0 implies (x_t - a x_0) / s, and v = a noise - s x_0 (Salimans and Ho, 2022) implies
-    s x_t + a v.
+    With x_t = a x_0 + s noise, x_0 implies (x_t - a x_0) / s, v = a noise - s x_0 (Salimans and Ho, 2022) implies
+    s x_t + a v, and the velocity u = noise - x_0 of flow matching implies (x_t + a u) / (a + s).
 
     Args:
         abar: of each sample, [B, 1, 1, 1].
@@ -53,7 +84,9 @@ def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: st
     a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
     if prediction_type == "epsilon":
         return output
-    return (x_t - a * output) / s if prediction_type == "sample" else s * x_t + a * output
+    if prediction_type == "sample":
+        return (x_t - a * output) / s
+    return s * x_t + a * output if prediction_type == "v_prediction" else (x_t + a * output) / (a + s)
 
 
 def antithetic_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.diffusion.process import (
@@ -18,9 +17,11 @@ from dualoptim_diffusion.diffusion.process import (
     guided_noise_pred,
     implied_noise,
     linear_alphas_cumprod,
+    network_input,
 )
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.models.images import decode_images, encode_images
+from dualoptim_diffusion.models.passes import FirstOutput, MicroBatched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +40,7 @@ class Denoiser:
         forgotten: names of the classes that it was made to forget.
         null_class: the label that means no class, where there is one.
         x_0_shape: of one sample.
-        precision: of the tables of the diffusion process.
+        precision: of the table of the linear schedule.
         process: of its own; None = noise under the linear 1000-step schedule.
 
     Raises:
@@ -77,7 +78,7 @@ class Denoiser:
             self._alphas_cumprod = linear_alphas_cumprod(dtype=precision)
         else:
             self.num_train_timesteps = len(process.betas)
-            self._alphas_cumprod = torch.cumprod(1 - process.betas.to(precision), dim=0)
+            self._alphas_cumprod = torch.cumprod(1 - process.betas, dim=0)
         self._wrapped = network  # what `prepare` prepares
         self._forward = network  # what it made of it
 
@@ -154,6 +155,7 @@ class Denoiser:
         device, plain = next(self.network.parameters()).device, self._forward
         x_t = torch.zeros(batch_size, *self.x_0_shape, device=device).to(memory_format=self._memory_format)
         timesteps, labels = torch.zeros(2, batch_size, dtype=torch.long, device=device).unbind()  # a buffer each
+        timesteps = self._times(timesteps)
         was_training = self.network.training
         self.network.train()
         with self._passes(cache_enabled=False):
@@ -182,13 +184,23 @@ class Denoiser:
         return model
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return self._passed(x_t, timesteps, class_labels)
+        abar = self._alphas_cumprod.to(x_t.device)[timesteps].view(-1, 1, 1, 1)
+        output = self._passed(network_input(x_t, abar, self.prediction_type), self._times(timesteps), class_labels)
+        return implied_noise(output, x_t, abar, self.prediction_type)
+
+    def _passed(self, x_t: Tensor, times: Tensor, class_labels: Tensor) -> Tensor:
+        """What the network makes of it."""
         ordered = x_t.to(memory_format=self._memory_format)
         with self._passes():
-            output: Tensor = self._forward(ordered, timesteps, class_labels, return_dict=False)[0].to(x_t.dtype)
-        if self.prediction_type == "epsilon":
-            return output
-        abar = self._alphas_cumprod.to(x_t.device)[timesteps].view(-1, 1, 1, 1)
-        return implied_noise(output, x_t, abar, self.prediction_type)
+            output: Tensor = self._forward(ordered, times, class_labels, return_dict=False)[0]
+        return output.to(x_t.dtype)
+
+    def _times(self, timesteps: Tensor) -> Tensor:
+        """What the network is told at timesteps [B]."""
+        times = None if self.process is None else self.process.times
+        return timesteps if times is None else times.to(timesteps.device)[timesteps]
 
     def _passes(self, cache_enabled: bool = True) -> AbstractContextManager[Any]:
         """The precision of the network's passes."""
@@ -245,34 +257,3 @@ class Denoiser:
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 -> uint8 images."""
         return decode_images(x_0)
-
-
-class FirstOutput(nn.Module):
-    """A network that returns the first of its outputs alone, and takes tensors alone: what a CUDA graph can replay."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        first: Tensor = self.network(x_t, timesteps, class_labels, return_dict=False)[0]
-        return first
-
-
-class MicroBatched(nn.Module):
-    """Passes a batch through a network in parts of `size` images; equal to one pass but for rounding.
-
-    Activations are saved for one part at a time: the backward pass recomputes each part. So any
-    loss of the whole batch has its exact gradient, also those that weigh samples by one another (SFRon's).
-    """
-
-    def __init__(self, network: nn.Module, size: int) -> None:
-        super().__init__()
-        self.network, self.size = network, size
-
-    def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **options: Any) -> tuple[Tensor]:
-        if len(x_t) <= self.size or not torch.is_grad_enabled():
-            whole: tuple[Tensor] = self.network(x_t, timesteps, class_labels, **options)
-            return whole
-        parts = zip(*(part.split(self.size) for part in (x_t, timesteps, class_labels)), strict=True)
-        return (torch.cat([checkpoint(self.network, *part, use_reentrant=False, **options)[0] for part in parts]),)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.diffusion.process import BETA_END, BETA_START, NUM_TRAIN_TIMESTEPS, PREDICTIONS, Process
+from dualoptim_diffusion.diffusion.process import (
+    BETA_END,
+    BETA_START,
+    FLOW,
+    NUM_TRAIN_TIMESTEPS,
+    PREDICTIONS,
+    Process,
+    straight_path,
+)
 from dualoptim_diffusion.files.pipeline_folder import class_of
 from dualoptim_diffusion.models.saved_network import read_network
 from dualoptim_diffusion.models.unet_layers import EPS
@@ -17,6 +25,7 @@ from dualoptim_diffusion.models.unet_module import UNetModule
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
+COMMON = (None, "DDPMScheduler", "DDIMScheduler")  # kinds of schedulers whose settings tell all
 AnyUNet = Union[UNetModule, "UNet2DModel"]
 
 PROCESS = {  # what a scheduler must say, or leave to diffusers' equal defaults
@@ -96,26 +105,41 @@ def process_of(folder: Path) -> Process | None:
     Raises:
         InputError: if it has no table of betas, or its signal ends at exactly 0.
     """
-    if _other_setting(folder) is None:
+    name, is_ours = class_of(folder, "scheduler"), _other_setting(folder) is None
+    if is_ours and name in COMMON:
         return None
     import diffusers
 
-    kind: Any = getattr(diffusers, str(class_of(folder, "scheduler")), diffusers.DDPMScheduler)
-    return process_of_scheduler(kind.from_pretrained(folder / "scheduler"))
+    kind: Any = getattr(diffusers, str(name), diffusers.DDPMScheduler)
+    process = process_of_scheduler(scheduler := kind.from_pretrained(folder / "scheduler"))
+    if process.prediction_type == FLOW:
+        raise InputError(
+            f"{type(scheduler).__name__} is of flow matching, for which a pipeline folder has no form here; load the "
+            "network and give it to dualoptim_diffusion.wrap with this scheduler."
+        )
+    return None if is_ours else process
 
 
 def process_of_scheduler(scheduler: Any) -> Process:
     """The process of a scheduler of diffusers.
 
     Raises:
-        InputError: as `process_of`.
+        InputError: if it is of another kind, or its signal ends at exactly 0.
     """
-    name, betas = type(scheduler).__name__, getattr(scheduler, "betas", None)
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    if name.startswith("FlowMatch"):
+        if config.get("use_dynamic_shifting") or config.get("invert_sigmas"):
+            raise InputError(f"{name} with use_dynamic_shifting or invert_sigmas is not supported; set both to False.")
+        sigmas = scheduler.sigmas[: config.num_train_timesteps].flip(0).double()
+        sigmas[-1] = (sigmas[-2] + 1) / 2  # at 1 nothing of x_0 is left to divide by
+        return straight_path(sigmas, sigmas * config.num_train_timesteps)
+    betas = getattr(scheduler, "betas", None)
     if not isinstance(betas, Tensor):
-        raise InputError(f"{name} has no table of betas (flow matching has none); such networks are not supported yet.")
-    prediction = scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise InputError(f"{name} has prediction_type {prediction!r}, expected {', '.join(PREDICTIONS)}.")
+        raise InputError(f"{name} has no table of betas; give one that has, such as DDIMScheduler.")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or prediction == FLOW:
+        known = ", ".join(kind for kind in PREDICTIONS if kind != FLOW)
+        raise InputError(f"{name} has prediction_type {prediction!r}, expected {known}.")
     if not 0 < float(betas.min()) <= float(betas.max()) < 1:
         raise InputError(f"{name} ends at a signal of exactly 0 (rescale_betas_zero_snr), which noise cannot express.")
     return Process(betas.detach().float().cpu(), prediction)
@@ -125,7 +149,7 @@ def check_process(folder: Path) -> None:
     """Checks that a pipeline folder is of our diffusion process.
 
     Raises:
-        InputError: naming the first setting that differs.
+        InputError: naming the first setting that differs, or as `process_of`.
     """
     if (other := _other_setting(folder)) is not None:
         key, found = other
@@ -133,6 +157,7 @@ def check_process(folder: Path) -> None:
             f"The scheduler of {folder} has {key} {found!r}, expected {PROCESS[key]!r}; only models of noise under "
             f"linear betas from {BETA_START} to {BETA_END} over {NUM_TRAIN_TIMESTEPS} steps are supported."
         )
+    process_of(folder)
 
 
 def _other_setting(folder: Path) -> tuple[str, Any] | None:

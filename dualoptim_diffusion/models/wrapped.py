@@ -54,16 +54,18 @@ def wrap(
 ) -> WrappedModel:
     """A network of one's own as a model that `forget` and `sample` take.
 
-    Losses are in noise: for a network of v or x_0 each sample's error counts as that of the noise it implies.
+    Losses are in noise: for a network of v, x_0 or velocity each sample's error counts as that of the noise it implies.
 
     Args:
         module: called as module(x_t, timesteps, class_labels) with float [B, C, H, W], int64 [B] and int64 [B]; returns
-            [B, C, H, W], or a tuple or diffusers output that begins with it. Images are in [-1, 1].
+            [B, C, H, W], or a tuple or diffusers output that begins with it. Images are in [-1, 1]. Of flow matching
+            the timesteps are floats, as its scheduler has them: 1000 sigma.
         id2label: names of the classes, with ids from 0.
         image_shape: [C, H, W].
         null_class: label that means no class, where the network has one; a tenth of training labels is dropped to it.
         scheduler: of diffusers, with the betas and the prediction_type (epsilon, v_prediction or sample) that the
-            network was trained with; None = epsilon under linear betas over 1000 steps.
+            network was trained with, or FlowMatchEulerDiscreteScheduler for noise - x_0 along the straight path;
+            None = epsilon under linear betas over 1000 steps.
 
     Raises:
         InputError: if the network cannot be called so or returns another shape, or the scheduler is of another kind.
@@ -85,7 +87,8 @@ def _try(model: WrappedModel) -> None:
     """One pass over two images of nothing."""
     device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
     labels = torch.tensor([0, len(model.id2label) - 1 if model.null_class is None else model.null_class])
-    x_t, timesteps = torch.zeros(2, *model.x_0_shape, device=device), torch.zeros(2, dtype=torch.long, device=device)
+    x_t = torch.zeros(2, *model.x_0_shape, device=device)
+    timesteps = model._times(torch.zeros(2, dtype=torch.long, device=device))
     was_training = model.network.training
     model.network.eval()
     try:

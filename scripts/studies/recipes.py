@@ -1,7 +1,9 @@
-"""What does each recipe of the digits reach, and what does the audit say of it? Forgets one class with every recipe,
-audits the results beside two retrained models, and writes digits_recipes.json and .md. Finished runs are kept.
+"""What does each recipe of the digits reach, and what does the audit say of it? Forgets one class with every recipe of
+a family of networks, audits the results beside two retrained models, and writes digits_recipes.json and .md, of the DiT
+digits_dit_recipes. Finished runs are kept.
 
     python scripts/studies/recipes.py --class three
+    python scripts/studies/recipes.py --class three --family dit
 """
 
 import sys
@@ -15,30 +17,43 @@ import toy
 from command import command_line, dualoptim, parse, parser
 from tables import read_json
 
-RECIPES = (
-    "digits_sfron_dual", "digits_sfron_shared", "digits_salun_joint", "digits_salun_dual", "digits_sa",
-    "digits_null_matching", "digits_gradient_ascent", "digits_finetune", "digits_retrain",
-)  # fmt: skip
+RECIPES = {
+    "ddpm": (
+        "digits_sfron_dual", "digits_sfron_shared", "digits_salun_joint", "digits_salun_dual", "digits_sa",
+        "digits_null_matching", "digits_gradient_ascent", "digits_finetune", "digits_retrain",
+    ),
+    "dit": (
+        "digits_dit_sfron_dual", "digits_dit_sfron_shared", "digits_dit_salun_joint", "digits_dit_salun_dual",
+        "digits_dit_null_matching",
+    ),
+}  # fmt: skip
+NAMES = {"ddpm": "digits_recipes", "dit": "digits_dit_recipes"}  # of the files of results
 DECISIONS = {"left": "something is left", "gone": "gone", "cannot tell": "cannot tell"}
 
 
-def make(recipe: str, class_name: str, runs: Path, overrides: Sequence[str], budget: Sequence[str], here: bool) -> Any:
-    """Results and audit of one recipe's run; retrained models are controls themselves and are not audited."""
+def make(
+    recipe: str, class_name: str, runs: Path, overrides: Sequence[str], audit: Sequence[str] | None, here: bool
+) -> Any:
+    """Results and audit of one recipe's run; retrained models are controls themselves and are not audited.
+
+    Args:
+        audit: words of the audit's command; None does not audit.
+    """
     folder = runs / recipe
     work = []
     if not (folder / "results.json").is_file():
         work.append(("forget", recipe, *overrides, "--class", class_name, "--out", str(folder), "--resume"))
-    if recipe != "digits_retrain":
-        work.append(("audit", str(folder), *budget, "--retrain"))
+    if audit is not None and recipe != "digits_retrain":
+        work.append(("audit", str(folder), *audit))
     for words in work:
         if code := dualoptim(*words, here=here):
             sys.exit(f"dualoptim {' '.join(words)} ended with {code}.")
-    results, audit = read_json(folder / "results.json"), folder / "audit.json"
+    results, audited = read_json(folder / "results.json"), folder / "audit.json"
     return {
         "results": {key: results[key] for key in ("original", "unlearned", "changes", "protocol_hash", "seconds")},
         "base_model_sha256": read_json(folder / "provenance.json")["base_model_sha256"],
-        "headline": read_json(audit)["headline"] if audit.is_file() else None,
-        "budget": read_json(audit)["budget"] if audit.is_file() else None,
+        "headline": read_json(audited)["headline"] if audited.is_file() else None,
+        "budget": read_json(audited)["budget"] if audited.is_file() else None,
     }
 
 
@@ -53,10 +68,10 @@ def reached(results: dict[str, Any]) -> str:
     )
 
 
-def said(headline: dict[str, Any] | None) -> str:
+def said(recipe: str, headline: dict[str, Any] | None) -> str:
     """The audit's decision with its surest excess."""
     if headline is None:
-        return "control"
+        return "control" if recipe == "digits_retrain" else "not audited"
     low, high = (100 * side for side in headline["interval"])
     return (
         f"{DECISIONS[headline['decision']]}: {100 * headline['difference']:+.0f} pp ({low:+.0f} to {high:+.0f}), "
@@ -66,7 +81,7 @@ def said(headline: dict[str, Any] | None) -> str:
 
 def tabulate(found: dict[str, Any], class_name: str, command: str) -> str:
     body = [
-        [recipe, reached(part["results"]), draws(part["results"], class_name), said(part["headline"])]
+        [recipe, reached(part["results"]), draws(part["results"], class_name), said(recipe, part["headline"])]
         for recipe, part in found.items()
     ]
     first = next(iter(found.values()))["results"]
@@ -94,19 +109,22 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser(__file__, __doc__)
     options.add_argument("overrides", nargs="*", help="section.key=value for every run")
     options.add_argument("--class", dest="class_name", default="three", help="[default: %(default)s]")
+    options.add_argument("--family", choices=list(RECIPES), default="ddpm", help="[default: %(default)s]")
+    options.add_argument("--no-audit", action="store_true", help="only forget and score")
     options.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="[default: %(default)s]")
     arguments = parse(options, words)
-    recipes, runs, overrides, budget = RECIPES, arguments.runs, arguments.overrides, ()
+    recipes, runs, overrides, audit = RECIPES[arguments.family], arguments.runs, arguments.overrides, ["--retrain"]
     if arguments.toy:
-        recipes, runs, budget = ("digits_sfron_dual", "digits_salun_dual"), arguments.out / "runs", toy.AUDIT
+        recipes, runs, audit = ("digits_sfron_dual", "digits_salun_dual"), arguments.out / "runs", [*toy.AUDIT, *audit]
         overrides = [*toy.overrides(arguments.out / "recipes"), *toy.MASK]
     found: dict[str, Any] = {}
     command = command_line(__file__, words)
     for recipe in recipes:
-        found[recipe] = make(recipe, arguments.class_name, runs, overrides, budget, arguments.toy)
-        print(recipe, reached(found[recipe]["results"]), said(found[recipe]["headline"]), flush=True)
+        words_of_audit = None if arguments.no_audit else audit
+        found[recipe] = make(recipe, arguments.class_name, runs, overrides, words_of_audit, arguments.toy)
+        print(recipe, reached(found[recipe]["results"]), said(recipe, found[recipe]["headline"]), flush=True)
         text = tabulate(found, arguments.class_name, command)
-        tables.write(arguments.out / "digits_recipes", {"command": command, "recipes": found}, text)
+        tables.write(arguments.out / NAMES[arguments.family], {"command": command, "recipes": found}, text)
 
 
 if __name__ == "__main__":

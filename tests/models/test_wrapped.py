@@ -1,19 +1,28 @@
 """Any network of one's own: the noise it implies, forgetting and drawing under its own diffusion process."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    KarrasVeScheduler,
+    UNet2DModel,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dualoptim_diffusion import forget, load_model, sample, wrap
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.diffusion.process import PREDICTIONS, implied_noise
+from dualoptim_diffusion.diffusion.process import FLOW, PREDICTIONS, implied_noise
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
 
 SHAPE = (1, 8, 8)
@@ -43,6 +52,14 @@ def scheduler(prediction_type: str, **more: Any) -> DDIMScheduler:
     return DDIMScheduler(prediction_type=prediction_type, **settings, **COSINE, **more)
 
 
+def stock_unet() -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, num_class_embeds=3,
+    )  # fmt: skip
+
+
 def dataset() -> tuple[Tensor, Tensor]:
     images = torch.randint(256, (8, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     return images, torch.arange(8) % 2
@@ -54,12 +71,12 @@ def test_a_perfect_network_of_any_kind_predicts_the_very_noise(prediction: str) 
     x_0, noise = torch.randn(2, 4, *SHAPE, dtype=torch.float64)
     t = torch.tensor([0, 5, 100, 190])
     a, s = (part.view(-1, 1, 1, 1) for part in (abar[t].sqrt(), (1 - abar[t]).sqrt()))
-    outputs = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0}
+    outputs = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0, FLOW: noise - x_0}
     found = implied_noise(outputs[prediction], a * x_0 + s * noise, abar[t].view(-1, 1, 1, 1), prediction)
     assert torch.allclose(found, noise, atol=1e-9)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [kind for kind in PREDICTIONS if kind != FLOW])
 def test_it_draws_as_diffusers_does_with_the_scheduler_of_the_network(prediction: str) -> None:
     network = Own()
     own = scheduler(prediction)
@@ -71,6 +88,33 @@ def test_it_draws_as_diffusers_does_with_the_scheduler_of_the_network(prediction
             x_t = own.step(network(x_t, t[None], torch.tensor([1])), t, x_t).prev_sample
     expected = ((x_t / 2 + 0.5).clamp(0, 1) * 255).round()
     assert (drawn[1].float() - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [4, 25])
+def test_flow_matching_is_drawn_by_euler_steps_along_its_path(shift: float, steps: int) -> None:
+    network, own = Own(), FlowMatchEulerDiscreteScheduler(shift=shift)
+    model = wrap(network, NAMES, SHAPE, scheduler=own)
+    drawn = sample(model, ["dog"], [7], device="cpu", num_inference_steps=steps)
+    levels = own.sigmas.flip(0)[torch.linspace(0, 1000, steps + 1).round().long()[1:] - 1].flip(0)
+    x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        for sigma, below in zip(levels, [*levels[1:], torch.tensor(0.0)], strict=True):
+            x = x + (below - sigma) * network(x, 1000 * sigma[None], torch.tensor([1]))
+    expected = ((x / 2 + 0.5).clamp(0, 1) * 255).round()
+    assert (drawn[1].float() - expected).abs().max() <= 2  # it starts at the last level below 1
+
+
+def test_the_loss_of_flow_matching_is_that_of_the_velocity_by_one_minus_sigma() -> None:
+    network, own = Own(), FlowMatchEulerDiscreteScheduler()
+    model = wrap(network, NAMES, SHAPE, scheduler=own)
+    x_0, noise = torch.randn(2, 4, *SHAPE)
+    t, y = torch.tensor([0, 49, 499, 998]), torch.tensor([0, 1, 0, 1])
+    sigma = ((t + 1) / 1000).view(-1, 1, 1, 1)
+    velocity = network((1 - sigma) * x_0 + sigma * noise, 1000 * sigma.view(-1), y)
+    expected = ((1 - sigma) * (velocity - (noise - x_0))).square().flatten(1).sum(1)
+    assert torch.allclose(model.loss(x_0, t, noise, y), expected, rtol=1e-4)
+    assert torch.equal(network(x_0, model._times(t), y), network(x_0, 1000 * sigma.view(-1), y))
 
 
 def test_the_loss_of_a_network_of_noise_is_the_plain_one_under_its_own_betas() -> None:
@@ -100,7 +144,8 @@ def test_without_a_scheduler_it_is_our_own_model_bit_for_bit() -> None:
 @pytest.mark.parametrize("method", ["sfron", "salun", "gradient_ascent", "finetune"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_kind_of_network_forgets_by_every_method_that_needs_no_null_class(method: str, prediction: str) -> None:
-    model = wrap(Own(2), NAMES, SHAPE, scheduler=scheduler(prediction))
+    own = FlowMatchEulerDiscreteScheduler() if prediction == FLOW else scheduler(prediction)
+    model = wrap(Own(2), NAMES, SHAPE, scheduler=own)
     result = forget(model, dataset(), ["cat"], method=method, num_steps=2, batch_size=4, progress=False, device="cpu")
     assert result.model.forgotten == ["cat"]
     assert not torch.equal(result.model.module.mix.weight, model.module.mix.weight)
@@ -134,11 +179,7 @@ def test_what_is_saved_are_the_weights_by_the_network_s_own_names(tmp_path: Path
 
 def test_a_stock_folder_of_v_under_cosine_betas_forgets_and_is_loaded_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4, num_class_embeds=3,
-    )  # fmt: skip
+    unet = stock_unet()
     own = DDPMScheduler(prediction_type="v_prediction", **COSINE)
     DDPMPipeline(unet, own).save_pretrained(tmp_path / "base")
     model = load_model(tmp_path / "base", null_class=2, id2label=NAMES)
@@ -180,6 +221,17 @@ class Half(Own):
         return super().forward(x, t, y)[:, :, ::2]
 
 
+def flow_folder() -> Path:
+    """A pipeline folder as a user's script may have written it."""
+    folder = Path(mkdtemp())
+    DDPMPipeline(stock_unet(), DDPMScheduler()).save_pretrained(folder)
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "another signature": (lambda: wrap(Two(), NAMES, SHAPE), "cannot be called as network"),
     "another shape": (lambda: wrap(Half(), NAMES, SHAPE), r"returns \[2, 1, 4, 8\] for images \[2, 1, 8, 8\]"),
@@ -187,10 +239,15 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a label that the table has not": (lambda: wrap(Own(), NAMES, SHAPE, null_class=9), "cannot be called"),
     "a null class that is a class": (lambda: wrap(Own(), NAMES, SHAPE, null_class=1), "which is the class 'dog'"),
     "ids that do not count": (lambda: wrap(Own(), {1: "cat", 2: "dog"}, SHAPE), "the ids 0 to 1"),
-    "flow matching": (
-        lambda: wrap(Own(), NAMES, SHAPE, scheduler=FlowMatchEulerDiscreteScheduler()),
+    "a scheduler without betas": (
+        lambda: wrap(Own(), NAMES, SHAPE, scheduler=KarrasVeScheduler()),
         "no table of betas",
     ),
+    "shifts that depend on the image": (
+        lambda: wrap(Own(), NAMES, SHAPE, scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
+        "set both to False",
+    ),
+    "a stock folder of flow matching": (lambda: load_model(flow_folder()), "give it to dualoptim_diffusion.wrap"),
     "a signal of zero": (
         lambda: wrap(Own(), NAMES, SHAPE, scheduler=scheduler("v_prediction", rescale_betas_zero_snr=True)),
         "rescale_betas_zero_snr",
