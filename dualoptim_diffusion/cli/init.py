@@ -6,12 +6,21 @@ from typing import Annotated, Any
 import typer
 
 from dualoptim_diffusion.cli.options import FORGETTING, Json, result, starting, verb
+from dualoptim_diffusion.core.errors import InputError
 
 
-@verb(FORGETTING, "dualoptim init photos --out mine")
+@verb(FORGETTING, "dualoptim init photos --out mine", "dualoptim init photos/labels.csv --out mine")
 def init(
-    photos: Annotated[Path, typer.Argument(help="A folder with train/CLASS/ or CLASS/ of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the recipes; it must not be there yet.")],
+    photos: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PHOTOS",
+            help="A folder with train/CLASS/ or CLASS/ of images, a CSV of files and classes, or a folder "
+            "that the package datasets saved.",
+        ),
+    ] = None,
+    hf: Annotated[str | None, typer.Option(help="Instead of PHOTOS, a data set's id on the Hugging Face hub.")] = None,
     model: Annotated[
         Path | None, typer.Option(help="A run or pipeline folder that draws these classes; else one is trained.")
     ] = None,
@@ -24,10 +33,13 @@ def init(
 
     The numbers suit the images, this machine, and your own model if you have one. Nothing is trained.
     """
-    starting(f"Looking at {photos}")
+    source = photos if hf is None else hf
+    if source is None or (hf is not None and photos is not None):
+        raise InputError("Name either PHOTOS or --hf: the images are read from one of them.")
+    starting(f"Looking at {source}")
     from dualoptim_diffusion.runs.starter import write_recipes
 
-    made = write_recipes(photos, out, model, classifier)
+    made = write_recipes(source, out, model, classifier)
     result(made if as_json else _told(made), as_json)
 
 

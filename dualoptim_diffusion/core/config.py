@@ -69,7 +69,8 @@ class ForgetRunConfig(DenoiserRunConfig):
 
 class DataConfig(Section):
     name: Literal["digits", "cifar10", "image_folder", "imagenet", "replay"]
-    # holds train/CLASS/* (imagenet: train/WNID/*); replay: what `sample --latents` drew; cifar10: its archive or null
+    # holds train/CLASS/* (imagenet: train/WNID/*), or is a CSV of files and labels; replay: what `sample --latents`
+    # drew; cifar10: its archive or null
     path: str | None = None
     image_size: int | None = Field(None, ge=1)  # images are resized to this side
     batch_size: int = Field(128, ge=1)  # of the global batch

@@ -13,18 +13,19 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import progress, say, say_once
 from dualoptim_diffusion.data import imagenet
 from dualoptim_diffusion.data.pixels import FolderPixels, check_decodes, each_works, looks
-from dualoptim_diffusion.files.class_folders import Entry, Files, Listing, files_of_classes, folders_of, list_folder
+from dualoptim_diffusion.files.class_folders import Entry, Files, Listing, files_of_classes, folders_of
+from dualoptim_diffusion.files.class_table import list_images
 from dualoptim_diffusion.files.image_files import Reading, size_of
 
 
 def read_listing(config: DataConfig) -> Listing:
-    """What the folder in data.path holds that can be read; the rest is counted and told.
+    """What the folder or table in data.path holds that can be read; the rest is counted and told.
 
     Raises:
         InputError: if there is no such folder, or a file cannot be read and data.skip_damaged does not allow it.
     """
     assert config.path is not None  # the recipe has checked it
-    listing = list_folder(config.path)
+    listing = list_images(config.path)
     if listing.unreadable and not config.skip_damaged:
         more = f", nor are {len(listing.unreadable) - 1} more" if len(listing.unreadable) > 1 else ""
         raise InputError(

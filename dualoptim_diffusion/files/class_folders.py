@@ -125,13 +125,17 @@ def files_of_classes(root: Path, folders: Mapping[str, int], apart: Collection[s
             if not entry.name.lower().endswith(SUFFIXES):
                 others.append(entry.path)
             elif entry.is_file() and (facts := entry.stat()).st_size:
-                changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
-                images.append((label, Entry(entry.path, facts.st_size, facts.st_mtime_ns, changed)))
+                images.append((label, entry_of(entry.path, facts)))
             else:  # empty, a dangling link, a pipe
                 unreadable.append(entry.path)
     images.sort()
     labels, entries = zip(*images, strict=True) if images else ((), ())
     return Files(entries, labels, tuple(sorted(unreadable)), tuple(sorted(others)))
+
+
+def entry_of(path: str, facts: os.stat_result) -> Entry:
+    changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
+    return Entry(path, facts.st_size, facts.st_mtime_ns, changed)
 
 
 def _subfolders(folder: Path) -> list["os.DirEntry[str]"]:

@@ -126,7 +126,8 @@ def process_of_scheduler(scheduler: Any) -> Process:
     Raises:
         InputError: if it is of another kind, or its signal ends at exactly 0.
     """
-    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    name: str = type(scheduler).__name__
+    config: Any = getattr(scheduler, "config", {})
     if name.startswith("FlowMatch"):
         if config.get("use_dynamic_shifting") or config.get("invert_sigmas"):
             raise InputError(f"{name} with use_dynamic_shifting or invert_sigmas is not supported; set both to False.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.recipes import load_recipe
-from dualoptim_diffusion.files.class_folders import list_folder
+from dualoptim_diffusion.files.class_table import list_images
 from dualoptim_diffusion.files.pipeline_folder import class_names, model_folder, pipeline_folder
 
 FIXED = {"digits": DIGITS, "cifar10": CIFAR10}
@@ -44,7 +44,7 @@ def known_classes(source: str, overrides: Sequence[str] = ()) -> dict[int, str] 
         return dict(enumerate(FIXED[data.name]))
     if data.name == "image_folder":
         assert data.path is not None  # the recipe has checked it
-        return list_folder(data.path).id2label
+        return list_images(data.path).id2label
     return None
 
 

@@ -101,7 +101,7 @@ def check_images(data: DataConfig, key: str) -> None:
     Raises:
         InputError: if it is not.
     """
-    if data.name in ("image_folder", "replay") and data.path is not None and not Path(data.path).is_dir():
+    if data.name in ("image_folder", "replay") and data.path is not None and not Path(data.path).exists():
         raise InputError(
             f"There are no images in {data.path}; give what was made of them as {key}=FOLDER, or restore them."
         )

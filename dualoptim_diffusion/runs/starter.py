@@ -12,6 +12,7 @@ from dualoptim_diffusion.core.classes import same_classes, some
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import folder
+from dualoptim_diffusion.data.hub_images import is_saved, unpack
 from dualoptim_diffusion.files.atomic import atomic_path, refuse_filled
 from dualoptim_diffusion.files.class_folders import Listing
 from dualoptim_diffusion.files.image_files import size_of
@@ -22,12 +23,13 @@ from dualoptim_diffusion.runs.experiment import open_experiment
 
 SIDES = (8, 64)  # that a pixel model is made for; other images are resized
 USUAL_SIDE = {"cuda": 64, "cpu": 32}  # of resized ones
+PHOTOS = "photos"  # folder of images that are unpacked
 LOOKED_AT = 50  # files whose sizes are compared
 SEEDS = {"cuda": "0-499", "cpu": "0-99"}  # of each class
 
 
 class Photos(NamedTuple):
-    """What a folder of images holds.
+    """What a folder or a table of images holds.
 
     Attributes:
         counts: training images of each class.
@@ -54,8 +56,12 @@ class Size(NamedTuple):
 SIZES = {"cuda": Size(128, 2, 20_000, 128), "cpu": Size(32, 1, 2000, 64)}
 
 
-def write_recipes(photos: Path, out: Path, model: Path | None, classifier: Path | None) -> dict[str, Any]:
+def write_recipes(photos: Path | str, out: Path, model: Path | None, classifier: Path | None) -> dict[str, Any]:
     """Writes a forgetting recipe, and those of the networks that are not given, and tries them without running.
+
+    Args:
+        photos: a folder of classes or a table of images; or a data set of the package `datasets`, saved to a folder or
+            by its id on the hub as text, whose images are written beside the recipes.
 
     Returns:
         What was found, the files, the plan of `--dry-run`, and the commands to run next.
@@ -66,17 +72,20 @@ def write_recipes(photos: Path, out: Path, model: Path | None, classifier: Path 
     refuse_filled(out)
     if classifier is not None and not (classifier / CLASSIFIER).is_file():
         raise InputError(f"{classifier} is not a folder of `dualoptim train-classifier`; leave --classifier out.")
-    found = look(photos)
-    if len(found.id2label) < 2:
-        raise InputError(f"{photos} holds one class, {found.id2label[0]!r}; something must be left to retain.")
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    side = _side(found, model, kind)
-    data = {"name": "image_folder", "path": str(photos.resolve()), "channels": found.channels}
-    data |= {} if found.side == side else {"image_size": side}
-    recipes = _recipes(data, side, kind, model, classifier)
-    label = max(found.id2label, key=lambda i: found.counts[found.id2label[i]])
     with atomic_path(out) as beside:  # nothing stays where the recipes turn out not to work
         beside.mkdir()
+        unpacked = isinstance(photos, str) or is_saved(photos)
+        path = unpack(str(photos), beside / PHOTOS, saved=isinstance(photos, Path)) if unpacked else Path(photos)
+        found = look(path)
+        if len(found.id2label) < 2:
+            raise InputError(f"{photos} holds one class, {found.id2label[0]!r}; something must be left to retain.")
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        side = _side(found, model, kind)
+        where = f"{PHOTOS}/{path.name}" if unpacked else str(path.resolve())
+        data = {"name": "image_folder", "path": where, "channels": found.channels}
+        data |= {} if found.side == side else {"image_size": side}
+        recipes = _recipes(data, side, kind, model, classifier)
+        label = max(found.id2label, key=lambda i: found.counts[found.id2label[i]])
         for name, content in recipes.items():
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
             (beside / name).write_text(f"{COMMENTS[name]}\n{text}", encoding="utf-8")
@@ -91,7 +100,7 @@ def write_recipes(photos: Path, out: Path, model: Path | None, classifier: Path 
 
 
 def look(photos: Path) -> Photos:
-    """Classes, counts, sizes and colour of a folder of images."""
+    """Classes, counts, sizes and colour of a folder or a table of images."""
     config = DataConfig(name="image_folder", path=str(photos))
     listing: Listing = folder.read_listing(config)
     entries = listing.train.images

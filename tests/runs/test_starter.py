@@ -1,10 +1,12 @@
 """`dualoptim init`: from a folder of one's own images to a report, without touching YAML."""
 
+import csv
 import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import yaml
@@ -31,10 +33,42 @@ def write_photos(root: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB") 
     return root
 
 
-@pytest.mark.parametrize("inside", ["", pytest.param("train", marks=pytest.mark.slow)])
-def test_the_printed_commands_lead_to_a_report(inside: str, tmp_path: Path, dualoptim: Command) -> None:
-    write_photos(tmp_path / "photos" / inside)
-    made = dualoptim("init", tmp_path / "photos", "--out", tmp_path / "mine", "--json")
+def as_folder(root: Path) -> Path:
+    return write_photos(root)
+
+
+def as_train_folder(root: Path) -> Path:
+    write_photos(root / "train")
+    return root
+
+
+def as_table(root: Path) -> Path:
+    photos = write_photos(root / "flat")
+    with (table := root / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file_name", "label"])
+        writer.writerows([path.relative_to(root), path.parent.name] for path in sorted(photos.rglob("*.png")))
+    return table
+
+
+def as_dataset(root: Path) -> Path:
+    """As `save_to_disk` of the package `datasets` writes it."""
+    paths = sorted(write_photos(root / "flat").rglob("*.png"))
+    names = sorted(CLASSES)
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    columns = {"image": [str(path) for path in paths], "label": [path.parent.name for path in paths]}
+    datasets.Dataset.from_dict(columns, kinds).save_to_disk(root / "saved")
+    return root / "saved"
+
+
+@pytest.mark.parametrize(
+    "write", [as_folder, pytest.param(as_train_folder, marks=pytest.mark.slow), as_table, as_dataset]
+)
+def test_the_printed_commands_lead_to_a_report(
+    write: Callable[[Path], Path], tmp_path: Path, dualoptim: Command
+) -> None:
+    (tmp_path / "photos").mkdir()
+    made = dualoptim("init", write(tmp_path / "photos"), "--out", tmp_path / "mine", "--json")
     assert made.code == 0, made.err
     content = json.loads(made.out)
     assert content["found"]["counts"] == dict.fromkeys(sorted(CLASSES), 10)
