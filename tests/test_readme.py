@@ -271,7 +271,7 @@ def test_the_readme_lists_every_method_with_figures_of_committed_results() -> No
         part = found[code(recipe)[0]]
         assert accuracy == f"{part['results']['unlearned']['FA']['value']:.1%}"
         assert draws == recipes.draws(part["results"], "three")
-        assert decision == recipes.said(part["headline"])
+        assert decision == recipes.said(code(recipe)[0], part["headline"])
 
 
 def test_the_readmes_first_result_is_that_of_its_recipe() -> None:
