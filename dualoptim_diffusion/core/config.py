@@ -176,6 +176,7 @@ class MethodConfig(Section):
     clip_retain: bool = True  # the retain phase's gradients too; published DiT code clips the forget phase alone
     ema_decay: float | None = Field(None, ge=0, lt=1)
     mask: MaskConfig | None = None
+    options: dict[str, Any] = {}  # settings of a method of another package
 
 
 ADAMS = ("adam", "adamw")  # of these there are compact, 8-bit and fused forms; equal at weight decay 0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from dualoptim_diffusion.core.errors import InputError, nearest, reason
+from dualoptim_diffusion.core.plugins import find_plugin, registered
 from dualoptim_diffusion.optim.mask_indices import overlay
 
 # Each entry of these depends on its own gradient alone, so a zero gradient never moves a weight (weight decay 0).
@@ -29,12 +30,16 @@ def check_optimizer_name(name: str) -> None:
     """Raises:
     InputError: if the name is unknown or needs more than gradients.
     """
-    if name not in DIRECT and name not in (names := optimizer_names()):
+    if name in DIRECT or find_plugin("optimizers", name) is not None:
+        return
+    if name not in (names := [*optimizer_names(), *registered("optimizers")]):
         raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, names)}")
 
 
 def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: bool = False) -> Optimizer:
     """An optimizer by timm's name, with weight decay 0 (a decay would move weights off the mask).
+
+    One of another package (`core.plugins`) is called with the parameters and `lr` alone.
 
     Args:
         fused: step in one kernel, where the optimizer is one of torch's that can (Adam, AdamW).
@@ -45,6 +50,11 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: 
     options: dict[str, Any] = {"lr": lr, "weight_decay": 0.0} | ({"fused": True} if fused else {})
     if name in DIRECT:
         return DIRECT[name](list(params), **options)
+    if (plugin := find_plugin("optimizers", name)) is not None:
+        made = plugin(list(params), lr=lr)
+        if not isinstance(made, Optimizer):
+            raise InputError(f"{name} makes a {type(made).__name__}, expected a torch.optim.Optimizer.")
+        return made
     from timm.optim import create_optimizer_v2
 
     check_optimizer_name(name)

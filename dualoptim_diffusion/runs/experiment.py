@@ -219,7 +219,8 @@ def resolve_recipe(recipe: ForgetRecipe) -> tuple[ForgetRecipe, dict[str, Any], 
     """
     method_class = find_method(recipe.method.name)
     method_class.check_update(recipe.method)
-    values, dropped = resolve_keys(recipe, method_class.reads, method_class.alternates_under(recipe.method))
+    reads = method_class.check_options(recipe.method)
+    values, dropped = resolve_keys(recipe, reads, method_class.alternates_under(recipe.method))
     recipe = ForgetRecipe.model_validate(values)  # what acts is what is written down: dropped keys are as if unset
     _check_names(recipe)
     if recipe.optimizers.mode == "shared":  # one optimizer has one rate and one schedule

@@ -6,8 +6,9 @@ from typing import TypedDict
 
 from dualoptim_diffusion.core.catalogue import packaged
 from dualoptim_diffusion.core.config import ForgetRecipe
+from dualoptim_diffusion.core.plugins import registered
 from dualoptim_diffusion.core.recipes import load_recipe
-from dualoptim_diffusion.unlearning.methods import METHODS, Method
+from dualoptim_diffusion.unlearning.methods import METHODS, Method, find_method
 
 
 class MethodFacts(TypedDict):
@@ -33,9 +34,10 @@ class MethodFacts(TypedDict):
 
 
 def list_methods() -> list[MethodFacts]:
-    """The methods, as the registry orders them."""
+    """The methods, as the registry orders them, and those that other packages register."""
     recipes = {path.stem: load_recipe(ForgetRecipe, str(path)) for path in packaged("forget")}
-    return [_facts(name, kind, recipes) for name, kind in METHODS.items()]
+    others = {name: find_method(name) for name in sorted(registered("methods").keys() - METHODS.keys())}
+    return [_facts(name, kind, recipes) for name, kind in (METHODS | others).items()]
 
 
 def sentence(method: MethodFacts) -> str:

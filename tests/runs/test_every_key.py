@@ -36,6 +36,7 @@ OTHER: dict[str, list[Any]] = {  # values that differ from the tiny recipe's and
     "method.clip_retain": ["false"],
     "method.ema_decay": [0.9],
     "method.mask": ["null", "{kind: top_fraction}"],
+    "method.options": ["{strength: 2}"],
     "optimizers.mode": ["shared", "dual_plus", "dual_m", "dual_v"],
     "optimizers.forget": ["sgd"],
     "optimizers.retain": ["sgd"],

@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.plugins import find_plugin, registered
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.unlearning.loop import Phase
@@ -32,14 +33,18 @@ BatchSource = Callable[[int], Batch]
 
 
 def find_method(name: str) -> type[Method]:
-    """The method of that name.
+    """The method of that name, here or in another package (`core.plugins`).
 
     Raises:
         InputError: if there is none; the nearest names are listed.
     """
-    if name not in METHODS:
-        raise InputError(f"There is no method {name!r}: {nearest(name, METHODS)}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if (found := find_plugin("methods", name)) is None:
+        raise InputError(f"There is no method {name!r}: {nearest(name, [*METHODS, *registered('methods')])}")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(f"{name} is no method; derive it from dualoptim_diffusion.unlearning.methods.Method.")
+    return found
 
 
 def phases(

@@ -1,13 +1,15 @@
 """What a forgetting method offers: two losses, which recipe keys it reads, how gradients are masked and clipped."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from dualoptim_diffusion.core.config import MethodConfig
+from dualoptim_diffusion.core.config import MethodConfig, Section
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.sections import complaint
 from dualoptim_diffusion.data import Batch, ImageSet
 from dualoptim_diffusion.models import DenoisingModel
 
@@ -47,6 +49,7 @@ class Method:
         global_mean: mean of a per-sample tensor over the batches of all processes.
     """
 
+    Options: ClassVar[type[Section]] = Section  # settings of a method's own, under method.options
     reads: ClassVar[frozenset[str]] = RETAIN_KEYS | FORGET_KEYS
     updates: ClassVar[tuple[str, ...]] = ("alternate",)
     forgets: ClassVar[bool] = True  # has a forget loss
@@ -63,6 +66,7 @@ class Method:
         global_mean: Callable[[Tensor], Tensor] = Tensor.mean,
     ) -> None:
         self.settings, self.forget_classes = settings, tuple(forget_classes)
+        self.options: Any = self.Options.model_validate(settings.options)
         self.num_classes, self.global_mean = num_classes, global_mean
 
     @classmethod
@@ -73,6 +77,19 @@ class Method:
         if cls.forgets and "update" in settings.model_fields_set and settings.update not in cls.updates:
             known = " or ".join(cls.updates)
             raise InputError(f"method.update is {settings.update!r}, expected {known} for {settings.name}.")
+
+    @classmethod
+    def check_options(cls, settings: MethodConfig) -> frozenset[str]:
+        """Keys that the method reads, with `options` if it has settings of its own.
+
+        Raises:
+            InputError: if one of these is unknown or wrong.
+        """
+        try:
+            cls.Options.model_validate(settings.options)
+        except ValidationError as error:
+            raise InputError(f"method.options of {settings.name}: {complaint(cls.Options, error)}") from None
+        return cls.reads | ({"options"} if cls.Options.model_fields else set())
 
     @property
     def num_steps(self) -> int:
