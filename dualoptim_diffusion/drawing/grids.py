@@ -17,6 +17,7 @@ from dualoptim_diffusion.drawing.panels import (
     join,
     name_column,
     save_png,
+    stack,
     with_header,
     with_title,
 )
@@ -125,3 +126,8 @@ def _halves(
 
 def _titled(panels: Sequence[Image.Image], size: int) -> list[Image.Image]:
     return [with_title(panel, title, size) for panel, title in zip(panels, ("before", "after"), strict=True)]
+
+
+def draw_strip(path: Path, images: Tensor) -> None:
+    """Writes images uint8 [N, C, H, W] as a PNG, one above the other."""
+    save_png(path, stack([draw_cell(image) for image in images]))

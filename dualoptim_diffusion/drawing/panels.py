@@ -83,6 +83,15 @@ def join(pictures: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width from top to bottom, with a thin gap."""
+    heights = [picture.height + ROW_GAP for picture in pictures]
+    canvas = Image.new("RGB", (pictures[0].width, sum(heights) - ROW_GAP), PAPER)
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture, (0, sum(heights[:i])))
+    return canvas
+
+
 def save_png(path: Path, picture: Image.Image) -> None:
     """Writes a PNG in one piece."""
     with atomic_path(path) as beside:

@@ -1,10 +1,12 @@
 """A run folder: the names of its files, and what they hold once it has been checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.core.classes import file_names
 from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.hashes import folder_sha256
 from dualoptim_diffusion.core.recipes import has_sha256, read_yaml
@@ -18,6 +20,11 @@ from dualoptim_diffusion.files.results_file import Results, SelectionFile
 def grid_files(path: Path) -> tuple[Path, Path, Path]:
     """A before/after grid and, beside it, each of its halves: the grid, before, after."""
     return path, path.with_stem(f"{path.stem}_before"), path.with_stem(f"{path.stem}_after")
+
+
+def _film_names(names: Sequence[str]) -> dict[str, str]:
+    files = file_names(dict(enumerate(names)))
+    return {name: files[i] for i, name in enumerate(names)}
 
 
 class RunFolder:
@@ -34,6 +41,7 @@ class RunFolder:
         best_weights, selection: the best weights so far, and why they are.
         results, audit: figures.
         evaluations: figures under other protocols, a file each.
+        films: what the forgotten labels drew along the run, a PNG for each class and quick evaluation.
         grid, report: pictures and the page.
     """
 
@@ -57,6 +65,7 @@ class RunFolder:
         self.results = path / "results.json"
         self.evaluations = path / "evaluations"
         self.audit = path / "audit.json"
+        self.films = path / "films"
         self.grid = path / "grid.png"
         self.report = path / "report.html"
 
@@ -81,6 +90,19 @@ class RunFolder:
     def evaluation(self, protocol_hash: str) -> Path:
         """Where the figures under another protocol than the run's own are."""
         return self.evaluations / f"{protocol_hash[:12]}.json"
+
+    def film(self, names: Sequence[str], name: str, step: int) -> Path:
+        """Where the picture of a forgotten class after so many steps is."""
+        return self.films / f"{_film_names(names)[name]}-step{step:07d}.png"
+
+    def read_films(self, names: Sequence[str]) -> dict[str, dict[int, Path]]:
+        """Pictures by forgotten class and step; classes without any are left out."""
+        found: dict[str, dict[int, Path]] = {}
+        for name, file in _film_names(names).items():
+            paths = sorted(self.films.glob(f"{escape(file)}-step*.png"))
+            steps = {int(path.stem[-7:]): path for path in paths if path.stem[-7:].isdecimal()}
+            found |= {name: steps} if steps else {}
+        return found
 
     def read_results(self) -> Results:
         """results.json.

@@ -16,6 +16,23 @@ EXTRAS: tuple[tuple[str, Unit], ...] = (
     ("precision", "rate"),
     ("recall", "rate"),
 )
+_REAL = "features of the images that the other labels draw and of real images of their classes"
+MEANINGS = {  # of each figure, by its key
+    "FA": "How often a forgotten label still draws a forgotten class, by a classifier that must name a class. Lower is "
+    "better.",
+    "FA_none": 'FA of a classifier that may answer "none of these".',
+    "RA": "How often the other labels draw their class, by a classifier that must name a class. Higher is better.",
+    "RA_none": 'RA of a classifier that may answer "none of these".',
+    "degenerate": "Share of the forgotten labels' images that are one flat colour.",
+    "kid": f"Kernel distance of {_REAL}, held out from training. Unbiased, so it may be below 0. Lower is better.",
+    "kid_training": f"Kernel distance of {_REAL} that the base model was trained on. It rewards memory.",
+    "frechet": f"Frechet distance of {_REAL}. Too large by a bias that shrinks with more images.",
+    "frechet_infinity": f"Frechet distance of {_REAL}, extrapolated to infinitely many images.",
+    "inception_score": "How sure the network of the features is, and how many classes it names. Higher is better.",
+    "precision": "Share of drawn images whose features lie among those of real images. Higher is better.",
+    "recall": "Share of real images whose features lie among those of drawn images. Higher is better.",
+    "excess": "By how much the worst attack of the audit draws the class more often than from a retrained model.",
+}
 OF_FORGOTTEN = ("FA", "FA_none", "degenerate")  # rates whose hits are few enough to be named
 
 
@@ -32,6 +49,10 @@ class Measure:
     value: float
     raw: Mapping[str, Any] = field(default_factory=dict)
     main: bool = False
+
+    @property
+    def meaning(self) -> str:
+        return MEANINGS.get(self.key, "")
 
     @property
     def text(self) -> str:

@@ -47,27 +47,39 @@ def distance_name(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """What was forgotten and what it cost, as one paragraph."""
+    return " ".join([*found(results), *costs(results)])
+
+
+def found(results: Results) -> list[str]:
+    """How often the forgotten labels draw their class, after what must be known first."""
     before, after = results["original"], results["unlearned"]
-    fa, ra = after["FA"], after["RA"]
-    low, high = fa["ci95"]
+    fa, (low, high) = after["FA"], after["FA"]["ci95"]
     several = len(results["forgotten"]) > 1
     labels = f"the labels {quoted(results['forgotten'])}" if several else f"the label {quoted(results['forgotten'])}"
-    text = (
+    return [
+        *collapses(after, before),
         f"After unlearning, {labels} {'draw a forgotten class' if several else 'draws its class'} in "
         f"{fa['value']:.1%} of {fa['n']} images (95% interval {low:.1%} to {high:.1%}); before, in "
-        f"{before['FA']['value']:.1%}.{_draws_now(results)} The other labels draw their class in {ra['value']:.1%} of "
-        f"{ra['n']} images; before, in {before['RA']['value']:.1%}{_verdict(results, 'RA')}."
-    )
-    name = distance_name(results)
+        f"{before['FA']['value']:.1%}.",
+    ]
+
+
+def costs(results: Results) -> list[str]:
+    """What the forgotten labels draw now, and how the others fare."""
+    before, after = results["original"], results["unlearned"]
+    ra, name = after["RA"], distance_name(results)
     distance = measures(after, headline_of(results))[name]
-    text += f" The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
-    if known := ratio_text(results.get("changes", {}).get(distance.key)):
-        text += f", {known.replace('original', 'the original')}"
-    text += f"{_verdict(results, distance.key)}."
-    return " ".join([*collapses(after, before), text])
+    known = ratio_text(results.get("changes", {}).get(distance.key)).replace("original", "the original")
+    return [
+        *_draws_now(results),
+        f"The other labels draw their class in {ra['value']:.1%} of {ra['n']} images; before, in "
+        f"{before['RA']['value']:.1%}{_verdict(results, 'RA')}.",
+        f"The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
+        f"{f', {known}' if known else ''}{_verdict(results, distance.key)}.",
+    ]
 
 
-def _draws_now(results: Results) -> str:
+def _draws_now(results: Results) -> list[str]:
     """A sentence on what the forgotten labels draw, most frequent first."""
     drawn = results["unlearned"].get("drawn", {})
     parts = []
@@ -75,7 +87,7 @@ def _draws_now(results: Results) -> str:
         if total := sum(drawn.get(name, {}).values()):
             most = sorted(drawn[name].items(), key=lambda item: -item[1])[:3]
             parts.append(f"“{name}” now draws " + listed([f"{called} ({n / total:.0%})" for called, n in most]))
-    return f" {'; '.join(parts)}." if parts else ""
+    return [f"{'; '.join(parts)}."] if parts else []
 
 
 def _verdict(results: Results, key: str) -> str:
@@ -206,6 +218,7 @@ def tiles(table: Table) -> list[dict[str, str]]:
     return [
         {
             "name": name,
+            "meaning": original.measures[name].meaning,
             "before": original.measures[name].text,
             "after": unlearned.measures[name].text,
             "detail": "; ".join(unlearned.details(name)),

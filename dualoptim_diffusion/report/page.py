@@ -11,11 +11,13 @@ from dualoptim_diffusion.files.run_folder import grid_files
 from dualoptim_diffusion.report import audits
 from dualoptim_diffusion.report.comparison import Run
 from dualoptim_diffusion.report.curves import draw_curves
-from dualoptim_diffusion.report.notes import headline, listed, tiles
+from dualoptim_diffusion.report.notes import costs, found, headline, listed, tiles
 from dualoptim_diffusion.report.tables import Table
 
 MODELS = ("original", "unlearned")
 MOST_BARS = 8
+MOST_FRAMES = 12  # of a film
+SIDE_BY_SIDE = (2, 3)  # so many runs have their pictures beside one another
 FEW_CLASSES = 20  # a longer list of classes is folded
 
 
@@ -33,7 +35,9 @@ def render_page(table: Table, runs: Sequence[Run]) -> str:
     return environment.get_template("report.html").render(
         title=title,
         single=single,
-        headline=headline(single.results) if single else None,
+        found=" ".join(found(single.results)) if single else None,
+        costs=" ".join(costs(single.results)) if single else None,
+        side_by_side=len(runs) in SIDE_BY_SIDE,
         tiles=tiles(table) if single else [],
         table=table,
         runs=[_sections(run) for run in runs],
@@ -49,6 +53,8 @@ def _sections(run: Run) -> dict[str, Any]:
         "forgotten": listed(run.forgotten),
         "headline": headline(results),
         "images": _images(run.folder.grid),
+        "films": _films(run),
+        "command": str(run.provenance.get("command", "")),
         "audit": audits.section(run.audit) if run.audit else None,
         "curves": draw_curves(records := run.folder.read_metrics()),
         "validated": any("FA" in record for record in records),
@@ -63,6 +69,17 @@ def _sections(run: Run) -> dict[str, Any]:
         "provenance": _flat(run.provenance),
         "recipe": _text(run.folder.recipe),
     }
+
+
+def _films(run: Run) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Of each forgotten class, (step, base64 PNG) along the run; of many steps some, the first and last among them."""
+    films = []
+    for name, steps in run.folder.read_films(run.forgotten).items():
+        kept = list(steps.items())
+        if len(kept) > MOST_FRAMES:
+            kept = [kept[round(k * (len(kept) - 1) / (MOST_FRAMES - 1))] for k in range(MOST_FRAMES)]
+        films.append((name, [(step, b64encode(path.read_bytes()).decode()) for step, path in kept]))
+    return films
 
 
 def _text(path: Path) -> str:
@@ -91,7 +108,7 @@ def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         ordered = sorted(counts.items(), key=lambda item: -item[1])
         bars = [(name, count / total, name in results["forgotten"]) for name, count in ordered[:MOST_BARS]]
         if rest := ordered[MOST_BARS:]:
-            bars.append((f"{len(rest)} others", sum(count for _, count in rest) / total, False))
+            bars.append((f"{len(rest)} other{'s' * (len(rest) > 1)}", sum(count for _, count in rest) / total, False))
         charts.append({"label": label, "n": total, "bars": bars, "forced": key == "drawn_forced"})
     return charts
 

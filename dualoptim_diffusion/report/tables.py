@@ -53,6 +53,11 @@ class Table:
     several: bool = False
 
     @property
+    def meanings(self) -> dict[str, str]:
+        """What each figure is, by its column header."""
+        return {name: measure.meaning for row in self.rows for name, measure in row.measures.items()}
+
+    @property
     def blocks(self) -> list[list[str]]:
         """Column headers of the figures that any row has, each distance under its own name, in one or two tables:
         FA, RA, degenerate images and the distance that the protocol puts first; the others."""

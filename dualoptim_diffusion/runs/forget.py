@@ -199,6 +199,8 @@ def _train(
     start_tracker(experiment, folder)
     training = forgetting.training()
     validation = Validation(experiment, model, setup, training.ema, folder) if recipe.evaluation.every else None
+    if validation is not None:
+        validation.picture_base()
     title = f"forgetting {', '.join(experiment.forget_names)}"
     recorder = Recorder(folder, title, accelerator, DriftGuard(recipe.run.stop_when.factors))
     drive(training, checkpointer, recorder, accelerator, stop_after=stop_after, validate=validation)

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGE = "dualoptim-diffusion"
 PACKAGES = (PACKAGE, "torch", "torchvision", "diffusers", "accelerate", "timm", "torch-fidelity")
@@ -20,7 +17,7 @@ PACKAGES = (PACKAGE, "torch", "torchvision", "diffusers", "accelerate", "timm", 
 def describe_origin(device: torch.device) -> dict[str, Any]:
     """Command line, package versions, machine and git revision of the running code."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "machine": {
             "platform": platform.platform(),
@@ -29,6 +26,13 @@ def describe_origin(device: torch.device) -> dict[str, Any]:
         },
         "git": _revision(),
     }
+
+
+def command_line() -> str:
+    """The command as it can be typed again."""
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "dualoptim_diffusion"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def package_version() -> str:

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from dualoptim_diffusion import sample
+from dualoptim_diffusion.drawing.panels import draw_cell
 from dualoptim_diffusion.drawing.samples import LazySamples
-from dualoptim_diffusion.runs.validation import RULE, rank
+from dualoptim_diffusion.runs.finished import open_run
+from dualoptim_diffusion.runs.models import open_base_model
+from dualoptim_diffusion.runs.validation import RULE, SEEDS_FROM, rank
 from tests.helpers.commands import Outcome
 
 Run = Callable[..., Outcome]
@@ -46,6 +51,25 @@ def test_quick_evaluations_change_no_weight_and_their_figures_are_in_the_log(
     logged = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [event.step for event in logged.Scalars("FA")] == [4, 6]
     assert len(logged.Scalars("forget_loss")) == 6
+
+
+def test_pictures_of_equal_seeds_are_kept_along_the_run_and_shown_on_the_page(
+    dualoptim: Run, tiny: str, tmp_path: Path
+) -> None:
+    out, words = tmp_path / "run", ("evaluation.every=4", "--class", "three", "--class", "four")
+    assert dualoptim("forget", tiny, *words, "--out", out).code == 0
+    kept = {path.name: Image.open(path) for path in (out / "films").iterdir()}
+    steps = ("0000000", "0000004", "0000006")
+    assert kept.keys() == {f"{name}-step{step}.png" for name in ("three", "four") for step in steps}
+    assert len({picture.size for picture in kept.values()}) == 1
+    assert len({picture.tobytes() for picture in kept.values()}) == 6  # every step and label draws other images
+    page = (out / "report.html").read_text()
+    assert page.count('alt="three after ') == page.count('alt="four after ') == 3
+
+    base, film = open_base_model(open_run(out))[0], kept["three-step0000000.png"]
+    drawn = sample(base, ["three"], [SEEDS_FROM], device="cpu", num_inference_steps=3, batch_size=6)[3][0]
+    cell = draw_cell(drawn)
+    assert film.crop((0, 0, *cell.size)).tobytes() == cell.tobytes()
 
 
 def test_the_best_weights_are_kept_and_the_rule_is_recorded(dualoptim: Run, tiny: str, tmp_path: Path) -> None:

@@ -12,3 +12,8 @@ for (const figure of document.querySelectorAll(".compare")) {
   for (const button of figure.querySelectorAll("button")) button.addEventListener("click", () => show(button.value));
   for (const image of figure.querySelectorAll("img")) image.draggable = false;
 }
+for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
+  const text = button.parentElement.querySelector("pre");
+  try { await navigator.clipboard.writeText(text.textContent); button.textContent = "Copied"; }
+  catch { getSelection().selectAllChildren(text); }
+});
