@@ -12,8 +12,9 @@ from dualoptim_diffusion.core.errors import InputError
 NUM_TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 1e-4, 0.02  # linear schedule of DDPM
 
-FLOW = "flow_prediction"
-PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)  # as diffusers calls noise, v, x_0 and noise - x_0
+FLOW, DENOISER = "flow_prediction", "denoiser"
+# as diffusers calls noise, v, x_0 and noise - x_0; DENOISER is x_0 of an image with noise of scale sigma (EDM)
+PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW, DENOISER)
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, timesteps, class_labels -> noise_pred
 
@@ -43,9 +44,23 @@ def straight_path(sigmas: Tensor, times: Tensor) -> Process:
         times: what the network is told at each, [T].
     """
     sigmas = sigmas.double()
-    abar = (1 - sigmas) ** 2 / ((1 - sigmas) ** 2 + sigmas**2)
-    before = torch.cat([abar.new_ones(1), abar[:-1]])
-    return Process(1 - abar / before, FLOW, times.float())
+    return Process(_betas((1 - sigmas) ** 2 / ((1 - sigmas) ** 2 + sigmas**2)), FLOW, times.float())
+
+
+def growing_noise(sigmas: Tensor) -> Process:
+    """x_0 + sigma noise, of networks D(x; sigma) that return x_0 (EDM, Karras et al., 2022), as a process of betas.
+
+    At abar = 1 / (1 + sigma^2) it is x_t by a factor; a DDIM step is then Euler's step in sigma.
+
+    Args:
+        sigmas: of each timestep, [T], rising; the network is told them.
+    """
+    sigmas = sigmas.double()
+    return Process(_betas(1 / (1 + sigmas**2)), DENOISER, sigmas.float())
+
+
+def _betas(alphas_cumprod: Tensor) -> Tensor:
+    return 1 - alphas_cumprod / torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
 
 
 def linear_alphas_cumprod(num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -61,15 +76,15 @@ def add_noise(x_0: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Ten
 
 
 def network_input(x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
-    """x_t [B, C, H, W] as the network takes it: of flow matching on the straight path, where a and s sum to 1.
+    """x_t [B, C, H, W] as the network takes it: with x_0 and noise weighed 1 - sigma to sigma, or 1 to sigma.
 
     Args:
         abar: of each sample, [B, 1, 1, 1].
     """
-    if prediction_type != FLOW:
-        return x_t
     a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
-    return x_t / (a + s)
+    if prediction_type == DENOISER:
+        return x_t / a
+    return x_t / (a + s) if prediction_type == FLOW else x_t
 
 
 def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
@@ -84,7 +99,7 @@ def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: st
     a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
     if prediction_type == "epsilon":
         return output
-    if prediction_type == "sample":
+    if prediction_type in ("sample", DENOISER):
         return (x_t - a * output) / s
     return s * x_t + a * output if prediction_type == "v_prediction" else (x_t + a * output) / (a + s)
 

@@ -11,10 +11,12 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import (
     BETA_END,
     BETA_START,
+    DENOISER,
     FLOW,
     NUM_TRAIN_TIMESTEPS,
     PREDICTIONS,
     Process,
+    growing_noise,
     straight_path,
 )
 from dualoptim_diffusion.files.pipeline_folder import class_of
@@ -25,6 +27,7 @@ from dualoptim_diffusion.models.unet_module import UNetModule
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
+OF_BETAS = tuple(kind for kind in PREDICTIONS if kind not in (FLOW, DENOISER))
 COMMON = (None, "DDPMScheduler", "DDIMScheduler")  # kinds of schedulers whose settings tell all
 AnyUNet = Union[UNetModule, "UNet2DModel"]
 
@@ -112,9 +115,9 @@ def process_of(folder: Path) -> Process | None:
 
     kind: Any = getattr(diffusers, str(name), diffusers.DDPMScheduler)
     process = process_of_scheduler(scheduler := kind.from_pretrained(folder / "scheduler"))
-    if process.prediction_type == FLOW:
+    if process.prediction_type in (FLOW, DENOISER):
         raise InputError(
-            f"{type(scheduler).__name__} is of flow matching, for which a pipeline folder has no form here; load the "
+            f"{type(scheduler).__name__} is of another process, for which a pipeline folder has no form here; load the "
             "network and give it to dualoptim_diffusion.wrap with this scheduler."
         )
     return None if is_ours else process
@@ -134,13 +137,14 @@ def process_of_scheduler(scheduler: Any) -> Process:
         sigmas = scheduler.sigmas[: config.num_train_timesteps].flip(0).double()
         sigmas[-1] = (sigmas[-2] + 1) / 2  # at 1 nothing of x_0 is left to divide by
         return straight_path(sigmas, sigmas * config.num_train_timesteps)
+    if name.startswith("EDM"):
+        return growing_noise(scheduler.sigmas[: config.num_train_timesteps].flip(0))
     betas = getattr(scheduler, "betas", None)
     if not isinstance(betas, Tensor):
         raise InputError(f"{name} has no table of betas; give one that has, such as DDIMScheduler.")
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS or prediction == FLOW:
-        known = ", ".join(kind for kind in PREDICTIONS if kind != FLOW)
-        raise InputError(f"{name} has prediction_type {prediction!r}, expected {known}.")
+    if prediction not in OF_BETAS:
+        raise InputError(f"{name} has prediction_type {prediction!r}, expected {', '.join(OF_BETAS)}.")
     if not 0 < float(betas.min()) <= float(betas.max()) < 1:
         raise InputError(f"{name} ends at a signal of exactly 0 (rescale_betas_zero_snr), which noise cannot express.")
     return Process(betas.detach().float().cpu(), prediction)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -16,15 +16,32 @@ WEIGHTS = "network.safetensors"
 
 
 class Adapter(nn.Module):
-    """A network that is called as diffusers' are, and returns a tuple."""
+    """A network that is called as diffusers' are, and returns a tuple.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        none_label: in place of this label the network is given None, in a call of its own.
+    """
+
+    def __init__(self, module: nn.Module, none_label: int | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.none_label = module, none_label
 
     def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        if self.none_label is None:
+            return (self._output(x_t, timesteps, class_labels),)
+        without = class_labels == self.none_label
+        parts = [
+            self._output(x_t[chosen], timesteps[chosen], class_labels[chosen] if chosen is not without else None)
+            for chosen in (~without, without)
+            if chosen.any()
+        ]
+        order = torch.cat([(~without).nonzero(), without.nonzero()])[:, 0]
+        return (torch.cat(parts)[order.argsort()],)
+
+    def _output(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         output: Any = self.module(x_t, timesteps, class_labels)
-        return (output[0] if isinstance(output, tuple) else getattr(output, "sample", output),)
+        first: Tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        return first
 
 
 class WrappedModel(Denoiser):
@@ -49,7 +66,7 @@ def wrap(
     id2label: Mapping[int, str],
     image_shape: tuple[int, int, int],
     *,
-    null_class: int | None = None,
+    null_class: int | Literal["none"] | None = None,
     scheduler: Any = None,
 ) -> WrappedModel:
     """A network of one's own as a model that `forget` and `sample` take.
@@ -63,17 +80,21 @@ def wrap(
         id2label: names of the classes, with ids from 0.
         image_shape: [C, H, W].
         null_class: label that means no class, where the network has one; a tenth of training labels is dropped to it.
+            "none": the network takes None for the labels of images of no class.
         scheduler: of diffusers, with the betas and the prediction_type (epsilon, v_prediction or sample) that the
-            network was trained with, or FlowMatchEulerDiscreteScheduler for noise - x_0 along the straight path;
-            None = epsilon under linear betas over 1000 steps.
+            network was trained with; FlowMatchEulerDiscreteScheduler for noise - x_0 along the straight path;
+            EDMEulerScheduler for a network D(x; sigma) that returns x_0, its preconditioning included, and is told
+            sigma; None = epsilon under linear betas over 1000 steps.
 
     Raises:
         InputError: if the network cannot be called so or returns another shape, or the scheduler is of another kind.
     """
-    if null_class is not None and null_class in id2label:
-        raise InputError(f"null_class is {null_class}, which is the class {id2label[null_class]!r}.")
     process = None if scheduler is None else process_of_scheduler(scheduler)
-    parts = (Adapter(module), dict(id2label), (), null_class, tuple(image_shape))
+    none_label = len(id2label) if null_class == "none" else None
+    null_label = len(id2label) if null_class == "none" else null_class
+    if null_label in id2label:
+        raise InputError(f"null_class is {null_label}, which is the class {id2label[null_label]!r}.")
+    parts = (Adapter(module, none_label), dict(id2label), (), null_label, tuple(image_shape))
     try:
         model = WrappedModel(*parts, process=process)
     except ValueError as error:

@@ -13,6 +13,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     KarrasVeScheduler,
     UNet2DModel,
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 
 from dualoptim_diffusion import forget, load_model, sample, wrap
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.diffusion.process import FLOW, PREDICTIONS, implied_noise
+from dualoptim_diffusion.diffusion.process import DENOISER, FLOW, PREDICTIONS, implied_noise
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
+from dualoptim_diffusion.models.stock import OF_BETAS
 
 SHAPE = (1, 8, 8)
 NAMES = {0: "cat", 1: "dog"}
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 200}
+OTHERS = {FLOW: FlowMatchEulerDiscreteScheduler, DENOISER: EDMEulerScheduler}
 SMALL = {
     "sample_size": 8, "in_channels": 1, "num_classes": 2, "width": 8, "multipliers": (1, 2), "layers_per_block": 1,
     "attention_resolutions": (), "mid_attention": False, "norm_groups": 2, "dropout": 0.0,
@@ -71,12 +74,12 @@ def test_a_perfect_network_of_any_kind_predicts_the_very_noise(prediction: str) 
     x_0, noise = torch.randn(2, 4, *SHAPE, dtype=torch.float64)
     t = torch.tensor([0, 5, 100, 190])
     a, s = (part.view(-1, 1, 1, 1) for part in (abar[t].sqrt(), (1 - abar[t]).sqrt()))
-    outputs = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0, FLOW: noise - x_0}
+    outputs = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0, FLOW: noise - x_0, DENOISER: x_0}
     found = implied_noise(outputs[prediction], a * x_0 + s * noise, abar[t].view(-1, 1, 1, 1), prediction)
     assert torch.allclose(found, noise, atol=1e-9)
 
 
-@pytest.mark.parametrize("prediction", [kind for kind in PREDICTIONS if kind != FLOW])
+@pytest.mark.parametrize("prediction", OF_BETAS)
 def test_it_draws_as_diffusers_does_with_the_scheduler_of_the_network(prediction: str) -> None:
     network = Own()
     own = scheduler(prediction)
@@ -103,6 +106,39 @@ def test_flow_matching_is_drawn_by_euler_steps_along_its_path(shift: float, step
             x = x + (below - sigma) * network(x, 1000 * sigma[None], torch.tensor([1]))
     expected = ((x / 2 + 0.5).clamp(0, 1) * 255).round()
     assert (drawn[1].float() - expected).abs().max() <= 2  # it starts at the last level below 1
+
+
+@pytest.mark.parametrize("steps", [4, 25])
+def test_a_denoiser_is_drawn_by_euler_steps_in_sigma(steps: int) -> None:
+    class Denoiser(nn.Module):  # knows that all images are one grey
+        def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+            ratio = (0.25 / (0.25 + sigma.square())).view(-1, 1, 1, 1)
+            return ratio * x + (1 - ratio) * (0.1 * y.view(-1, 1, 1, 1) - 0.3)
+
+    own = EDMEulerScheduler()
+    drawn = sample(wrap(Denoiser(), NAMES, SHAPE, scheduler=own), ["dog"], [7], device="cpu", num_inference_steps=steps)
+    levels = own.sigmas[:1000].flip(0)[torch.linspace(0, 1000, steps + 1).round().long()[1:] - 1].flip(0)
+    x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(7)) * (1 + levels[0] ** 2).sqrt()
+    for sigma, below in zip(levels, [*levels[1:], torch.tensor(0.0)], strict=True):
+        x_0 = Denoiser()(x, sigma[None], torch.tensor([1]))
+        x = x + (below - sigma) * (x - x_0) / sigma
+    assert (drawn[1].float() - ((x / 2 + 0.5).clamp(0, 1) * 255).round()).abs().max() <= 1
+
+
+def test_a_network_that_takes_none_for_no_class_is_given_none_for_those_samples_alone() -> None:
+    class Optional(Own):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            return super().forward(x, t, torch.full((len(x),), 2) if y is None else y)
+
+    table, none = wrap(Own(), NAMES, SHAPE, null_class=2), wrap(Optional(), NAMES, SHAPE, null_class="none")
+    x, t = torch.randn(5, *SHAPE), torch.arange(5)
+    for labels in ([0, 2, 1, 2, 0], [2] * 5, [1, 0, 1, 0, 1]):
+        y = torch.tensor(labels)
+        assert torch.allclose(table.predict(x, t, y), none.predict(x, t, y), atol=1e-6)
+    assert torch.allclose(table.predict(x, t, y, 3.0), none.predict(x, t, y, 3.0), atol=1e-5)
+    quick = {"method": "null_matching", "num_steps": 2, "batch_size": 4, "progress": False, "device": "cpu"}
+    ends = [forget(model, dataset(), ["cat"], **quick).model.module.state_dict() for model in (table, none)]
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])
 
 
 def test_the_loss_of_flow_matching_is_that_of_the_velocity_by_one_minus_sigma() -> None:
@@ -144,7 +180,7 @@ def test_without_a_scheduler_it_is_our_own_model_bit_for_bit() -> None:
 @pytest.mark.parametrize("method", ["sfron", "salun", "gradient_ascent", "finetune"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_kind_of_network_forgets_by_every_method_that_needs_no_null_class(method: str, prediction: str) -> None:
-    own = FlowMatchEulerDiscreteScheduler() if prediction == FLOW else scheduler(prediction)
+    own = OTHERS[prediction]() if prediction in OTHERS else scheduler(prediction)
     model = wrap(Own(2), NAMES, SHAPE, scheduler=own)
     result = forget(model, dataset(), ["cat"], method=method, num_steps=2, batch_size=4, progress=False, device="cpu")
     assert result.model.forgotten == ["cat"]
