@@ -92,7 +92,7 @@ def wrap(
     process = None if scheduler is None else process_of_scheduler(scheduler)
     none_label = len(id2label) if null_class == "none" else None
     null_label = len(id2label) if null_class == "none" else null_class
-    if null_label in id2label:
+    if null_label is not None and null_label in id2label:
         raise InputError(f"null_class is {null_label}, which is the class {id2label[null_label]!r}.")
     parts = (Adapter(module, none_label), dict(id2label), (), null_label, tuple(image_shape))
     try:
