@@ -1,7 +1,7 @@
 """`dualoptim import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ def import_(
     num_heads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Heads of a DiT's attention [as in DiT-S, B, L and XL].")
     ] = None,
+    form: Annotated[
+        Literal["dit", "sit", "repa"] | None,
+        typer.Option(help="Whose transformer it is, which no tensor tells [repa where it has projectors, else dit]."),
+    ] = None,
     vae: Annotated[
         str | None,
         typer.Option(metavar="VAE", help="Autoencoder of a DiT's latents: a folder or hub id.", show_default=False),
@@ -46,10 +50,10 @@ def import_(
 ) -> None:
     """Turn a published checkpoint into a pipeline folder.
 
-    It may be one of SA, SalUn, SFRon, DualOptim or DiT. Nothing in it is executed.
+    It may be one of SA, SalUn, SFRon, DualOptim, DiT, SiT or REPA. Nothing in it is executed.
     """
     refuse_existing(out, overwrite, "model_index.json")
     starting(f"Importing {checkpoint}")
     from dualoptim_diffusion.runs.import_ import import_checkpoint
 
-    result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae), as_json)
+    result(import_checkpoint(checkpoint, out, weights, image_size, class_names, num_heads, vae, form), as_json)

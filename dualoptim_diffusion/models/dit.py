@@ -124,7 +124,7 @@ class ConditionalDiT(Denoiser):
         """Writes a pipeline folder: diffusers' own `DiTPipeline` where that can draw it, else ours."""
         from dualoptim_diffusion.models.dit_pipeline import ConditionalDiTPipeline
 
-        if self.vae is not None and self.num_classes == STOCK_CLASSES:
+        if self.vae is not None and self.num_classes == STOCK_CLASSES and self.network.velocity is None:
             return self.save_stock(folder)
         pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
         pipeline.save_pretrained(folder)

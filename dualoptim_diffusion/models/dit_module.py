@@ -5,12 +5,14 @@ block a copy of the time and label embedders and drops labels in each of them in
 training a DiT; and loading diffusers takes longer than loading torch.
 """
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualoptim_diffusion.diffusion.process import FLOW, implied_noise, linear_alphas_cumprod, network_input
 from dualoptim_diffusion.models.unet_layers import MAX_PERIOD, EmbeddingMLP, passed, sinusoids
 
 TIME_CHANNELS = 256
@@ -133,6 +135,11 @@ class Block(nn.Module):
         return gate_ff * self.ff(normed * (1 + scale_ff) + shift_ff) + tokens
 
 
+@lru_cache(maxsize=4)
+def _alphas_cumprod(device: torch.device) -> Tensor:
+    return linear_alphas_cumprod(dtype=torch.float64).to(device)
+
+
 class DiTModule(nn.Module):
     """Predicts the noise in x_t, and with twice the channels its variance, given the timestep and the class.
 
@@ -146,9 +153,13 @@ class DiTModule(nn.Module):
         num_layers, num_attention_heads, attention_head_dim: of the transformer; its width is heads x head dimension.
         patch_size: side of a patch, which divides `sample_size`.
         norm_eps: of the layer norm before each feed-forward; published weights were trained with 1e-6.
+        velocity: that its transformer predicts along the straight path, with times in [0, 1]: "to_data" (x_0 - noise,
+            data at 1, as SiT) or "to_noise" (noise - x_0, noise at 1, as REPA). The network turns it into the noise at
+            the same ratio of signal to noise. None = its transformer predicts noise.
 
     Raises:
-        ValueError: if patches do not tile x_t, or the width is no multiple of 4, as positions need it.
+        ValueError: if patches do not tile x_t, the width is no multiple of 4, as positions need it, or a velocity is
+            of another kind or has a variance beside it.
     """
 
     def __init__(
@@ -162,6 +173,7 @@ class DiTModule(nn.Module):
         attention_head_dim: int = 72,
         patch_size: int = 2,
         norm_eps: float = EPS,
+        velocity: Literal["to_data", "to_noise"] | None = None,
     ) -> None:
         super().__init__()
         self.arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -172,6 +184,9 @@ class DiTModule(nn.Module):
             raise ValueError(f"the width {width} (heads x head dimension) is no multiple of 4")
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(f"out_channels is {out_channels}, expected {in_channels} or {2 * in_channels}")
+        if velocity is not None and (velocity not in ("to_data", "to_noise") or out_channels != in_channels):
+            raise ValueError(f"velocity is {velocity!r} with {out_channels} channels out of {in_channels}")
+        self.velocity = velocity
         self.sample_size, self.in_channels, self.out_channels = sample_size, in_channels, out_channels
         self.num_classes, self.patch_size = num_classes, patch_size
         self.embedder = Embedder(num_classes + 1, width)
@@ -215,13 +230,23 @@ class DiTModule(nn.Module):
         self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, return_dict: Literal[False] = False
     ) -> tuple[Tensor]:
         """x_t [B, C, H, W], timesteps [B], labels [B] -> [B, out_channels, H, W]."""
+        if self.velocity is None:
+            return (self._transformed(x_t, timesteps, class_labels),)
+        abar = _alphas_cumprod(timesteps.device)[timesteps.long()].view(-1, 1, 1, 1)
+        a, s = abar.sqrt(), (1 - abar).sqrt()
+        time = ((a if self.velocity == "to_data" else s) / (a + s)).flatten().float()
+        output = self._transformed(network_input(x_t, abar, FLOW), time, class_labels)
+        return (implied_noise(-output if self.velocity == "to_data" else output, x_t, abar, FLOW),)
+
+    def _transformed(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        """What the transformer makes of it."""
         tokens = self.pos_embed(x_t)  # [B, patches, width]
         conditioning = self.embedder(timesteps, class_labels, tokens.dtype)  # [B, width]
         for block in self.transformer_blocks:
             tokens = passed(block, tokens, conditioning, recompute=self.checkpoints)
         shift, scale = self.proj_out_1(functional.silu(conditioning)).chunk(2, dim=1)
         tokens = self.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
-        return (self._unpatchify(self.proj_out_2(tokens)),)
+        return self._unpatchify(self.proj_out_2(tokens))
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         """[B, patches, p p C] -> [B, C, H, W]."""

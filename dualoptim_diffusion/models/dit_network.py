@@ -70,10 +70,15 @@ class DiT(SharesWeights, DiTModule, ModelMixin, ConfigMixin):
 
         diffusers' time embedding has other frequencies than the published network (i / 127 in place of i / 128), so its
         outputs differ slightly from these, as they do for every published DiT that it loads.
+
+        Raises:
+            InputError: if the network is one of velocity.
         """
         from diffusers import DiTTransformer2DModel
 
         arguments = dict(self.arguments)
+        if arguments.pop("velocity") is not None:
+            raise InputError("A network of velocity has no form in diffusers; keep it as a folder of this package.")
         stock = DiTTransformer2DModel(num_embeds_ada_norm=arguments.pop("num_classes"), **arguments)
         own = self.state_dict()
         weights = {name: value for name, value in own.items() if not name.startswith(EMBEDDER)}

@@ -1,8 +1,12 @@
-"""Original DiT checkpoints (facebookresearch/DiT; what SFRon and DualOptim save of it) as native networks, and back."""
+"""Original DiT checkpoints (facebookresearch/DiT; what SFRon and DualOptim save of it) as native networks, and back.
+
+SiT (Ma et al., ECCV 2024) and REPA (Yu et al., ICLR 2025) are the same transformer, trained to predict a velocity.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +16,16 @@ from dualoptim_diffusion.files.weight_files import PublishedWeights, read_publis
 from dualoptim_diffusion.models.dit_module import DiTModule
 from dualoptim_diffusion.models.published import Imported, chosen_weights, fitting, lacks, sizes
 
+LAST = "final_layer.linear"
 POSITIONS = "pos_embed"  # a fixed table, which our network computes
 POSITION_TOLERANCE = 1e-4  # published tables were rounded by another numpy, and some then to half precision
 KIND = "an original DiT"
 DIT_MARKS = (  # in every such network
     "x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight",
 )  # fmt: skip
+Form = Literal["dit", "sit", "repa"]
+VELOCITIES: dict[str, Literal["to_data", "to_noise"]] = {"sit": "to_data", "repa": "to_noise"}
+PROJECTORS = "projectors."  # which REPA aligns with another network's features, and drawing does not need
 HEAD_DIMS = {1152: 72}  # where not 64: DiT-XL
 
 # Parts of our names and what the published ones say instead.
@@ -52,7 +60,11 @@ def is_published_dit(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def import_published_dit(
-    path: Path, weights: str = "raw", num_heads: int | None = None, stored: PublishedWeights | None = None
+    path: Path,
+    weights: str = "raw",
+    num_heads: int | None = None,
+    stored: PublishedWeights | None = None,
+    form: Form | None = None,
 ) -> Imported:
     """Reads an original checkpoint into a network whose architecture its tensors tell.
 
@@ -61,13 +73,20 @@ def import_published_dit(
         weights: raw, or ema for their moving average; of a bare state dict there is only raw.
         num_heads: of the attention, which no tensor tells; by default as in DiT-S, B, L and XL (64 or 72 wide).
         stored: what the file holds, where it has been read.
+        form: dit, sit or repa, which no tensor tells; None = repa where there are its projectors, else dit.
 
     Raises:
         InputError: if the file holds other things than weights, lacks some, or has them in shapes that do not fit.
     """
     stored = read_published(path, DIT_MARKS) if stored is None else stored
     tensors = chosen_weights(path, stored, weights)
-    network = _network(path, tensors, num_heads)
+    if form is None:
+        form = "repa" if any(name.startswith(PROJECTORS) for name in tensors) else "dit"
+    if any(".attn.q_norm." in name for name in tensors):
+        raise InputError(f"{path} normalises queries and keys (attn.q_norm), which only DiTs without are supported of.")
+    network = _network(path, tensors, num_heads, VELOCITIES.get(form))
+    if network.velocity is not None:
+        tensors = _without_variance(tensors, network)
     own = network.state_dict()
     names = {name: published_dit_name(name) for name in own}
     wanted = {
@@ -105,7 +124,16 @@ def _check_positions(path: Path, table: Tensor | None, positions: Tensor) -> Non
         )
 
 
-def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> DiTModule:
+def _without_variance(tensors: Mapping[str, Tensor], network: DiTModule) -> dict[str, Tensor]:
+    """The tensors without the second half of the channels out, which SiT has and does not use."""
+    found, channels, patch = dict(tensors), network.in_channels, network.patch_size**2
+    for name in (LAST + ".weight", LAST + ".bias"):
+        if name in found and len(found[name]) == 2 * patch * channels:
+            found[name] = found[name].unflatten(0, (patch, 2 * channels))[:, :channels].flatten(0, 1)
+    return found
+
+
+def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None, velocity: Any = None) -> DiTModule:
     """A network with fresh weights, built as the names and shapes of the tensors say."""
     if missing := [name for name in DIT_MARKS if name not in tensors]:
         raise lacks(path, missing, KIND)
@@ -122,12 +150,13 @@ def _network(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -
         return DiTModule(
             sample_size=round(tokens**0.5) * patch_size,
             in_channels=in_channels,
-            out_channels=last[0] // patch_size**2,
+            out_channels=last[0] // patch_size**2 if velocity is None else in_channels,
             num_classes=table[0] - 1,
             num_layers=len(layers),
             num_attention_heads=heads,
             attention_head_dim=width // heads,
             patch_size=patch_size,
+            velocity=velocity,
         )
     except ValueError as error:
         raise InputError(f"{path} holds no DiT that works: {error}.") from None

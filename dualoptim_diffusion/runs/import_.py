@@ -11,7 +11,7 @@ from dualoptim_diffusion.files.weight_files import read_published, weights_sha25
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel, DiTModule
 from dualoptim_diffusion.models.autoencoder import load_autoencoder
 from dualoptim_diffusion.models.published import UNET_MARKS, Imported, import_published
-from dualoptim_diffusion.models.published_dit import DIT_MARKS, import_published_dit, is_published_dit
+from dualoptim_diffusion.models.published_dit import DIT_MARKS, Form, import_published_dit, is_published_dit
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -27,6 +27,7 @@ def import_checkpoint(
     class_names: str | None = None,
     num_heads: int | None = None,
     vae: str | None = None,
+    form: Form | None = None,
 ) -> dict[str, Any]:
     """Writes the pipeline folder of a published checkpoint to `out`.
 
@@ -35,6 +36,7 @@ def import_checkpoint(
         image_size: of a U-Net's images, which no tensor tells.
         num_heads: of a DiT's attention, likewise; by default as in the published sizes.
         vae: autoencoder of a DiT's latents, a folder or hub id; without it the DiT is of pixels.
+        form: dit, sit or repa: what a transformer predicts, which no tensor tells.
         class_names: with commas between them, cifar10 or imagenet; by default CIFAR-10's where the network has its
             form, else the ids.
 
@@ -44,7 +46,7 @@ def import_checkpoint(
     Raises:
         InputError: if the file is no such checkpoint or the names are not one a class.
     """
-    network, step, left_over = _read(checkpoint, weights, image_size, num_heads)
+    network, step, left_over = _read(checkpoint, weights, image_size, num_heads, form)
     names = {i: str(i) for i in range(network.num_classes)}
     model: DenoisingModel
     if isinstance(network, DiTModule):
@@ -67,11 +69,13 @@ def import_checkpoint(
     }
 
 
-def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None) -> Imported:
+def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None, form: Form | None) -> Imported:
     """The network of whichever published kind the file is."""
     stored = read_published(checkpoint, UNET_MARKS + DIT_MARKS)
     if is_published_dit(stored.raw):
-        return import_published_dit(checkpoint, weights, num_heads, stored)
+        return import_published_dit(checkpoint, weights, num_heads, stored, form)
+    if form is not None:
+        raise InputError(f"--form is {form!r}, but {checkpoint} holds a U-Net; leave it out.")
     return import_published(checkpoint, weights, image_size, stored)
 
 
