@@ -1,10 +1,15 @@
-"""The probes by name: one a file."""
+"""The probes by name: one a file; others from other packages."""
+
+import inspect
+from pathlib import Path
 
 from dualoptim_diffusion.audit import embedding_attack, features, inversion, leakage, noisy_start, relearn, weights
 from dualoptim_diffusion.audit.context import Probe
-from dualoptim_diffusion.core.budget import ProbeName
+from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.hashes import file_sha256
+from dualoptim_diffusion.core.plugins import find_plugin, registered
 
-PROBES: dict[ProbeName, Probe] = {
+PROBES: dict[str, Probe] = {
     "leakage": leakage.PROBE,
     "relearn": relearn.PROBE,
     "embedding_attack": embedding_attack.PROBE,
@@ -13,3 +18,25 @@ PROBES: dict[ProbeName, Probe] = {
     "features": features.PROBE,
     "weights": weights.PROBE,
 }
+
+
+def find_probe(name: str) -> Probe:
+    """The probe of that name, here or in another package (`core.plugins`).
+
+    Raises:
+        InputError: if there is none; the nearest names are listed.
+    """
+    if name in PROBES:
+        return PROBES[name]
+    if (found := find_plugin("probes", name)) is None:
+        raise InputError(f"There is no probe {name!r}: {nearest(name, [*PROBES, *registered('probes')])}")
+    if not isinstance(found, Probe):
+        raise InputError(f"{name} is no probe; make it one of dualoptim_diffusion.audit.context.Probe.")
+    return found
+
+
+def code_of(name: str) -> str:
+    """What a kept outcome depends on besides its trial: of another package's probe the hash of its file."""
+    if name not in PROBES and name != "plain" and (source := inspect.getsourcefile(find_probe(name).trials)):
+        return file_sha256(Path(source))
+    return ""

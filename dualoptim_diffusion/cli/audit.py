@@ -12,7 +12,6 @@ from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import parse_recipe
 
-ProbeOption = Enum("ProbeOption", {name: name for name in PROBE_NAMES}, type=str)  # type: ignore[misc]
 BudgetOption = Enum("BudgetOption", {name: name for name in BUDGETS}, type=str)  # type: ignore[misc]
 QUICK = BudgetOption("quick")
 
@@ -29,8 +28,12 @@ def audit(
         typer.Argument(metavar="SECTION.KEY=VALUE", help="Of audit and sampling, such as audit.images=200."),
     ] = None,
     probe: Annotated[
-        list[ProbeOption] | None,
-        typer.Option(metavar="PROBE", help=f"{', '.join(PROBE_NAMES)}; repeat for several [the budget's]."),
+        list[str] | None,
+        typer.Option(
+            metavar="PROBE",
+            help=f"{', '.join(PROBE_NAMES)}; repeat for several [the budget's].",
+            autocompletion=lambda: list(PROBE_NAMES),
+        ),
     ] = None,
     budget: Annotated[BudgetOption, typer.Option(help="What each model is given.")] = QUICK,
     control: Annotated[
@@ -67,7 +70,6 @@ def audit(
     from dualoptim_diffusion.runs.finished import open_run
 
     experiment = open_run(run, others, allowed=("audit", "sampling"))
-    probes = [option.value for option in probe or ()]
     chosen = runs_audit.Controls(tuple(control or ()), controls, retrain)
-    content = runs_audit.audit(experiment, run, spent, budget.value, probes, chosen)
+    content = runs_audit.audit(experiment, run, spent, budget.value, probe or (), chosen)
     result(content if as_json else text(content), as_json)

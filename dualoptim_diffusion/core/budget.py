@@ -6,8 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dualoptim_diffusion.core.config import Section
 
-ProbeName = Literal["leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights"]
-PROBE_NAMES: tuple[ProbeName, ...] = ProbeName.__args__  # type: ignore[attr-defined]
+PROBE_NAMES = ("leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights")
 
 
 class Budget(Section):
@@ -34,7 +33,7 @@ class Budget(Section):
         feature_timestep: of the noise under which `features` reads them.
     """
 
-    probes: tuple[ProbeName, ...] = PROBE_NAMES
+    probes: tuple[str, ...] = PROBE_NAMES
     images: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     seeds: int = Field(2, ge=1)

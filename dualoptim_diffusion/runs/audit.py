@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial, curve
-from dualoptim_diffusion.audit.probes import PROBES
+from dualoptim_diffusion.audit.probes import PROBES, code_of, find_probe
 from dualoptim_diffusion.audit.verdict import attacks, excesses, headline, pool, steps_to_half
-from dualoptim_diffusion.core.budget import Budget, ProbeName
+from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.terminal import progress, say
@@ -54,7 +54,7 @@ def audit(
     run: Path,
     budget: Budget,
     budget_name: str,
-    probes: Sequence[ProbeName] = (),
+    probes: Sequence[str] = (),
     controls: Controls | None = None,
 ) -> Audit:
     """Runs probes on all models, writes audit.json and the report; cached trials are not run again.
@@ -73,29 +73,30 @@ def audit(
     with locked_run(run, experiment.accelerator):
         if folder.results.is_file():
             folder.read_results()  # damaged ones are refused before any attack
-        names = list(dict.fromkeys(probes or budget.probes))
-        with_random = any(PROBES[name].with_random for name in names)
+        chosen = {name: find_probe(name) for name in probes or budget.probes}
+        with_random = any(probe.with_random for probe in chosen.values())
         context, models, sources = _open(experiment, folder, budget, controls or Controls(), with_random)
         if len(sources) < 2:
             say(ONE if sources else WITHOUT)
         content = _identity(context, models, sources, budget_name)
-        work = [PLAIN, *((name, trial) for name in names for trial in PROBES[name].trials(context))]
+        work = [PLAIN, *((name, trial) for name, probe in chosen.items() for trial in probe.trials(context))]
         done = _run(context, models, work)
         plain = {role: rate(part["hits"][0], part["n"][0]) for role, part in done["plain", "plain"].items()}
         found = {
             name: {
-                "question": PROBES[name].question,
-                "source": PROBES[name].source,
+                "question": probe.question,
+                "source": probe.source,
                 "trials": {
                     trial.name: _trial(trial, done[name, trial.name], plain["original"])
                     for of, trial in work
                     if of == name
                 },
             }
-            for name in names
+            for name, probe in chosen.items()
         }
         earlier = _earlier(folder, content)
-        content |= {"plain": plain, "probes": {n: part for n in PROBES if (part := found.get(n) or earlier.get(n))}}
+        order = dict.fromkeys([*PROBES, *earlier, *found])
+        content |= {"plain": plain, "probes": {n: part for n in order if (part := found.get(n) or earlier.get(n))}}
         content |= _verdict(content["probes"], sources) | {"model_files": folder.model_files_sha256()}
         with together():
             write_json(folder.audit, content)
@@ -192,7 +193,9 @@ def _run(
     context: AuditContext, models: Sequence[AuditedModel], work: Sequence[tuple[str, Trial]]
 ) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
     """The outcome of every trial on every model: from the cache, or now."""
-    with_random = {name for name, probe in PROBES.items() if probe.with_random}
+    names = {probe for probe, _ in work} - {PLAIN[0]}
+    with_random = {name for name in names if find_probe(name).with_random}
+    codes = {name: code_of(name) for name in names}
     units = [
         (probe, trial, audited, seed)
         for probe, trial in work
@@ -221,7 +224,8 @@ def _run(
             bar.set_postfix_str(f"{probe}, {trial.name}, {audited.role}")
             seeded = replace(context, budget=context.budget.model_copy(update={"seed": seed}))
             spent = repr({name: getattr(seeded.budget, name) for name in sorted(trial.settings)})
-            key = (made_from, spent, probe, trial.name, trial.made_from, audited.sha256, audited.model.passes)
+            made = (trial.made_from, *([codes[probe]] if codes.get(probe) else []))
+            key = (made_from, spent, probe, trial.name, *made, audited.sha256, audited.model.passes)
             path = cache_entry("audits", *key).with_suffix(".json")
             outcome = get_or_make(path, read_json, partial(trial.run, seeded, audited), _write_outcome)
             roles = done.setdefault((probe, trial.name), {})

@@ -1,7 +1,9 @@
 """Methods and optimizers of other packages, by path and by entry point: checked, run and told of like ours."""
 
+import importlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -19,6 +21,8 @@ TEMPLATE = re.search(r'```python\n(""".*?mine.py""".*?)```', DOCS, re.DOTALL)[1]
 MORE = """
 from torch.optim import SGD
 
+from dualoptim_diffusion.audit.context import Probe, Trial
+
 
 def halved(params, lr):
     return SGD(params, lr=lr / 2)
@@ -34,6 +38,16 @@ def nothing(params, lr):
 
 class Other:
     pass
+
+
+def trials(context):
+    def run(context, audited):
+        return {"at": [0, 1], "hits": [0, 1], "n": [context.budget.images] * 2}
+
+    return [Trial("counted", run, ("images",), "step")]
+
+
+PROBE = Probe(question="Is one drawn of each?", source="Nobody, 2026", trials=trials)
 """
 ASCENT = "method.name=mypackage.mine:BoundedAscent"
 CEILING = "method.options={ceiling: 40}"
@@ -119,3 +133,26 @@ def test_an_optimizer_takes_the_steps_by_its_name_or_its_path(
         assert done.code == 0, done.err
         weights.append((out / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_probe_is_run_kept_reported_and_made_anew_when_its_code_changes(
+    dualoptim: Run, finished: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    register(monkeypatch, "probes", "counted", "mypackage.mine:PROBE")
+    for name in ("mypackage.mine:PROBE", "counted"):
+        done = dualoptim("audit", run, "audit.images=4", "--probe", name)
+        assert done.code == 0, done.err
+        found = json.loads((run / "audit.json").read_text())["probes"][name]
+        assert found["question"] == "Is one drawn of each?"
+        assert found["trials"]["counted"]["outcomes"]["unlearned"]["hits"][1] == 1
+    assert "Is one drawn of each?" in (run / "report.html").read_text()
+    path = package / "mypackage" / "mine.py"
+    path.write_text(path.read_text().replace('"hits": [0, 1]', '"hits": [0, 3]'))
+    del sys.modules["mypackage.mine"]
+    importlib.invalidate_caches()
+    assert dualoptim("audit", run, "audit.images=4", "--probe", "counted").code == 0
+    probes = json.loads((run / "audit.json").read_text())["probes"]
+    assert probes["counted"]["trials"]["counted"]["outcomes"]["unlearned"]["hits"][1] == 3
+    refused(dualoptim("audit", run, "--probe", "countd"), "There is no probe 'countd': did you mean counted")
+    refused(dualoptim("audit", run, "--probe", "mypackage.mine:Other"), "is no probe")
