@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dualoptim_diffusion.core.places import is_place
+from dualoptim_diffusion.core.plugins import is_plugin, registered
 from dualoptim_diffusion.core.schedules import ScheduleName
 
 
@@ -67,8 +68,11 @@ class ForgetRunConfig(DenoiserRunConfig):
     log_cosine: bool = True  # of the two phases' gradients; holds one more set of gradients
 
 
+DATA_SETS = ("digits", "cifar10", "image_folder", "imagenet", "replay")
+
+
 class DataConfig(Section):
-    name: Literal["digits", "cifar10", "image_folder", "imagenet", "replay"]
+    name: str  # of DATA_SETS, or a function of another package (core.plugins)
     # holds train/CLASS/* (imagenet: train/WNID/*), or is a CSV of files and labels; replay: what `sample --latents`
     # drew; cifar10: its archive or null
     path: str | None = None
@@ -78,6 +82,14 @@ class DataConfig(Section):
     channels: Literal[1, 3] | None = None  # grey or colour; null = grey where all images are
     # that transparent images are laid on: a name or #rrggbb
     background: str = Field("white", pattern=r"^(white|black|gr[ae]y|#[0-9a-fA-F]{6})$")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATA_SETS and not is_plugin("datasets", name):
+            others = sorted(registered("datasets"))
+            raise ValueError(" or ".join(map(repr, [*DATA_SETS, *others])))
+        return name
 
     @field_validator("path")
     @classmethod

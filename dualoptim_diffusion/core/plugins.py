@@ -1,4 +1,4 @@
-"""Methods and optimizers of other packages: by entry point, or by the path of what is meant."""
+"""Methods, optimizers, probes and data sets of other packages: by entry point, or by the path of what is meant."""
 
 import re
 from importlib import import_module
@@ -15,11 +15,16 @@ def registered(kind: str) -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=f"dualoptim_diffusion.{kind}")}
 
 
+def is_plugin(kind: str, name: str) -> bool:
+    """Whether the name is registered or has the form of a path; nothing is loaded."""
+    return PATH.fullmatch(name) is not None or name in registered(kind)
+
+
 def find_plugin(kind: str, name: str) -> Any | None:
     """What an installed package registers under the name, or what a path such as `package.module:Name` leads to.
 
     Args:
-        kind: methods or optimizers.
+        kind: methods, optimizers, probes or datasets.
 
     Returns:
         None if the name is neither.

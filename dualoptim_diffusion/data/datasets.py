@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dualoptim_diffusion.core.classes import CIFAR10, DIGITS
-from dualoptim_diffusion.core.config import DataConfig
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.config import DATA_SETS, DataConfig
+from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.core.plugins import find_plugin
 from dualoptim_diffusion.data import cifar10, digits, folder, imagenet
 from dualoptim_diffusion.data.pixels import is_kept, open_pixels
 from dualoptim_diffusion.data.replay import open_replay
@@ -109,7 +110,10 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
         return _image_folder(config)
     if config.name == "replay":
         return _replay(config)
-    sets = _digits() if config.name == "digits" else _cifar10(config)
+    if config.name == "digits":
+        sets = _digits()
+    else:
+        sets = _cifar10(config) if config.name == "cifar10" else _given(config.name, config.path)
     train, test = (_resized(part, config.image_size) for part in sets)
     return train, test
 
@@ -118,7 +122,7 @@ def is_decoded(config: DataConfig) -> bool:
     """Whether `load_dataset` downloads and decodes nothing, because an earlier call has, or there is nothing to."""
     if config.name == "cifar10":
         return cifar10.is_kept()
-    if config.name in ("digits", "replay"):
+    if config.name in ("digits", "replay") or config.name not in DATA_SETS:
         return True
     if config.name == "imagenet" and _missing_imagenet(config):
         return False
@@ -143,8 +147,8 @@ def data_facts(config: DataConfig) -> DataFacts:
     if config.name == "digits":
         train, _ = _digits()
         id2label, labels, shape = train.id2label, train.class_labels, DIGITS_SHAPE
-    elif config.name == "replay":
-        train, _ = _replay(config)
+    elif config.name == "replay" or config.name not in DATA_SETS:
+        train, _ = load_dataset(config)
         id2label, labels, shape = train.id2label, train.class_labels, tuple(train.images.shape[1:])
     elif config.name == "imagenet" and (missing := _missing_imagenet(config)):
         size, names = size or imagenet.SIDE, imagenet.class_names()
@@ -195,6 +199,19 @@ def _image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet]:
         for part in (listing.train, listing.test)
     )
     return (train, test) if len(test) else _without_test_set(train)
+
+
+@lru_cache(maxsize=2)
+def _given(name: str, path: str | None) -> tuple[ImageSet, ImageSet]:
+    """What a function of another package makes of data.path: training and held-out images."""
+    found = find_plugin("datasets", name)
+    try:
+        sets = found(path) if callable(found) else None
+    except Exception as error:  # it is another's
+        raise InputError(f"data.name {name} fails ({type(error).__name__}: {reason(error)}); correct it.") from None
+    if not (isinstance(sets, tuple) and len(sets) == 2 and all(isinstance(part, ImageSet) for part in sets)):
+        raise InputError(f"data.name {name} makes no pair of ImageSets of training and held-out images; correct it.")
+    return sets
 
 
 def _replay(config: DataConfig) -> tuple[ImageSet, ImageSet]:

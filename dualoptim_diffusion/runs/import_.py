@@ -69,7 +69,7 @@ def import_checkpoint(
     }
 
 
-def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None, form: Form | None) -> Imported:
+def _read(checkpoint: Path, weights: str, image_size: int, num_heads: int | None, form: Form | None = None) -> Imported:
     """The network of whichever published kind the file is."""
     stored = read_published(checkpoint, UNET_MARKS + DIT_MARKS)
     if is_published_dit(stored.raw):

@@ -47,6 +47,13 @@ def trials(context):
     return [Trial("counted", run, ("images",), "step")]
 
 
+def first_digits(path):
+    from dualoptim_diffusion.core.config import DataConfig
+    from dualoptim_diffusion.data import ImageSet, load_dataset
+
+    return tuple(part.of_classes(range(10)) for part in load_dataset(DataConfig(name="digits")))
+
+
 PROBE = Probe(question="Is one drawn of each?", source="Nobody, 2026", trials=trials)
 """
 ASCENT = "method.name=mypackage.mine:BoundedAscent"
@@ -156,3 +163,24 @@ def test_a_probe_is_run_kept_reported_and_made_anew_when_its_code_changes(
     assert probes["counted"]["trials"]["counted"]["outcomes"]["unlearned"]["hits"][1] == 3
     refused(dualoptim("audit", run, "--probe", "countd"), "There is no probe 'countd': did you mean counted")
     refused(dualoptim("audit", run, "--probe", "mypackage.mine:Other"), "is no probe")
+
+
+def test_a_data_set_is_forgotten_from_like_ours(
+    dualoptim: Run, recipes: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "datasets", "first_digits", "mypackage.mine:first_digits")
+    for i, name in enumerate(("first_digits", "mypackage.mine:first_digits")):
+        for path in recipes.glob("tiny*.yaml"):
+            (tmp_path / path.name).write_text(path.read_text().replace("name: digits", f"name: {name}"))
+        done = dualoptim("forget", tmp_path / "tiny.yaml", "--class", "three", "--out", tmp_path / str(i))
+        assert done.code == 0, done.err
+        weights = "model/unet/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / str(i) / weights).read_bytes() == (finished / weights).read_bytes()
+    for name, said in (
+        ("first", "data.name is 'first', expected"),
+        ("mypackage.mine:nothing", "fails (TypeError"),
+        ("mypackage.mine:Other", "fails (TypeError"),
+        ("mypackage.mine:PROBE", "makes no pair"),
+    ):
+        words = ("forget", recipes / "tiny.yaml", "--class", "three", f"data.name={name}", "--dry-run")
+        refused(dualoptim(*words), said)
