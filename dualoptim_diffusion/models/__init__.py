@@ -1,5 +1,6 @@
 """Denoising models behind one small protocol; methods know nothing else of them."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +48,7 @@ class DenoisingModel(Protocol):
     label_drop: float  # probability of the null class in training; 0 without one
     antithetic: bool  # whether it is trained on timesteps in pairs t, T-1-t; else on each by itself
     learned_variance: bool  # predict returns twice the channels: noise, then variance
+    own_scheduler: Mapping[str, Any] | None  # settings of the one that its folder came with, if it is kept
     passes: str  # how `prepare` made forward passes: each way rounds otherwise
 
     @property

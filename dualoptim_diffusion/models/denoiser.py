@@ -1,6 +1,6 @@
 """What all denoising models share: the network behind its wrappers, the diffusion process, prediction and loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +53,7 @@ class Denoiser:
     antithetic = True
     passes = "fp32"  # how `prepare` made them; others round otherwise
     repeated_block: type[nn.Module] | tuple[()] = ()  # what alone is compiled of a network of equal blocks
+    own_scheduler: Mapping[str, Any] | None = None  # settings of the one that its folder came with, if kept
     _autocast = False  # to bf16
     _memory_format = torch.preserve_format
 
@@ -88,7 +89,11 @@ class Denoiser:
         return None if self.process is None else self.process.betas
 
     def make_scheduler(self) -> Any:
-        """The DDIM scheduler of its process, which takes what the network itself predicts."""
+        """The scheduler that its folder came with, or DDIM; it takes what the network itself predicts."""
+        if self.own_scheduler is not None:
+            import diffusers
+
+            return getattr(diffusers, self.own_scheduler["_class_name"]).from_config(dict(self.own_scheduler))
         return make_scheduler("ddim", betas=self.betas, prediction_type=self.prediction_type)
 
     @property

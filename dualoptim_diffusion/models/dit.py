@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dualoptim_diffusion.diffusion.process import variational_bound
-from dualoptim_diffusion.diffusion.sampling import make_scheduler
 from dualoptim_diffusion.files.pipeline_folder import check_scheduler, class_names, class_of, forgotten_names
 from dualoptim_diffusion.models.autoencoder import (
     downsampling,
@@ -127,6 +126,7 @@ class ConditionalDiT(Denoiser):
         if self.vae is not None and self.num_classes == STOCK_CLASSES and self.network.velocity is None:
             return self.save_stock(folder)
         pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
+        pipeline.scheduler = self.make_scheduler()
         pipeline.save_pretrained(folder)
         (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
         return None
@@ -137,7 +137,7 @@ class ConditionalDiT(Denoiser):
 
         from dualoptim_diffusion.models.dit_network import DiT
 
-        DiTPipeline(DiT.of(self.network).to_stock(), self.vae, make_scheduler("ddim")).save_pretrained(folder)
+        DiTPipeline(DiT.of(self.network).to_stock(), self.vae, self.make_scheduler()).save_pretrained(folder)
         index = Path(folder) / "model_index.json"  # diffusers leaves the names out
         names = {"id2label": {str(i): name for i, name in self.id2label.items()}, "forgotten": self.forgotten}
         content = json.loads(index.read_text(encoding="utf-8")) | names

@@ -16,7 +16,7 @@ from dualoptim_diffusion.files.pipeline_folder import (
     read_settings,
 )
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DenoisingModel
-from dualoptim_diffusion.models.stock import is_stock, load_stock, process_of, table_rows
+from dualoptim_diffusion.models.stock import is_stock, load_stock, own_scheduler, process_of, table_rows
 
 INDEX = "model_index.json"
 OUR_PIPELINES = ("ConditionalDDPMPipeline", "ConditionalDiTPipeline")
@@ -41,18 +41,28 @@ def load_model(
     source = Path(source)
     folder = downloaded(str(source)) if is_hub_id(source) else model_folder(source)
     with pipeline_folder(folder):
-        if is_stock(folder):
-            network = load_stock(folder, null_class).to(device)
-            num_classes = table_rows(network) - (null_class is not None)
-            names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
-            return ConditionalDDPM(network, dict(names), process=process_of(folder))
-        model: DenoisingModel = (ConditionalDiT if is_dit(folder) else ConditionalDDPM).load(folder, device)
-    if null_class not in (None, model.null_class):
+        stock = is_stock(folder)
+        model = _stock_model(folder, device, null_class, id2label) if stock else _own_model(folder, device)
+        model.own_scheduler = own_scheduler(folder)
+    if not stock and null_class not in (None, model.null_class):
         raise InputError(
             f"model.null_class is {null_class}, but {folder} says itself that its null class is {model.null_class}; "
             "leave it out."
         )
     return model
+
+
+def _own_model(folder: Path, device: torch.device | str) -> ConditionalDDPM | ConditionalDiT:
+    return ConditionalDiT.load(folder, device) if is_dit(folder) else ConditionalDDPM.load(folder, device)
+
+
+def _stock_model(
+    folder: Path, device: torch.device | str, null_class: int | None, id2label: Mapping[int, str] | None
+) -> ConditionalDDPM:
+    network = load_stock(folder, null_class).to(device)
+    num_classes = table_rows(network) - (null_class is not None)
+    names = id2label if id2label and len(id2label) == num_classes else {i: str(i) for i in range(num_classes)}
+    return ConditionalDDPM(network, dict(names), process=process_of(folder))
 
 
 def downloaded(hub_id: str) -> Path:

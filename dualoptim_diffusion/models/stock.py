@@ -150,6 +150,12 @@ def process_of_scheduler(scheduler: Any) -> Process:
     return Process(betas.detach().float().cpu(), prediction)
 
 
+def own_scheduler(folder: Path) -> dict[str, Any] | None:
+    """Settings of a folder's scheduler, where it is another than those that saved models have anyway."""
+    settings = _read(folder / "scheduler" / "scheduler_config.json")
+    return None if settings.get("_class_name") in COMMON else settings
+
+
 def check_process(folder: Path) -> None:
     """Checks that a pipeline folder is of our diffusion process.
 

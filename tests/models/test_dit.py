@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import DiTPipeline, DPMSolverMultistepScheduler
 from torch import Tensor
 from torch.nn import functional
 
+from dualoptim_diffusion import forget, load_model
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import guided_noise_pred, variational_bound
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
@@ -367,3 +368,21 @@ def test_the_sampler_of_learned_variance_takes_the_published_timesteps() -> None
     scheduler = make_scheduler("ddpm", learned_variance=True)
     scheduler.set_timesteps(10)
     assert scheduler.timesteps.tolist() == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+
+
+def test_a_folder_of_diffusers_with_another_scheduler_forgets_and_draws_by_it(tmp_path: Path) -> None:
+    own = DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", solver_order=3)
+    names = {i: str(i) for i in range(1000)}
+    DiTPipeline(DiT.of(random_dit(num_classes=1000)).to_stock(), tiny_vae(), own).save_pretrained(tmp_path / "base")
+    model = load_model(tmp_path / "base")
+    images = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    settings = {"num_steps": 2, "batch_size": 4, "progress": False, "device": "cpu", "mask": None}
+    result = forget(model, (images, torch.arange(10)), ["3"], **settings)
+    result.save(tmp_path / "out")
+    stock = DiTPipeline.from_pretrained(tmp_path / "out" / "model")  # still what diffusers itself draws from
+    ours = load_pipeline(tmp_path / "out" / "model")
+    for pipeline in (stock, ours):
+        assert type(pipeline.scheduler) is DPMSolverMultistepScheduler
+        assert pipeline.scheduler.config.solver_order == 3
+    assert ours.id2label == names
+    assert ours([4], num_inference_steps=4, output_type="uint8").images.shape == (1, 3, 16, 16)

@@ -13,6 +13,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     KarrasVeScheduler,
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from dualoptim_diffusion import forget, load_model, sample, wrap
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.diffusion.process import DENOISER, FLOW, PREDICTIONS, implied_noise
-from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
+from dualoptim_diffusion.models import ConditionalDDPM, UNetModule, load_pipeline
 from dualoptim_diffusion.models.stock import OF_BETAS
 
 SHAPE = (1, 8, 8)
@@ -235,6 +236,31 @@ def test_a_stock_folder_of_v_under_cosine_betas_forgets_and_is_loaded_again(tmp_
     assert torch.equal(sample(again, ["dog"], **quick)[1], sample(result.model, ["dog"], **quick)[1])
     with pytest.raises(InputError, match="'cat' already"):
         forget(again, dataset(), ["cat"], progress=False, device="cpu")
+
+
+def test_a_folder_keeps_its_scheduler_through_forgetting(tmp_path: Path) -> None:
+    own = DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", solver_order=3)
+    torch.manual_seed(0)
+    DDPMPipeline(stock_unet(), own).save_pretrained(tmp_path / "base")
+    own.save_pretrained(tmp_path / "base" / "scheduler")
+    index = json.loads((tmp_path / "base" / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DPMSolverMultistepScheduler"]
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    model = load_model(tmp_path / "base", null_class=2, id2label=NAMES)
+    assert model.process is None
+    quick = {"num_steps": 2, "batch_size": 4, "progress": False, "device": "cpu"}
+    result = forget(model, dataset(), ["cat"], **quick)
+    result.save(tmp_path / "out")
+    pipeline = load_pipeline(tmp_path / "out" / "model")
+    assert type(pipeline.scheduler) is DPMSolverMultistepScheduler
+    assert pipeline.scheduler.config.solver_order == 3
+    own.set_timesteps(4)
+    x_t = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        for t in own.timesteps:
+            x_t = own.step(result.model.network(x_t, t[None], torch.tensor([1])).sample, t, x_t).prev_sample
+    drawn = pipeline(["dog"], seeds=[7], num_inference_steps=4, output_type="latent").images
+    assert torch.allclose(drawn, x_t, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [lambda x: (x,), lambda x: SimpleNamespace(sample=x), lambda x: x])
