@@ -25,7 +25,11 @@ from dualoptim_diffusion.core.terminal import progress as progress_bar
 from dualoptim_diffusion.data import DataFacts, ImageSet
 from dualoptim_diffusion.data.given import image_set
 from dualoptim_diffusion.drawing.samples import LazySamples
+from dualoptim_diffusion.evaluation import evaluate
+from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.files.atomic import atomic_path, refuse_filled
+from dualoptim_diffusion.files.results_file import Figures
+from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.runs.experiment import Experiment, forgotten_before, make_method, resolve_recipe
 from dualoptim_diffusion.runs.forget import prepare_forgetting
@@ -51,12 +55,41 @@ class Forgotten:
         log: of each outer step: `forget_loss`, `retain_loss`, gradient norms, and the cosine of the gradients.
         mask: by parameter name, bool: the weights that forget steps may change; None without a mask.
         recipe: the settings that acted, as a recipe has them.
+        experiment: the images and classes, and how they were used.
     """
 
     model: DenoisingModel
     log: list[Record]
     mask: Mask | None
     recipe: dict[str, Any]
+    experiment: Experiment
+
+    def figures(
+        self,
+        classifier: Classifier,
+        seeds: Sequence[int] = range(100),
+        *,
+        reference: Tensor | None = None,
+        extractor: Extractor | None = None,
+        **settings: Any,
+    ) -> Figures:
+        """FA, RA, distances and all else that `evaluate` gives, of images that each label draws with these seeds.
+
+        Args:
+            reference: real images of the retained classes that the model was not trained on, uint8 [M, C, H, W]; None
+                takes those of the dataset, which flatters a model that remembers them.
+            extractor: where features for distances come from; the classifier itself if None.
+            settings: as `sample` takes them.
+
+        Raises:
+            InputError: as `sample` and `evaluate`.
+        """
+        labels = self.experiment.labels
+        drawn = sample(self.model, list(labels), seeds, device=self.experiment.recipe.run.device, **settings)
+        if reference is None:
+            reference = self.experiment.sets[1].images[:]
+        gone = self.experiment.forget_classes
+        return evaluate(drawn, classifier, labels, gone, reference, extractor=extractor)
 
     def save(self, folder: str | Path) -> None:
         """Writes `model/` (a diffusers pipeline), `metrics.jsonl`, `settings.json` and `mask.safetensors`.
@@ -127,7 +160,7 @@ def forget(
         unlearned.network.load_state_dict(training.ema.state_dict())
     unlearned.network.eval()
     unlearned.forgotten = sorted({*unlearned.forgotten, *experiment.forget_names})
-    return Forgotten(unlearned, log, forgetting.mask, experiment.values)
+    return Forgotten(unlearned, log, forgetting.mask, experiment.values, experiment)
 
 
 def sample(

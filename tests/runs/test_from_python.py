@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
@@ -18,6 +19,7 @@ from dualoptim_diffusion.core.errors import InputError, NonFiniteError
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.data import load_dataset
 from dualoptim_diffusion.data.given import image_set
+from dualoptim_diffusion.judge.classifier import Classifier, ClassifierInfo
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule, model_sha256
 from dualoptim_diffusion.runs.finished import open_run
 from dualoptim_diffusion.runs.models import open_base_model
@@ -237,3 +239,29 @@ def test_the_notebook_runs_from_top_to_bottom(
     exec(quick.replace('"num_batches": 20', '"num_batches": 1'), names := {})
     assert names["result"].model.forgotten == ["three"]
     assert (tmp_path / "runs" / "without-three" / "model" / "model_index.json").is_file()
+
+
+class ByBrightness(Classifier):
+    """Calls an image by its mean brightness; its features are the first pixels."""
+
+    def __init__(self, id2label: dict[int, str]) -> None:
+        super().__init__(nn.Identity(), ClassifierInfo("by brightness", 8, 3, id2label))
+
+    def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = images.flatten(1).float()
+        called = (flat.mean(1) / 86).long().clamp(max=len(self.info.id2label) - 1)
+        return flat[:, :6], nn.functional.one_hot(called, len(self.info.id2label)).float()
+
+
+def test_figures_of_the_result_are_those_of_its_images() -> None:
+    images, labels = pixels(12), LABELS.repeat(2)
+    result = forget(small_model_of_three(), (images, labels), ["cat"], **QUICK)
+    judge = ByBrightness(result.model.id2label)
+    quick = {"num_inference_steps": 2}
+    found = result.figures(judge, seeds=range(5), **quick)
+    drawn = sample(result.model, seeds=range(5), device="cpu", **quick)
+    expected = evaluate(drawn, judge, result.model.id2label, [0], images[labels != 0])
+    assert found == expected
+    assert found["FA"]["n"] == 5
+    again = forget(result.model, (images, labels.where(labels == 1, 2)), ["frog"], **QUICK)
+    assert again.figures(judge, seeds=range(5), reference=pixels(), **quick)["RA"]["n"] == 5  # of "dog" alone
