@@ -49,7 +49,7 @@ def _told(made: dict[str, Any]) -> str:
     more = ", ..." if len(found["counts"]) > 8 else ""
     size = f"{found['side']} pixels a side" if found["side"] else "of different sizes"
     held = f"{found['held_out']} held-out images" if found["held_out"] else "a fifth of each class will be held out"
-    seconds = sum(plan["estimated_seconds"].values())
+    seconds = plan["estimated_seconds"].get("total", 0)
     return "\n".join(
         [
             f"Classes: {counts}{more}; {size}; {held}.",

@@ -45,15 +45,21 @@ class Photos(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of a base model that is trained from scratch, by what trains it."""
+    """Of a base model that is trained from scratch, by what trains it.
+
+    Attributes:
+        num_steps: least and most; between them as many as pass over the images EPOCHS times.
+    """
 
     width: int
     layers_per_block: int
-    num_steps: int
+    num_steps: tuple[int, int]
     batch_size: int
 
 
-SIZES = {"cuda": Size(128, 2, 20_000, 128), "cpu": Size(32, 1, 2000, 64)}
+SIZES = {"cuda": Size(128, 2, (2000, 20_000), 128), "cpu": Size(32, 1, (500, 2000), 64)}
+EPOCHS = {"base": 200, "classifier": 100}
+CLASSIFIER_STEPS = (300, 1000)  # least and most
 
 
 def write_recipes(photos: Path | str, out: Path, model: Path | None, classifier: Path | None) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def write_recipes(photos: Path | str, out: Path, model: Path | None, classifier:
         where = f"{PHOTOS}/{path.name}" if unpacked else str(path.resolve())
         data = {"name": "image_folder", "path": where, "channels": found.channels}
         data |= {} if found.side == side else {"image_size": side}
-        recipes = _recipes(data, side, kind, model, classifier)
+        recipes = _recipes(data, side, kind, sum(found.counts.values()), model, classifier)
         label = max(found.id2label, key=lambda i: found.counts[found.id2label[i]])
         for name, content in recipes.items():
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
@@ -146,13 +152,19 @@ COMMENTS = {
 }
 
 
+def _steps(count: int, epochs: int, batch_size: int, bounds: tuple[int, int]) -> int:
+    """As many as pass over so many images so often, within bounds."""
+    return max(bounds[0], min(bounds[1], round(epochs * count / batch_size, -1)))
+
+
 def _recipes(
-    data: dict[str, Any], side: int, kind: str, model: Path | None, classifier: Path | None
+    data: dict[str, Any], side: int, kind: str, count: int, model: Path | None, classifier: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """Contents by file name."""
+    """Contents by file name, for so many images."""
     size, judge = SIZES[kind], {"name": "test_resnet" if kind == "cpu" else "resnet18", "image_size": max(32, side)}
     data = data | {"batch_size": size.batch_size}
-    learning = {"num_steps": 1000, "lr": 2e-3, "weight_decay": 0.05, "max_shift": 2, "noise": 0.1}
+    steps = _steps(count, EPOCHS["classifier"], size.batch_size, CLASSIFIER_STEPS)
+    learning = {"num_steps": steps, "lr": 2e-3, "weight_decay": 0.05, "max_shift": 2, "noise": 0.1}
     flipped = data | {"horizontal_flip": False}  # set it to true where mirror images are of the same class
     forget = {
         "run": {"seed": 0},
@@ -186,8 +198,8 @@ def _recipes(
                 "dropout": 0.0, "norm_groups": 8,
             },
             "training": {
-                "optimizer": "adamw", "num_steps": size.num_steps, "lr": 2e-3 if kind == "cpu" else 2e-4,
-                "schedule": "one_cycle", "clip_norm": 1.0, "ema_decay": 0.998,
+                "optimizer": "adamw", "num_steps": _steps(count, EPOCHS["base"], size.batch_size, size.num_steps),
+                "lr": 2e-3 if kind == "cpu" else 2e-4, "schedule": "one_cycle", "clip_norm": 1.0, "ema_decay": 0.998,
             },
         }  # fmt: skip
     if classifier is None:

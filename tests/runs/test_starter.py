@@ -16,6 +16,7 @@ from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.files.class_folders import list_folder
 from dualoptim_diffusion.models import ConditionalDDPM, UNetModule
+from dualoptim_diffusion.runs.starter import _recipes
 from tests.helpers.commands import Outcome
 
 Command = Callable[..., Outcome]
@@ -118,6 +119,22 @@ def test_numbers_suit_the_images(
     assert made.code == 0, made.err
     recipe = load_recipe(ForgetRecipe, str(tmp_path / "mine" / "forget.yaml"))
     assert (recipe.data.image_size, recipe.data.channels) == (side, channels)
+
+
+@pytest.mark.parametrize(("count", "base", "classifier"), [(10, 500, 300), (400, 1250, 620), (60_000, 2000, 1000)])
+def test_more_images_are_trained_on_for_longer_within_bounds(count: int, base: int, classifier: int) -> None:
+    recipes = _recipes({}, 32, "cpu", count, None, None)
+    assert recipes["pretrain.yaml"]["training"]["num_steps"] == base
+    assert recipes["classifier.yaml"]["training"]["num_steps"] == classifier
+
+
+def test_what_it_tells_is_the_time_of_the_whole_run(
+    tmp_path: Path, dualoptim: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"base_model": 60.0, "forgetting": 60.0, "total": 120.0}
+    monkeypatch.setattr("dualoptim_diffusion.runs.starter.plan", lambda experiment: {"estimated_seconds": seconds})
+    made = dualoptim("init", write_photos(tmp_path / "photos"), "--out", tmp_path / "mine")
+    assert "Estimated time of a first run here: 2 minutes." in made.out
 
 
 def test_classes_beside_a_test_folder_are_the_training_set(tmp_path: Path) -> None:
