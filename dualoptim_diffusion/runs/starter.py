@@ -154,7 +154,7 @@ COMMENTS = {
 
 def _steps(count: int, epochs: int, batch_size: int, bounds: tuple[int, int]) -> int:
     """As many as pass over so many images so often, within bounds."""
-    return max(bounds[0], min(bounds[1], round(epochs * count / batch_size, -1)))
+    return max(bounds[0], min(bounds[1], 10 * round(epochs * count / batch_size / 10)))
 
 
 def _recipes(
