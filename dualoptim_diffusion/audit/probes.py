@@ -5,9 +5,9 @@ from pathlib import Path
 
 from dualoptim_diffusion.audit import embedding_attack, features, inversion, leakage, noisy_start, relearn, weights
 from dualoptim_diffusion.audit.context import Probe
-from dualoptim_diffusion.core.errors import InputError, nearest
+from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
-from dualoptim_diffusion.core.plugins import find_plugin, registered
+from dualoptim_diffusion.core.plugins import find_among
 
 PROBES: dict[str, Probe] = {
     "leakage": leakage.PROBE,
@@ -26,10 +26,7 @@ def find_probe(name: str) -> Probe:
     Raises:
         InputError: if there is none; the nearest names are listed.
     """
-    if name in PROBES:
-        return PROBES[name]
-    if (found := find_plugin("probes", name)) is None:
-        raise InputError(f"There is no probe {name!r}: {nearest(name, [*PROBES, *registered('probes')])}")
+    found = find_among("probes", PROBES, name)
     if not isinstance(found, Probe):
         raise InputError(f"{name} is no probe; make it one of dualoptim_diffusion.audit.context.Probe.")
     return found

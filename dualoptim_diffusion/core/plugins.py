@@ -1,11 +1,12 @@
 """Methods, optimizers, probes and data sets of other packages: by entry point, or by the path of what is meant."""
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from dualoptim_diffusion.core.errors import InputError, reason
+from dualoptim_diffusion.core.errors import InputError, nearest, reason
 
 PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:Name
 
@@ -45,3 +46,16 @@ def find_plugin(kind: str, name: str) -> Any | None:
             f"{name!r} of {kind} cannot be loaded ({type(error).__name__}: {reason(error)}); install its package, or "
             "name it as package.module:Name."
         ) from None
+
+
+def find_among(kind: str, ours: Mapping[str, Any], name: str) -> Any:
+    """What is called so here, or else in another package.
+
+    Raises:
+        InputError: if there is none, with the nearest names, or it cannot be loaded.
+    """
+    if name in ours:
+        return ours[name]
+    if (found := find_plugin(kind, name)) is None:
+        raise InputError(f"There is no {kind[:-1]} {name!r}: {nearest(name, [*ours, *registered(kind)])}")
+    return found

@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from dualoptim_diffusion.core.errors import InputError, nearest
-from dualoptim_diffusion.core.plugins import find_plugin, registered
+from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.plugins import find_among
 from dualoptim_diffusion.data import Batch
 from dualoptim_diffusion.models import DenoisingModel
 from dualoptim_diffusion.unlearning.loop import Phase
@@ -38,10 +38,7 @@ def find_method(name: str) -> type[Method]:
     Raises:
         InputError: if there is none; the nearest names are listed.
     """
-    if name in METHODS:
-        return METHODS[name]
-    if (found := find_plugin("methods", name)) is None:
-        raise InputError(f"There is no method {name!r}: {nearest(name, [*METHODS, *registered('methods')])}")
+    found = find_among("methods", METHODS, name)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InputError(f"{name} is no method; derive it from dualoptim_diffusion.unlearning.methods.Method.")
     return found
