@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data.ahead import Ahead
-from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.data.image_set import ImageSet
 from dualoptim_diffusion.data.latents import CachedMoments, every_way
 from dualoptim_diffusion.diffusion.randomness import Draws, draw_examples, draw_update, seed_dropout
 

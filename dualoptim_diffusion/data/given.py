@@ -10,7 +10,7 @@ from torch import Tensor
 from dualoptim_diffusion.core.classes import same_classes, some
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import progress
-from dualoptim_diffusion.data.datasets import ImageSet
+from dualoptim_diffusion.data.image_set import ImageSet
 from dualoptim_diffusion.files.image_files import pixels_of, plain
 
 SHOWN_FROM = 5000  # images: fewer take no time worth a progress bar
