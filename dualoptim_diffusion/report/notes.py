@@ -19,6 +19,7 @@ REPLAY = (
     "images; whether the drawn ones are realistic is not measured here."
 )
 NOTICEABLE = 0.01  # a rate of flat images of a label that is told
+COLLAPSE = "has collapsed"
 COLLAPSED = 0.5  # a rate of images of nothing at which a label counts as collapsed
 ONE_PATTERN = 0.1  # of the original's variety: with less a label draws one image over and over
 
@@ -57,7 +58,7 @@ def found(results: Results) -> list[str]:
     several = len(results["forgotten"]) > 1
     labels = f"the labels {quoted(results['forgotten'])}" if several else f"the label {quoted(results['forgotten'])}"
     return [
-        *collapses(after, before),
+        *(said for said in collapses(after, before) if COLLAPSE in said),
         f"After unlearning, {labels} {'draw a forgotten class' if several else 'draws its class'} in "
         f"{fa['value']:.1%} of {fa['n']} images (95% interval {low:.1%} to {high:.1%}); before, in "
         f"{before['FA']['value']:.1%}.",
@@ -72,6 +73,7 @@ def costs(results: Results) -> list[str]:
     known = ratio_text(results.get("changes", {}).get(distance.key)).replace("original", "the original")
     return [
         *_draws_now(results),
+        *(said for said in collapses(after, before) if COLLAPSE not in said),
         f"The other labels draw their class in {ra['value']:.1%} of {ra['n']} images; before, in "
         f"{before['RA']['value']:.1%}{_verdict(results, 'RA')}.",
         f"The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
@@ -105,25 +107,41 @@ def collapses(after: Figures, before: Figures | None = None) -> list[str]:
     """A sentence for each label that has collapsed, and one for those of which some images are flat.
 
     A collapsed label draws nothing, whatever a classifier that must name a class calls it: by chance FA is then 0 or 1.
+    One that drew as little before is said to, for no forgetting has done it.
     """
-    said, some = [], []
-    rates = after["degenerate"]["forgotten"].get("per_class", {}) | after["degenerate"]["others"].get("per_class", {})
+    said, as_before, some = [], [], []
+    rates = _flat(after)
     for name, flat in rates.items():
-        counts = after.get("drawn", {}).get(name, {})
-        nothing = counts.get(NONE_OF_THESE, 0) / max(1, sum(counts.values()))
         varied = [part.get("variety", {}).get(name) for part in (after, before or after)]
         ratio = varied[0] / varied[1] if varied[0] is not None and varied[1] else 1.0
-        if flat >= COLLAPSED:
-            reason = f"{flat:.1%} of its images are one flat colour"
-        elif nothing >= COLLAPSED:
-            reason = f'the classifier calls {nothing:.1%} of its images "{NONE_OF_THESE}"'
-        elif ratio < ONE_PATTERN:
+        reason = _draws_nothing(after, name)
+        if reason is None and ratio < ONE_PATTERN:
             reason = f"its images are nearly one image, with {ratio:.1%} of the original's variance"
-        else:
+        if reason is None:
             some += [f"{flat:.1%} of “{name}”"] if flat >= NOTICEABLE else []
-            continue
-        said.append(f"The label “{name}” has collapsed: {reason}, so what a classifier calls them says nothing.")
-    return said + ([f"Some images are one flat colour: {listed(some)}."] if some else [])
+        elif before is not None and _draws_nothing(before, name) is not None:
+            as_before.append(f"The label “{name}” draws as little as before: {reason}.")
+        else:
+            said.append(f"The label “{name}” {COLLAPSE}: {reason}, so what a classifier calls them says nothing.")
+    return said + as_before + ([f"Some images are one flat colour: {listed(some)}."] if some else [])
+
+
+def _flat(figures: Figures) -> dict[str, float]:
+    """Share of images of one flat colour, by label."""
+    parts = figures["degenerate"]
+    found: dict[str, float] = parts["forgotten"].get("per_class", {}) | parts["others"].get("per_class", {})
+    return found
+
+
+def _draws_nothing(figures: Figures, name: str) -> str | None:
+    """Why a label counts as collapsed by its images alone; None if it does not."""
+    counts = figures.get("drawn", {}).get(name, {})
+    nothing = counts.get(NONE_OF_THESE, 0) / max(1, sum(counts.values()))
+    if (flat := _flat(figures).get(name, 0.0)) >= COLLAPSED:
+        return f"{flat:.1%} of its images are one flat colour"
+    if nothing >= COLLAPSED:
+        return f'the classifier calls {nothing:.1%} of its images "{NONE_OF_THESE}"'
+    return None
 
 
 def table_notes(results: Sequence[Results], control: str | None = None) -> list[str]:

@@ -253,6 +253,17 @@ def test_a_collapsed_label_is_called_collapsed_first_of_all_not_forgotten(
     assert "collapsed" not in table(extended())
 
 
+def test_a_label_that_drew_as_little_before_is_not_called_collapsed(tmp_path: Path) -> None:
+    drawn = {"drawn": {"one": {"none of these": 60, "one": 40}}}
+    content = extended()
+    content["original"] |= drawn
+    content["unlearned"] |= drawn
+    page = html.unescape(write_report(make_run(tmp_path / "run", content)).read_text())
+    assert "“one” has collapsed" not in page
+    said = 'The label “one” draws as little as before: the classifier calls 60.0% of its images "none of these".'
+    assert page.index("After unlearning") < page.index(said)
+
+
 def test_some_flat_images_of_a_label_are_told_however_few_they_are_of_all() -> None:
     content = results()
     content["unlearned"]["degenerate"]["others"]["per_class"] = {"one": 0.29, "two": 0.0}
