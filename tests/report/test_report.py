@@ -256,8 +256,9 @@ def test_a_collapsed_label_is_called_collapsed_first_of_all_not_forgotten(
 def test_a_label_that_drew_as_little_before_is_not_called_collapsed(tmp_path: Path) -> None:
     drawn = {"drawn": {"one": {"none of these": 60, "one": 40}}}
     content = extended()
-    content["original"] |= drawn
-    content["unlearned"] |= drawn
+    for figures in (content["original"], content["unlearned"]):
+        figures |= drawn
+        figures["degenerate"]["others"]["per_class"] = {"one": 0.0}
     page = html.unescape(write_report(make_run(tmp_path / "run", content)).read_text())
     assert "“one” has collapsed" not in page
     said = 'The label “one” draws as little as before: the classifier calls 60.0% of its images "none of these".'

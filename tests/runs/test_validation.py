@@ -102,9 +102,10 @@ def test_flat_images_are_warned_of_in_the_run_itself(
     monkeypatch.setattr("dualoptim_diffusion.evaluation.accuracy.degenerate", lambda images: flat.expand(len(images)))
     outcome = dualoptim("forget", tiny, "evaluation.every=6", "--class", "three", "--out", tmp_path / "run")
     assert outcome.code == 0
-    flat = "The label “three” has collapsed: 100.0% of its images are one flat colour"
-    assert f"Warning: after step 6: {flat}" in outcome.err
-    assert f"Warning: {flat}, so what a classifier calls them says nothing. Open {tmp_path / 'run'}" in outcome.err
+    flat = "100.0% of its images are one flat colour"
+    assert f"Warning: after step 6: The label “three” has collapsed: {flat}" in outcome.err
+    before = f"Warning: The label “three” draws as little as before: {flat}."  # here the original's are flat too
+    assert f"{before} Open {tmp_path / 'run'}" in outcome.err
 
 
 def test_what_selects_the_weights_draws_with_other_seeds_than_what_scores_them(
