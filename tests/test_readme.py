@@ -253,7 +253,8 @@ def result(stem: str) -> Any:
 
 def test_the_figures_of_the_recipes_are_those_of_committed_results() -> None:
     """In the table of the recipes page and at the recipes' heads."""
-    reached = {name: recipes.reached(part["results"]) for name, part in result("digits_recipes")["recipes"].items()}
+    found = result("digits_recipes")["recipes"] | result("digits_dit_recipes")["recipes"]
+    reached = {name: recipes.reached(part["results"]) for name, part in found.items()}
     table = {code(name)[0]: figures for name, _, figures in rows(PAGES["configs/README.md"], "recipe")}
     assert table == reached
     for path in recipe_folder().glob("digits_*.yaml"):

@@ -84,6 +84,8 @@ def tabulate(found: dict[str, Any], class_name: str, command: str) -> str:
         [recipe, reached(part["results"]), draws(part["results"], class_name), said(recipe, part["headline"])]
         for recipe, part in found.items()
     ]
+    audited = any(part["headline"] for part in found.values())
+    audits = " Audits: budget quick, two controls." if audited else ""
     first = next(iter(found.values()))["results"]
     before = first["original"]
     kid = before["kid"]
@@ -93,8 +95,7 @@ def tabulate(found: dict[str, Any], class_name: str, command: str) -> str:
         *tables.table(["recipe", "reached, seed 0", "the label draws now", "audit, surest excess"], body), "",
         f"One run each. Original: FA {before['FA']['value']:.1%}, RA {before['RA']['value']:.1%}, {kid['name']} x 1000 "
         f"{1000 * kid['value']:.2f} ({low:.2f} to {high:.2f}), of {kid['n_generated']} generated against "
-        f"{kid['n_reference']} held-out images. FA with a classifier that must name a class. Audits: budget quick, two "
-        "controls.",
+        f"{kid['n_reference']} held-out images. FA with a classifier that must name a class.{audits}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
