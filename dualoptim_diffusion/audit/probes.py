@@ -1,10 +1,11 @@
 """The probes by name: one a file; others from other packages."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 from dualoptim_diffusion.audit import embedding_attack, features, inversion, leakage, noisy_start, relearn, weights
-from dualoptim_diffusion.audit.context import Probe
+from dualoptim_diffusion.audit.context import AuditContext, Probe, Trial
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.core.plugins import find_among
@@ -32,8 +33,11 @@ def find_probe(name: str) -> Probe:
     return found
 
 
-def code_of(name: str) -> str:
-    """What a kept outcome depends on besides its trial: of another package's probe the hash of its file."""
-    if name not in PROBES and name != "plain" and (source := inspect.getsourcefile(find_probe(name).trials)):
-        return file_sha256(Path(source))
-    return ""
+def trials_of(name: str, context: AuditContext) -> list[Trial]:
+    """The trials of a probe; outcomes of another package's are kept by the hash of its file."""
+    probe = find_probe(name)
+    trials, source = probe.trials(context), inspect.getsourcefile(probe.trials)
+    if name in PROBES or source is None:
+        return trials
+    code = file_sha256(Path(source))
+    return [replace(trial, made_from=trial.made_from + code) for trial in trials]

@@ -52,8 +52,10 @@ def load_dataset(config: DataConfig) -> tuple[ImageSet, ImageSet]:
         return _replay(config)
     if config.name == "digits":
         sets = _digits()
+    elif config.name == "cifar10":
+        sets = _cifar10(config)
     else:
-        sets = _cifar10(config) if config.name == "cifar10" else _given(config.name, config.path)
+        sets = _given(config.name, config.path)
     train, test = (_resized(part, config.image_size) for part in sets)
     return train, test
 

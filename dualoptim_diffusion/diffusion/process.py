@@ -81,10 +81,15 @@ def network_input(x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
     Args:
         abar: of each sample, [B, 1, 1, 1].
     """
-    a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
-    if prediction_type == DENOISER:
-        return x_t / a
-    return x_t / (a + s) if prediction_type == FLOW else x_t
+    if prediction_type not in (FLOW, DENOISER):
+        return x_t
+    a, s = _weights(abar, x_t)
+    return x_t / (a + s) if prediction_type == FLOW else x_t / a
+
+
+def _weights(abar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of x_0 and of noise in x_t."""
+    return abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
 
 
 def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
@@ -96,9 +101,9 @@ def implied_noise(output: Tensor, x_t: Tensor, abar: Tensor, prediction_type: st
     Args:
         abar: of each sample, [B, 1, 1, 1].
     """
-    a, s = abar.sqrt().to(x_t.dtype), (1 - abar).sqrt().to(x_t.dtype)
     if prediction_type == "epsilon":
         return output
+    a, s = _weights(abar, x_t)
     if prediction_type in ("sample", DENOISER):
         return (x_t - a * output) / s
     return s * x_t + a * output if prediction_type == "v_prediction" else (x_t + a * output) / (a + s)

@@ -1,7 +1,7 @@
 """Folders of images with a subfolder for each class: which files there are. No torch here."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,29 +113,32 @@ def files_of_classes(root: Path, folders: Mapping[str, int], apart: Collection[s
         InputError: if a subfolder has no label, or a folder cannot be read.
     """
     forms = {composed(name): label for name, label in folders.items()}
-    images: list[tuple[int, Entry]] = []
-    unreadable, others = [], []
+    found: list[tuple[int, os.DirEntry[str]]] = []
     for folder in _subfolders(root):
         if folder.name in apart:
             continue
         label = folders.get(folder.name, forms.get(composed(folder.name)))
         if label is None:
             raise InputError(f"{folder.path} is named after no class: {nearest(folder.name, folders)}")
-        for entry in _walk(Path(folder.path), {os.path.realpath(root)}):
-            if not entry.name.lower().endswith(SUFFIXES):
-                others.append(entry.path)
-            elif entry.is_file() and (facts := entry.stat()).st_size:
-                images.append((label, entry_of(entry.path, facts)))
-            else:  # empty, a dangling link, a pipe
-                unreadable.append(entry.path)
+        found += [(label, entry) for entry in _walk(Path(folder.path), {os.path.realpath(root)})]
+    return sort_files(found)
+
+
+def sort_files(found: Iterable[tuple[int, "os.DirEntry[str] | Path"]]) -> Files:
+    """Labelled paths by what lies there."""
+    images: list[tuple[int, Entry]] = []
+    unreadable, others = [], []
+    for label, entry in found:
+        if not entry.name.lower().endswith(SUFFIXES):
+            others.append(os.fspath(entry))
+        elif entry.is_file() and (facts := entry.stat()).st_size:
+            changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
+            images.append((label, Entry(os.fspath(entry), facts.st_size, facts.st_mtime_ns, changed)))
+        else:  # empty, a dangling link, a pipe
+            unreadable.append(os.fspath(entry))
     images.sort()
     labels, entries = zip(*images, strict=True) if images else ((), ())
     return Files(entries, labels, tuple(sorted(unreadable)), tuple(sorted(others)))
-
-
-def entry_of(path: str, facts: os.stat_result) -> Entry:
-    changed = facts.st_ctime_ns if os.name == "posix" else 0  # elsewhere it is when the file was made
-    return Entry(path, facts.st_size, facts.st_mtime_ns, changed)
 
 
 def _subfolders(folder: Path) -> list["os.DirEntry[str]"]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dualoptim_diffusion.core.classes import usable_names
 from dualoptim_diffusion.core.errors import InputError, nearest, reason
-from dualoptim_diffusion.files.class_folders import SUFFIXES, Entry, Files, Listing, entry_of, list_folder
+from dualoptim_diffusion.files.class_folders import Listing, list_folder, sort_files
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image", "image_path")
@@ -54,8 +54,12 @@ def list_table(table: Path) -> Listing:
         raise InputError(f"{table} has the class {unknown[0]!r} in held-out rows alone: {nearest(unknown[0], names)}")
     ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     labels = {name: i for i, name in enumerate(ordered)}
-    train, test = (_files([row for row in rows if row.is_test is held_out], labels) for held_out in (False, True))
-    if empty := [name for name, i in labels.items() if i not in {*train.labels}]:
+    train, test = (
+        sort_files((labels[row.name], row.path) for row in rows if row.is_test is held_out)
+        for held_out in (False, True)
+    )
+    present = {*train.labels}
+    if empty := [name for name, i in labels.items() if i not in present]:
         broken = next((f" ({path} is empty or no file)" for path in train.unreadable), "")
         raise InputError(f"{table} names no image of {empty[0]!r} that is there{broken}; correct its rows.")
     return Listing(usable_names(dict(enumerate(ordered))), train, test)
@@ -91,18 +95,3 @@ def _column(table: Path, columns: dict[str, str], known: Sequence[str]) -> str:
             "in its first line."
         )
     return found
-
-
-def _files(rows: Sequence[Row], labels: dict[str, int]) -> Files:
-    images: list[tuple[int, Entry]] = []
-    unreadable, others = [], []
-    for row in rows:
-        if not row.path.name.lower().endswith(SUFFIXES):
-            others.append(str(row.path))
-        elif row.path.is_file() and (facts := row.path.stat()).st_size:
-            images.append((labels[row.name], entry_of(str(row.path), facts)))
-        else:
-            unreadable.append(str(row.path))
-    images.sort()
-    found, entries = zip(*images, strict=True) if images else ((), ())
-    return Files(entries, found, tuple(sorted(unreadable)), tuple(sorted(others)))

@@ -80,6 +80,7 @@ class Denoiser:
         else:
             self.num_train_timesteps = len(process.betas)
             self._alphas_cumprod = torch.cumprod(1 - process.betas, dim=0)
+        self._all_times = None if process is None else process.times
         self._wrapped = network  # what `prepare` prepares
         self._forward = network  # what it made of it
 
@@ -150,6 +151,8 @@ class Denoiser:
         prepared = accelerator.prepare(self._wrapped)
         self._forward = torch.compile(prepared, dynamic=False) if compiled and not blocks else prepared
         self._alphas_cumprod = self._alphas_cumprod.to(accelerator.device)
+        if self._all_times is not None:
+            self._all_times = self._all_times.to(accelerator.device)
 
     def capture_training(self, batch_size: int) -> None:
         """Replays training passes of this batch size as CUDA graphs, one launch forward and one backward, from now on.
@@ -204,8 +207,7 @@ class Denoiser:
 
     def _times(self, timesteps: Tensor) -> Tensor:
         """What the network is told at timesteps [B]."""
-        times = None if self.process is None else self.process.times
-        return timesteps if times is None else times.to(timesteps.device)[timesteps]
+        return timesteps if self._all_times is None else self._all_times.to(timesteps.device)[timesteps]
 
     def _passes(self, cache_enabled: bool = True) -> AbstractContextManager[Any]:
         """The precision of the network's passes."""

@@ -125,9 +125,8 @@ class ConditionalDiT(Denoiser):
 
         if self.vae is not None and self.num_classes == STOCK_CLASSES and self.network.velocity is None:
             return self.save_stock(folder)
-        pipeline = ConditionalDiTPipeline.from_parts(self.network, self.id2label, self.forgotten, self.vae)
-        pipeline.scheduler = self.make_scheduler()
-        pipeline.save_pretrained(folder)
+        parts = (self.network, self.id2label, self.forgotten, self.vae, self.make_scheduler())
+        ConditionalDiTPipeline.from_parts(*parts).save_pretrained(folder)
         (Path(folder) / "pipeline.py").write_text(PIPELINE_FILE, encoding="utf-8")
         return None
 

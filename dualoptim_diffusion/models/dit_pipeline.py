@@ -46,10 +46,11 @@ class ConditionalDiTPipeline(ClassPipeline):
         id2label: Mapping[int, str],
         forgotten: Sequence[str] = (),
         vae: AutoencoderKL | None = None,
+        scheduler: Any = None,
     ) -> "ConditionalDiTPipeline":
-        """A pipeline around a network, with the DDIM scheduler."""
+        """A pipeline around a network, with DDIM if no other scheduler is given."""
         names = {str(i): name for i, name in id2label.items()}
-        return cls(DiT.of(network), make_scheduler("ddim"), vae, names, forgotten)
+        return cls(DiT.of(network), scheduler or make_scheduler("ddim"), vae, names, forgotten)
 
     @property
     def network(self) -> Any:

@@ -151,9 +151,13 @@ def process_of_scheduler(scheduler: Any) -> Process:
 
 
 def own_scheduler(folder: Path) -> dict[str, Any] | None:
-    """Settings of a folder's scheduler, where it is another than those that saved models have anyway."""
+    """Settings of a folder's scheduler, where diffusers has it and saved models do not have its like anyway."""
     settings = _read(folder / "scheduler" / "scheduler_config.json")
-    return None if settings.get("_class_name") in COMMON else settings
+    if (name := settings.get("_class_name")) in COMMON:
+        return None
+    import diffusers
+
+    return settings if hasattr(diffusers, str(name)) else None
 
 
 def check_process(folder: Path) -> None:

@@ -30,12 +30,13 @@ class Adapter(nn.Module):
         if self.none_label is None:
             return (self._output(x_t, timesteps, class_labels),)
         without = class_labels == self.none_label
+        groups = [(~without, class_labels), (without, None)]
         parts = [
-            self._output(x_t[chosen], timesteps[chosen], class_labels[chosen] if chosen is not without else None)
-            for chosen in (~without, without)
+            self._output(x_t[chosen], timesteps[chosen], None if labels is None else labels[chosen])
+            for chosen, labels in groups
             if chosen.any()
         ]
-        order = torch.cat([(~without).nonzero(), without.nonzero()])[:, 0]
+        order = torch.cat([chosen.nonzero() for chosen, _ in groups])[:, 0]
         return (torch.cat(parts)[order.argsort()],)
 
     def _output(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -91,7 +92,7 @@ def wrap(
     """
     process = None if scheduler is None else process_of_scheduler(scheduler)
     none_label = len(id2label) if null_class == "none" else None
-    null_label = len(id2label) if null_class == "none" else null_class
+    null_label = null_class if null_class != "none" else none_label
     if null_label is not None and null_label in id2label:
         raise InputError(f"null_class is {null_label}, which is the class {id2label[null_label]!r}.")
     parts = (Adapter(module, none_label), dict(id2label), (), null_label, tuple(image_shape))

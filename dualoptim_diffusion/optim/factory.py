@@ -30,10 +30,18 @@ def check_optimizer_name(name: str) -> None:
     """Raises:
     InputError: if the name is unknown or needs more than gradients.
     """
-    if name in DIRECT or find_plugin("optimizers", name) is not None:
+    if name in DIRECT or _plugin(name) is not None:
         return
-    if name not in (names := [*optimizer_names(), *registered("optimizers")]):
-        raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, names)}")
+    if name not in (names := optimizer_names()):
+        known = [*names, *registered("optimizers")]
+        raise InputError(f"There is no optimizer {name!r} for a recipe: {nearest(name, known)}")
+
+
+def _plugin(name: str) -> Any | None:
+    """What makes an optimizer of another package; ours and timm's names come first, and ask nobody else."""
+    if ":" not in name and name in optimizer_names():
+        return None
+    return find_plugin("optimizers", name)
 
 
 def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: bool = False) -> Optimizer:
@@ -50,7 +58,7 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float, fused: 
     options: dict[str, Any] = {"lr": lr, "weight_decay": 0.0} | ({"fused": True} if fused else {})
     if name in DIRECT:
         return DIRECT[name](list(params), **options)
-    if (plugin := find_plugin("optimizers", name)) is not None:
+    if (plugin := _plugin(name)) is not None:
         made = plugin(list(params), lr=lr)
         if not isinstance(made, Optimizer):
             raise InputError(f"{name} makes a {type(made).__name__}, expected a torch.optim.Optimizer.")

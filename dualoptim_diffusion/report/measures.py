@@ -24,7 +24,7 @@ MEANINGS = {  # of each figure, by its key
     "RA": "How often the other labels draw their class, by a classifier that must name a class. Higher is better.",
     "RA_none": 'RA of a classifier that may answer "none of these".',
     "degenerate": "Share of the forgotten labels' images that are one flat colour.",
-    "kid": f"Kernel distance of {_REAL}, held out from training. Unbiased, so it may be below 0. Lower is better.",
+    "kid": f"Kernel distance of {_REAL}, held out where there are enough. Unbiased: may be below 0. Lower is better.",
     "kid_training": f"Kernel distance of {_REAL} that the base model was trained on. It rewards memory.",
     "frechet": f"Frechet distance of {_REAL}. Too large by a bias that shrinks with more images.",
     "frechet_infinity": f"Frechet distance of {_REAL}, extrapolated to infinitely many images.",

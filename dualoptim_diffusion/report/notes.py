@@ -19,7 +19,6 @@ REPLAY = (
     "images; whether the drawn ones are realistic is not measured here."
 )
 NOTICEABLE = 0.01  # a rate of flat images of a label that is told
-COLLAPSE = "has collapsed"
 COLLAPSED = 0.5  # a rate of images of nothing at which a label counts as collapsed
 ONE_PATTERN = 0.1  # of the original's variety: with less a label draws one image over and over
 
@@ -58,7 +57,7 @@ def found(results: Results) -> list[str]:
     several = len(results["forgotten"]) > 1
     labels = f"the labels {quoted(results['forgotten'])}" if several else f"the label {quoted(results['forgotten'])}"
     return [
-        *(said for said in collapses(after, before) if COLLAPSE in said),
+        *_collapsed(after, before)[0],
         f"After unlearning, {labels} {'draw a forgotten class' if several else 'draws its class'} in "
         f"{fa['value']:.1%} of {fa['n']} images (95% interval {low:.1%} to {high:.1%}); before, in "
         f"{before['FA']['value']:.1%}.",
@@ -73,7 +72,7 @@ def costs(results: Results) -> list[str]:
     known = ratio_text(results.get("changes", {}).get(distance.key)).replace("original", "the original")
     return [
         *_draws_now(results),
-        *(said for said in collapses(after, before) if COLLAPSE not in said),
+        *_collapsed(after, before)[1],
         f"The other labels draw their class in {ra['value']:.1%} of {ra['n']} images; before, in "
         f"{before['RA']['value']:.1%}{_verdict(results, 'RA')}.",
         f"The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
@@ -109,9 +108,14 @@ def collapses(after: Figures, before: Figures | None = None) -> list[str]:
     A collapsed label draws nothing, whatever a classifier that must name a class calls it: by chance FA is then 0 or 1.
     One that drew as little before is said to, for no forgetting has done it.
     """
+    said, others = _collapsed(after, before)
+    return said + others
+
+
+def _collapsed(after: Figures, before: Figures | None) -> tuple[list[str], list[str]]:
+    """The sentences on labels that have collapsed, and the others."""
     said, as_before, some = [], [], []
-    rates = _flat(after)
-    for name, flat in rates.items():
+    for name, flat in _flat(after).items():
         varied = [part.get("variety", {}).get(name) for part in (after, before or after)]
         ratio = varied[0] / varied[1] if varied[0] is not None and varied[1] else 1.0
         reason = _draws_nothing(after, name)
@@ -122,8 +126,8 @@ def collapses(after: Figures, before: Figures | None = None) -> list[str]:
         elif before is not None and _draws_nothing(before, name) is not None:
             as_before.append(f"The label “{name}” draws as little as before: {reason}.")
         else:
-            said.append(f"The label “{name}” {COLLAPSE}: {reason}, so what a classifier calls them says nothing.")
-    return said + as_before + ([f"Some images are one flat colour: {listed(some)}."] if some else [])
+            said.append(f"The label “{name}” has collapsed: {reason}, so what a classifier calls them says nothing.")
+    return said, as_before + ([f"Some images are one flat colour: {listed(some)}."] if some else [])
 
 
 def _flat(figures: Figures) -> dict[str, float]:

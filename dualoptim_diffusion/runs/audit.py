@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial, curve
-from dualoptim_diffusion.audit.probes import PROBES, code_of, find_probe
+from dualoptim_diffusion.audit.probes import PROBES, find_probe, trials_of
 from dualoptim_diffusion.audit.verdict import attacks, excesses, headline, pool, steps_to_half
 from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.errors import InputError
@@ -79,7 +79,7 @@ def audit(
         if len(sources) < 2:
             say(ONE if sources else WITHOUT)
         content = _identity(context, models, sources, budget_name)
-        work = [PLAIN, *((name, trial) for name, probe in chosen.items() for trial in probe.trials(context))]
+        work = [PLAIN, *((name, trial) for name in chosen for trial in trials_of(name, context))]
         done = _run(context, models, work)
         plain = {role: rate(part["hits"][0], part["n"][0]) for role, part in done["plain", "plain"].items()}
         found = {
@@ -193,9 +193,7 @@ def _run(
     context: AuditContext, models: Sequence[AuditedModel], work: Sequence[tuple[str, Trial]]
 ) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
     """The outcome of every trial on every model: from the cache, or now."""
-    names = {probe for probe, _ in work} - {PLAIN[0]}
-    with_random = {name for name in names if find_probe(name).with_random}
-    codes = {name: code_of(name) for name in names}
+    with_random = {name for name in {probe for probe, _ in work} - {PLAIN[0]} if find_probe(name).with_random}
     units = [
         (probe, trial, audited, seed)
         for probe, trial in work
@@ -224,8 +222,7 @@ def _run(
             bar.set_postfix_str(f"{probe}, {trial.name}, {audited.role}")
             seeded = replace(context, budget=context.budget.model_copy(update={"seed": seed}))
             spent = repr({name: getattr(seeded.budget, name) for name in sorted(trial.settings)})
-            made = (trial.made_from, *([codes[probe]] if codes.get(probe) else []))
-            key = (made_from, spent, probe, trial.name, *made, audited.sha256, audited.model.passes)
+            key = (made_from, spent, probe, trial.name, trial.made_from, audited.sha256, audited.model.passes)
             path = cache_entry("audits", *key).with_suffix(".json")
             outcome = get_or_make(path, read_json, partial(trial.run, seeded, audited), _write_outcome)
             roles = done.setdefault((probe, trial.name), {})
