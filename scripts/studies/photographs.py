@@ -65,8 +65,9 @@ class Scale:
     Attributes:
         unet: overrides of the recipe `cifar10_pretrain`.
         batch_size: of training and forgetting.
-        drawn_at_once: images of a batch that is drawn; every one has this size.
+        drawn_at_once: rows of a pass of the network that draws; every one has this size, a guided image takes two.
         num_steps: of a sampler.
+        guidance_scale: of drawing, in diffusers' convention; 3 is the research code's default.
         forgotten, retained: images drawn of the forgotten label, and of each other one, to score a cell.
         of_base: images drawn of each label to score the base model.
         mask_batches: of each class.
@@ -80,8 +81,9 @@ class Scale:
     batch_size: int = 128
     drawn_at_once: int = 500
     num_steps: int = 25
+    guidance_scale: float = 3.0
     forgotten: int = 500
-    retained: int = 277
+    retained: int = 166
     of_base: int = 500
     mask_batches: int = 12
     judge_epochs: int = 18
@@ -343,7 +345,8 @@ class Study:
     def draw(self, counts: Mapping[int, int], num_steps: int | None = None, sampler: str = "ddim") -> dict[int, Tensor]:
         """Images by label, from seeds 0, 1, ...; batches mix labels, and all have one size."""
         wanted = [(label, seed) for label, count in counts.items() for seed in range(count)]
-        size = self.scale.drawn_at_once
+        guidance_scale = self.scale.guidance_scale
+        size = self.scale.drawn_at_once // (1 if guidance_scale == 1 else 2)
         padded = wanted + wanted[-1:] * (-len(wanted) % size)
         scheduler: Any = make_scheduler(sampler)  # type: ignore[arg-type]
         self.network.eval()
@@ -352,7 +355,7 @@ class Study:
             labels, seeds = zip(*padded[first : first + size], strict=True)
             x_0 = draw(
                 self.model.predict, scheduler, self.model.x_0_shape, labels, seeds,
-                num_steps or self.scale.num_steps, 1.0, self.device,
+                num_steps or self.scale.num_steps, guidance_scale, self.device,
             )  # fmt: skip
             parts.append(self.model.decode(x_0).cpu())
         images = torch.cat(parts)[: len(wanted)].split(list(counts.values()))

@@ -25,7 +25,7 @@ def test_every_stage_runs_and_a_stop_leaves_a_table_from_which_the_next_call_goe
     forget, trained = Study.forget, []
 
     def stopped_at_the_second(self: Study, cell: Cell) -> dict:
-        if cell.group == paper_scale.DUAL:
+        if cell.group == paper_scale.SAME:
             raise KeyboardInterrupt
         return forget(self, cell)
 
@@ -35,8 +35,8 @@ def test_every_stage_runs_and_a_stop_leaves_a_table_from_which_the_next_call_goe
     (base,) = tables.read_json(tmp_path / "paper_scale.json")["bases"]
     (first,) = base["cells"]
     text = (tmp_path / "paper_scale.md").read_text()
-    assert f"| {paper_scale.SHARED} | n0 | 0 |" in text
-    assert paper_scale.DUAL not in text
+    assert f"| {paper_scale.DUAL} | n0 | 0 |" in text
+    assert paper_scale.SAME not in text
 
     monkeypatch.setattr(Study, "forget", forget)
     monkeypatch.setattr(Study, "train_base", lambda *_: trained.append(1))
@@ -54,7 +54,7 @@ def test_every_stage_runs_and_a_stop_leaves_a_table_from_which_the_next_call_goe
 def test_the_most_telling_cells_come_first_and_none_twice() -> None:
     cells = list(paper_scale.plan(paper_scale.CLASSES))
     first = cells[: 2 * len(paper_scale.CLASSES)]
-    assert {cell.group for cell in first} == {paper_scale.SHARED, paper_scale.DUAL}
+    assert {cell.group for cell in first} == {paper_scale.SAME, paper_scale.DUAL}
     assert {cell.class_name for cell in first} == set(paper_scale.CLASSES)
     assert {cell.seed for cell in first} == {0}
     keys = [paper_scale.key(cell) for cell in cells]
