@@ -20,12 +20,14 @@ from dualoptim_diffusion.optim.plan import FP32_BYTES, elements_of_state
 from dualoptim_diffusion.runs.evaluate import plan_sampling
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.forecast import (
+    Speed,
     bytes_of_activations,
     machine_bytes,
     measured,
     memory,
     num_parameters,
-    seconds_per_image,
+    seconds_of_step,
+    speed,
 )
 from dualoptim_diffusion.runs.models import check_model
 from dualoptim_diffusion.runs.obtain import find_classifier, find_pretrained
@@ -67,39 +69,38 @@ def plan(experiment: Experiment) -> dict[str, Any]:
 def _seconds(experiment: Experiment, model: DenoisingModel, drawn: int) -> dict[str, float]:
     """Estimated seconds of each part of the run."""
     recipe, method, sampling = experiment.recipe, experiment.method, experiment.sampling
-    forward, backward = seconds_per_image(model, experiment.accelerator, recipe.run)
-    draw = forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
     updates, batch_size = _updates(experiment), _batch_size(experiment)
-    seconds = _made_before(experiment, backward) | {
-        "forgetting": sum(updates.values()) * batch_size * backward,
+    found = speed(model, experiment.accelerator, recipe.run, batch_size)
+    draw = found.forward * sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
+    seconds = _made_before(experiment, found) | {
+        "forgetting": sum(updates.values()) * found.update(batch_size),
         "sampling_per_model": drawn * draw,
     }
     if method.uses_null:  # what the base model predicts of each forget batch
-        seconds["forgetting"] += updates.get("forget", method.num_steps) * recipe.data.batch_size * forward
+        seconds["forgetting"] += updates.get("forget", method.num_steps) * recipe.data.batch_size * found.forward
     if experiment.reads_mask and (mask := recipe.method.mask) is not None:
         seen = experiment.facts.count(experiment.forget_classes)
         seen += experiment.facts.count(experiment.retained_classes) if mask.kind == "fisher_ratio" else 0
         if mask.num_batches is not None:
             sets = {"published": 2, "plain": 2, "class_pure": len(experiment.labels)}[mask.estimator]
             seen = mask.num_batches * mask.batch_size * (sets if mask.kind == "fisher_ratio" else 1)
-        seconds["saliency"] = seen * backward * (2 if mask.estimator == "published" else 1)  # with and without label
+        passes = 2 if mask.estimator == "published" else 1  # with and without label
+        seconds["saliency"] = seen * passes * found.backward
     if method.replays:
         replayed = recipe.method.replay_per_class * len(experiment.retained_classes)
-        seconds["replay"] = replayed * (draw + backward * (recipe.method.fisher_timesteps or model.num_train_timesteps))
+        timesteps = recipe.method.fisher_timesteps or model.num_train_timesteps
+        seconds["replay"] = replayed * (draw + timesteps * found.backward)
     seconds["total"] = sum(seconds.values()) + seconds["sampling_per_model"]  # of the original and the unlearned model
     return {part: round(value, 1) for part, value in seconds.items()}
 
 
-def _made_before(experiment: Experiment, backward: float) -> dict[str, float]:
-    """Seconds of the base model, the classifier and the network for features, where recipes make them and none is kept.
-
-    Args:
-        backward: seconds an image of a forward and backward pass of the model.
-    """
+def _made_before(experiment: Experiment, found: Speed) -> dict[str, float]:
+    """Seconds of the base model, the classifier and the network for features, where recipes make them and none is
+    kept."""
     seconds, base = {}, experiment.pretrain_recipe
     networks = {"classifier": experiment.classifier_recipe, "features": experiment.features_recipe}
     if base is not None and not (is_decoded(base.data) and find_pretrained(base, load_dataset(base.data)[0])):
-        seconds["base_model"] = base.training.num_steps * base.data.batch_size * backward
+        seconds["base_model"] = base.training.num_steps * found.update(base.data.batch_size)
     for name, recipe in networks.items():
         if recipe is not None and not (is_decoded(recipe.data) and find_classifier(recipe).is_dir()):
             planned = plan_classifier(recipe, experiment.accelerator.device)
@@ -113,7 +114,7 @@ def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[s
     model, too_large = _fresh_model(recipe, facts)
     if too_large:
         raise InputError(f"{too_large} Make model or data.image_size smaller.")
-    _, backward = seconds_per_image(model, accelerator, recipe.run)
+    update = speed(model, accelerator, recipe.run, recipe.data.batch_size).update(recipe.data.batch_size)
     name = recipe.training.optimizer
     copies: dict[str, float] = {f"optimizer ({name})": elements_of_state(name)}
     copies |= {} if recipe.training.ema_decay is None else {"averaged weights": 1}
@@ -122,7 +123,7 @@ def plan_pretraining(recipe: PretrainRecipe, accelerator: Accelerator) -> dict[s
         "train_set": facts.count(list(facts.id2label)),
         "updates": recipe.training.num_steps,
         **memory(model.network, copies),
-        "estimated_seconds": {"pretraining": round(recipe.training.num_steps * recipe.data.batch_size * backward, 1)},
+        "estimated_seconds": {"pretraining": round(recipe.training.num_steps * update, 1)},
         "recipe_sha256": recipe_sha256(values),
         "recipe": values,
     }
@@ -138,12 +139,14 @@ def plan_classifier(recipe: ClassifierRecipe, device: torch.device) -> dict[str,
         network(torch.randn(count, channels, side, side, device=device)).sum().backward()
 
     values, steps = recipe.model_dump(mode="json"), recipe.training.num_steps
-    images = recipe.data.batch_size * (1 + recipe.training.none_share)
+    images = round(recipe.data.batch_size * (1 + recipe.training.none_share))
+    each = measured(update, device, images)
+    seconds = steps * (images * each + seconds_of_step(network, device))
     return {
         "train_set": facts.count(list(facts.id2label)),
         "updates": steps,
         **memory(network, {"optimizer (adamw)": elements_of_state("adamw")} if steps else {}),
-        "estimated_seconds": {"training": round(steps * images * measured(update, device), 1)},
+        "estimated_seconds": {"training": round(seconds, 1)},
         "recipe_sha256": recipe_sha256(values),
         "recipe": values,
     }

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from dualoptim_diffusion.optim.plan import FP32_BYTES
 
 LARGEST_PROBE = 128  # images in a timed pass; small networks are timed on as many
 PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
+LARGEST_STEPPED = 10**8  # parameters of a network that an optimizer's step is timed on: it needs two copies of them
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -68,8 +69,26 @@ def _saved(model: DenoisingModel, count: int) -> int:
     return sum(saved.values())
 
 
-def seconds_per_image(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig) -> tuple[float, float]:
-    """Seconds an image of a forward pass, and of forward and backward; measured on this machine, not compiled."""
+class Speed(NamedTuple):
+    """Seconds, measured on this machine, not compiled.
+
+    Attributes:
+        forward: an image of a forward pass.
+        backward: an image of a forward and a backward pass.
+        step: of an optimizer, with clipping; 0 of a network that is too large to try it on.
+    """
+
+    forward: float
+    backward: float
+    step: float
+
+    def update(self, batch_size: int) -> float:
+        """Seconds of a pass of a batch and the step after it."""
+        return batch_size * self.backward + self.step
+
+
+def speed(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig, batch_size: int) -> Speed:
+    """How fast the model trains with such batches and draws."""
     model.prepare(accelerator, run.precision, run.channels_last)
     device = accelerator.device
     torch.manual_seed(derive_seed(0, "probe"))
@@ -81,12 +100,27 @@ def seconds_per_image(model: DenoisingModel, accelerator: Accelerator, run: Deno
 
     with torch.no_grad():
         alone = measured(forward, device)
-    return alone, measured(lambda count: forward(count).backward(), device)
+    backward = measured(lambda count: forward(count).backward(), device, batch_size)
+    return Speed(alone, backward, seconds_of_step(model.network, device))
 
 
-def measured(work: Callable[[int], Any], device: torch.device) -> float:
-    """Seconds an image of `work` on so many images."""
-    count = 2
+def seconds_of_step(network: nn.Module, device: torch.device) -> float:
+    """Seconds of AdamW's step and of clipping before it, at rate 0; the network has gradients."""
+    if num_parameters(network) > LARGEST_STEPPED:
+        return 0.0
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=0.0)
+
+    def step(_: int) -> None:
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+
+    return measured(step, device, 1)
+
+
+def measured(work: Callable[[int], Any], device: torch.device, batch_size: int | None = None) -> float:
+    """Seconds an image of `work` on a batch, or on fewer images where these take long."""
+    largest = min(batch_size or LARGEST_PROBE, LARGEST_PROBE)
+    count = min(2, largest)
     while True:
         for _ in range(2):  # the first one warms up
             start = perf_counter()
@@ -94,6 +128,6 @@ def measured(work: Callable[[int], Any], device: torch.device) -> float:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = perf_counter() - start
-        if seconds > PROBE_SECONDS or count >= LARGEST_PROBE:
+        if seconds > PROBE_SECONDS or count >= largest:
             return seconds / count
-        count *= 4
+        count = min(4 * count, largest)

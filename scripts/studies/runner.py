@@ -5,7 +5,7 @@ finished cell is written at once, so a study that was stopped continues where it
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -189,33 +189,49 @@ def summary_row(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def run_study(cells: Sequence[Cell], out: Path, about: dict[str, Any], jobs: int) -> list[dict[str, Any]]:
+def told(result: dict[str, Any]) -> str:
+    """A finished cell in a few words."""
+    after = result["after"] or {}
+    return f"{result['group']} {result['class_name']} seed {result['seed']}: " + (
+        f"FA {after['FA']:.1%} RA {after['RA']:.1%} KID {after['KID']:.2g}" if after else "stopped"
+    )
+
+
+def run_study(
+    cells: Sequence[Any],
+    out: Path,
+    about: dict[str, Any],
+    jobs: int,
+    work: Callable[[Any], dict[str, Any]] = run_cell,
+    of: Callable[[dict[str, Any]], Any] = Cell.of,
+    brief: Callable[[dict[str, Any]], str] = told,
+) -> list[dict[str, Any]]:
     """Results of all cells, in their order; `out` (JSON) holds them with `about`, finished ones are not run again.
 
     With one job the cells run in this process. With none nothing is run: the results are those of the finished cells.
+
+    Args:
+        work: makes the result of a cell; `of` makes the cell of a result, which has the same `key`.
     """
-    known = {Cell.of(result).key: result for result in (read_json(out)["cells"] if out.is_file() else [])}
+    known = {of(result).key: result for result in (read_json(out)["cells"] if out.is_file() else [])}
     waiting = [cell for cell in dict.fromkeys(cells) if cell.key not in known]
     if waiting and jobs:
-        bar = tqdm(_run_all(waiting, jobs), total=len(waiting), unit="run")
+        bar = tqdm(_run_all(waiting, jobs, work), total=len(waiting), unit="run")
         for result in bar:
-            known[Cell.of(result).key] = result
+            known[of(result).key] = result
             write_json(out, about | {"cells": list(known.values())})
-            after = result["after"] or {}
-            bar.set_postfix_str(
-                f"{result['group']} {result['class_name']} seed {result['seed']}: "
-                + (f"FA {after['FA']:.1%} RA {after['RA']:.1%} KID {after['KID']:.2g}" if after else "stopped")
-            )
-    return [known[cell.key] | {"group": cell.group} for cell in cells if cell.key in known]
+            bar.set_postfix_str(brief(result))
+    own = {"group"} if cells and hasattr(cells[0], "group") else set()  # two groups may share a run
+    return [known[cell.key] | {name: getattr(cell, name) for name in own} for cell in cells if cell.key in known]
 
 
-def _run_all(cells: Sequence[Cell], jobs: int) -> Iterable[dict[str, Any]]:
+def _run_all(cells: Sequence[Any], jobs: int, work: Callable[[Any], dict[str, Any]]) -> Iterable[dict[str, Any]]:
     """Results as they come."""
     if jobs == 1:
-        yield from map(run_cell, cells)
+        yield from map(work, cells)
         return
     with get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool:
-        yield from pool.imap_unordered(run_cell, cells)
+        yield from pool.imap_unordered(work, cells)
 
 
 def origin(results: Sequence[dict[str, Any]]) -> str:
