@@ -32,6 +32,7 @@ class AuditContext:
         settings: how images are drawn.
         original: the model before forgetting.
         mask: what the forget phase was allowed to change, if there is one.
+        controls: models retrained without the class.
     """
 
     classifier: Classifier
@@ -48,6 +49,7 @@ class AuditContext:
     mask: Mask | None
     accelerator: Accelerator
     horizontal_flip: bool
+    controls: tuple["AuditedModel", ...] = ()
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Features: a linear probe for the class on what the middle of the network computes of real images."""
+"""Features: what the middle of the network computes of real images: a linear probe for the class, and likeness."""
 
 from typing import Any
 
@@ -44,6 +44,30 @@ def linear_probe(context: AuditContext, audited: AuditedModel) -> dict[str, Any]
     }
 
 
+def likeness(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
+    """Linear CKA with the controls, mean over them, of features of real images of the class and of retained classes.
+
+    Returns:
+        `forgotten` and `retained`, in [0, 1], 1 where features are equal up to rotation and scale; a control is
+        compared with the others. None where there is nothing to compare with.
+    """
+    others = [control for control in context.controls if control.sha256 != audited.sha256]
+    found: dict[str, Any] = {}
+    for name, forgotten in (("forgotten", True), ("retained", False)):
+        images = context.real(context.train, forgotten)
+        own = middle_features(context, audited.model, images)
+        values = [linear_cka(own, middle_features(context, other.model, images)) for other in others]
+        found[name] = sum(values) / len(values) if values else None
+    return found
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Of features [N, C] and [N, D] of the same images (Kornblith et al., 2019, eq. 5), in [0, 1]."""
+    x, y = ((part.double() - part.double().mean(0)).nan_to_num(0.0, 0.0, 0.0) for part in (x, y))
+    lengths = (x.T @ x).norm() * (y.T @ y).norm()
+    return ((x.T @ y).square().sum() / lengths).item() if lengths > 0 else 0.0
+
+
 def _table(
     context: AuditContext, model: DenoisingModel, forgotten: ImageSet, retained: ImageSet
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -78,13 +102,19 @@ def middle_features(context: AuditContext, model: DenoisingModel, images: ImageS
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    return [Trial("linear probe", linear_probe, ("seed", "real_images", "feature_timestep"))]
+    settings = ("seed", "real_images", "feature_timestep")
+    found = [Trial("linear probe", linear_probe, settings)]
+    if context.controls:
+        shas = "".join(sorted(control.sha256 for control in context.controls))
+        found.append(Trial("likeness", likeness, settings, made_from=shas))
+    return found
 
 
 PROBE = Probe(
-    question="Can the class be read from the features, without its label?",
+    question="Can the class be read from the features, without its label, and are they those of a retrained model?",
     source="Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016; on denoisers: "
-    "Xiang et al., Denoising diffusion autoencoders are unified self-supervised learners, ICCV 2023",
+    "Xiang et al., Denoising diffusion autoencoders are unified self-supervised learners, ICCV 2023; likeness: "
+    "Kornblith et al., Similarity of neural network representations revisited, ICML 2019",
     trials=trials,
     with_random=True,
 )

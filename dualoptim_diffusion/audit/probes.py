@@ -4,7 +4,18 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
-from dualoptim_diffusion.audit import embedding_attack, features, inversion, leakage, noisy_start, relearn, weights
+from dualoptim_diffusion.audit import (
+    embedding_attack,
+    features,
+    inversion,
+    leakage,
+    membership,
+    noise_based,
+    noisy_start,
+    quantise,
+    relearn,
+    weights,
+)
 from dualoptim_diffusion.audit.context import AuditContext, Probe, Trial
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.hashes import file_sha256
@@ -18,6 +29,9 @@ PROBES: dict[str, Probe] = {
     "inversion": inversion.PROBE,
     "features": features.PROBE,
     "weights": weights.PROBE,
+    "noise_based": noise_based.PROBE,
+    "quantise": quantise.PROBE,
+    "membership": membership.PROBE,
 }
 
 

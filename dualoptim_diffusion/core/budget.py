@@ -1,12 +1,13 @@
 """How much an audit may spend: images drawn for each rate, steps of each attack. Equal for all models."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dualoptim_diffusion.core.config import Section
 
-PROBE_NAMES = ("leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights")
+USUAL = ("leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights")
+PROBE_NAMES = (*USUAL, "noise_based", "quantise", "membership")
 
 
 class Budget(Section):
@@ -29,11 +30,13 @@ class Budget(Section):
         embedding_lr: of Adam for class tables, in `relearn` too, as a multiple of their root mean square.
         timesteps: to which `noisy_start` noises real images, in 1..1000.
         real_images: largest number of each group that `noisy_start`, `inversion` and `features` read.
-        loss_timesteps: at which `inversion` measures losses.
+        loss_timesteps: at which `inversion` and `membership` measure losses.
         feature_timestep: of the noise under which `features` reads them.
+        noise_scales: of `noise_based`; 1 is the noise of DDPM.
+        weight_bits: of `quantise`.
     """
 
-    probes: tuple[str, ...] = PROBE_NAMES
+    probes: tuple[str, ...] = USUAL
     images: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     seeds: int = Field(2, ge=1)
@@ -51,6 +54,8 @@ class Budget(Section):
     real_images: int = Field(100, ge=2)
     loss_timesteps: tuple[int, ...] = (50, 150, 250, 350, 450, 550, 650, 750, 850, 950)
     feature_timestep: int = Field(100, ge=0, le=999)
+    noise_scales: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 1.05, 1.1, 1.2), min_length=1)
+    weight_bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((8, 4), min_length=1)
 
     @field_validator("relearn_steps", "embedding_steps")
     @classmethod
@@ -102,6 +107,7 @@ BUDGETS = {
         images=500, relearn_steps=STANDARD_STEPS, embedding_steps=STANDARD_STEPS, real_images=500, ddpm_steps=250
     ),
     "full": Budget(
+        probes=PROBE_NAMES,
         images=2000,
         labels=1000,
         relearn_steps=(*STANDARD_STEPS, 1000, 2000),

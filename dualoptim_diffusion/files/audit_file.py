@@ -62,6 +62,18 @@ class LinearProbe(Part):
     width: Count
 
 
+class Likeness(Part):
+    forgotten: Share | None
+    retained: Share | None
+
+
+class Membership(Part):
+    AUC: Share
+    ci95: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    members: Images
+    others: Images
+
+
 class Layer(Part):
     distance: Length | None
 
@@ -80,6 +92,8 @@ FIGURES: dict[tuple[str, str], type[Part]] = {  # of trials that are no attacks
     ("inversion", "losses"): Losses,
     ("inversion", "reconstruction"): Reconstruction,
     ("features", "linear probe"): LinearProbe,
+    ("features", "likeness"): Likeness,
+    ("membership", "loss"): Membership,
     ("weights", "distances"): Distances,
 }
 GROUPS = ("forgotten, training", "retained, training")

@@ -61,8 +61,49 @@ def _draw_features(trials: Trials) -> Rendered:
         width = outcomes["unlearned"]["width"]
         return to_svg(figure), (
             f"Area under the ROC curve on held-out images, from {width} features; 0.5 is a guess. What a network with "
-            "random weights reaches is in the images, not in what was learned."
+            "random weights reaches is in the images, not in what was learned." + _likeness(trials)
         )
+
+
+def _likeness(trials: Trials) -> str:
+    """Linear CKA with retrained models, in a sentence; nothing where it was not measured."""
+    parts = [
+        f"{role} {figures['forgotten']:.2f} ({figures['retained']:.2f})"
+        for role, figures in trials.get("likeness", {"outcomes": {}})["outcomes"].items()
+        if figures["forgotten"] is not None
+    ]
+    if not parts:
+        return ""
+    return f" Likeness to retrained models (linear CKA) on images of the class (of retained ones): {', '.join(parts)}."
+
+
+def _draw_membership(trials: Trials) -> Rendered:
+    outcomes = trials["loss"]["outcomes"]
+    roles = [role for role in MODELS if role in outcomes][::-1]
+    with panels(1, (6.4, 1.9)) as (figure, (axes,)):
+        for height, role in enumerate(roles):
+            area, (low, high) = outcomes[role]["AUC"], outcomes[role]["ci95"]
+            axes.errorbar(area, height, xerr=[[area - low], [high - area]], color=MODELS[role], marker="o")
+        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(roles)), roles)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.6, len(roles) - 0.4)
+        axes.set_xlabel("area under the ROC curve")
+        gone = outcomes["unlearned"]
+        return to_svg(figure), (
+            f"How often a training image of the class has a smaller loss than a held-out one ({gone['members']} and "
+            f"{gone['others']} images; 95% intervals). One half is no trace of training." + _over_forgotten(gone)
+        )
+
+
+def _over_forgotten(figures: Mapping[str, Any]) -> str:
+    """That the loss gives away what was forgotten; nothing where it does not."""
+    if figures["ci95"][1] >= 0.5:
+        return ""
+    return (
+        " The unlearned model's interval lies below: its loss is larger on what it was made to forget than on images "
+        "that it never saw. This is over-forgetting, and tells what was forgotten."
+    )
 
 
 def _draw_inversion(trials: Trials) -> Rendered:
@@ -137,5 +178,6 @@ def _off_mask(found: Mapping[str, int] | None) -> str:
 RENDERERS: dict[str, Callable[[Trials], Rendered]] = {  # of probes that are more than attacks
     "features": _draw_features,
     "inversion": _draw_inversion,
+    "membership": _draw_membership,
     "weights": _draw_weights,
 }

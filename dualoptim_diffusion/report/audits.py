@@ -18,7 +18,10 @@ VERDICTS = {
     "from models that never saw it.",
     "cannot tell": "These numbers of images, seeds and controls cannot tell whether something of the class is left.",
 }
-A_POINT = {"step": "after {} steps", "timestep": "from t = {}", "guidance scale": "at guidance_scale {}"}
+A_POINT = {
+    "step": "after {} steps", "timestep": "from t = {}", "guidance scale": "at guidance_scale {}",
+    "noise scale": "at {} times the noise", "bits": "in {} bits",
+}  # fmt: skip
 
 
 def sentence(content: Audit) -> str:

@@ -80,6 +80,9 @@ def audit(
             say(ONE if sources else WITHOUT)
         content = _identity(context, models, sources, budget_name)
         work = [PLAIN, *((name, trial) for name in chosen for trial in trials_of(name, context))]
+        for name in [name for name in chosen if all(of != name for of, _ in work)]:
+            say(f"The probe {name} has nothing to measure on: it needs held-out images of the class.")
+            del chosen[name]
         done = _run(context, models, work)
         plain = {role: rate(part["hits"][0], part["n"][0]) for role, part in done["plain", "plain"].items()}
         found = {
@@ -142,7 +145,8 @@ def _open(
     )
     audited = [AuditedModel(role, *model) for role, model in models]
     _check_distinct(audited)
-    return context, audited, list(found)
+    retrained = tuple(one for one in audited if one.role == "control")
+    return replace(context, controls=retrained), audited, list(found)
 
 
 def _check_distinct(models: Sequence[AuditedModel]) -> None:

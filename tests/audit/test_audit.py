@@ -21,7 +21,7 @@ from dualoptim_diffusion.audit.relearn import relearn
 from dualoptim_diffusion.audit.verdict import correlation, decide, excesses, headline, pool, steps_to_half, worth
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption
-from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, Budget
+from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, USUAL, Budget
 from dualoptim_diffusion.core.config import DataConfig, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.data import load_dataset, split
@@ -467,7 +467,7 @@ def test_an_audit_from_the_command_line(dualoptim: Command, audited: Path, monke
     assert done.code == 0, done.err
     content = json.loads(done.out)
     assert content == json.loads((audited / "audit.json").read_text())
-    assert list(content["probes"]) == list(PROBE_NAMES)
+    assert list(content["probes"]) == list(USUAL)
     assert content["models"].keys() == content["plain"].keys() == {"original", "unlearned", "control"}
     features = content["probes"]["features"]["trials"]["linear probe"]["outcomes"]
     assert features.keys() == {"original", "unlearned", "control", "random"}
@@ -485,7 +485,7 @@ def test_an_audit_from_the_command_line(dualoptim: Command, audited: Path, monke
     assert (audited / "audit.json").read_bytes() == before
     one = dualoptim("audit", audited, *SMALL, "--probe", "relearn")
     assert one.code == 0
-    assert list(json.loads((audited / "audit.json").read_text())["probes"]) == list(PROBE_NAMES), "the others stay"
+    assert list(json.loads((audited / "audit.json").read_text())["probes"]) == list(USUAL), "the others stay"
 
 
 def test_the_report_shows_the_audit(dualoptim: Command, audited: Path) -> None:

@@ -1,0 +1,61 @@
+"""Noise along the way: the forgotten label with more noise at every step of sampling. Nothing is trained."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.models import DenoisingModel
+
+
+class NoisierDDIM:
+    """DDIM with eta 1, as random as DDPM, and `scale` times its noise."""
+
+    def __init__(self, scheduler: Any, scale: float) -> None:
+        self.scheduler, self.scale = scheduler, scale
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheduler, name)
+
+    def step(self, noise_pred: Tensor, timestep: Tensor, x_t: Tensor, generator: list[torch.Generator]) -> Any:
+        """One step; image i draws from generator i."""
+        noise = torch.stack([torch.randn(x_t.shape[1:], generator=own) for own in generator]).to(x_t)
+        return self.scheduler.step(noise_pred, timestep, x_t, eta=1.0, variance_noise=self.scale * noise)
+
+
+def noisier(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
+    """How often the forgotten labels draw the class under each scale of the noise."""
+    return curve([(scale, _count(context, audited.model, scale)) for scale in context.budget.noise_scales])
+
+
+@torch.no_grad()
+def _count(context: AuditContext, model: DenoisingModel, scale: float) -> tuple[int, int]:
+    model.network.eval()
+    settings = context.settings
+    ddim = make_scheduler("ddim", model.learned_variance, model.betas)
+    ddim.set_timesteps(settings.num_inference_steps)
+    asked = [(label, seed) for label in context.forget_classes for seed in range(context.budget.images)]
+    hits, size = 0, min(context.budget.images, settings.batch_size)
+    for first in range(0, len(asked), size):
+        labels, seeds = zip(*asked[first : first + size], strict=True)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(model.x_0_shape, generator=own) for own in generators])
+        drawn = denoise(
+            model.predict, NoisierDDIM(ddim, scale), noise.to(context.device), labels, ddim.timesteps,
+            settings.guidance_scale, generators,
+        )  # fmt: skip
+        hits += context.hits(model.decode(drawn))
+    return hits, len(asked)
+
+
+def trials(context: AuditContext) -> list[Trial]:
+    return [Trial("noisier sampling", noisier, ("images", "noise_scales"), "noise scale")]
+
+
+PROBE = Probe(
+    question="Does the label draw the class again when every step of sampling adds more noise?",
+    source="Lu et al., When are concepts erased from diffusion models?, NeurIPS 2025 (noise-based probing)",
+    trials=trials,
+)
