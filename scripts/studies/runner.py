@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tables import read_json, spread, write_json
+from tables import read_json, write_json
 
-AIM_FA, AIM_KID = 0.02, 1.25  # a run that forgets and keeps: FA at most this, KID at most so many times the original's
 FORGET_IMAGES, RETAIN_IMAGES = 200, 50  # drawn of the forgotten label, and of each other one
 SAMPLING = ("sampling.scheduler=ddim", "sampling.num_inference_steps=25", "sampling.batch_size=50")
 
@@ -156,39 +155,6 @@ def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[
     return _score(experiment, model)
 
 
-def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """FA, RA and KID ratio of all runs that ended, and how many runs there are, were stopped, and met the aim."""
-    results = list(results)
-    finished = [r for r in results if r["after"]]
-    return {
-        "runs": len(results),
-        "stopped": len(results) - len(finished),
-        "met": sum(met(r) for r in finished),
-        "FA": [r["after"]["FA"] for r in finished],
-        "RA": [r["after"]["RA"] for r in finished],
-        "KID ratio": [r["after"]["KID"] / r["before"]["KID"] for r in finished],
-    }
-
-
-def met(result: dict[str, Any]) -> bool:
-    """Whether a run met the aim."""
-    after = result["after"]
-    return bool(after) and after["FA"] <= AIM_FA and after["KID"] / result["before"]["KID"] <= AIM_KID
-
-
-def summary_row(summary: dict[str, Any]) -> list[str]:
-    """FA, RA, KID ratio and how many runs met the aim, for a table."""
-    fa, ra, fd = (summary[name] for name in ("FA", "RA", "KID ratio"))
-    if not fa:
-        return ["", "", "", f"0 of {summary['runs']}"]
-    return [
-        f"{spread(fa, '.1%')} (max {max(fa):.1%})",
-        spread(ra, ".1%"),
-        f"{spread(fd, '.2f')} (max {max(fd):.2f})",
-        f"{summary['met']} of {summary['runs']}",
-    ]
-
-
 def told(result: dict[str, Any]) -> str:
     """A finished cell in a few words."""
     after = result["after"] or {}
@@ -232,11 +198,3 @@ def _run_all(cells: Sequence[Any], jobs: int, work: Callable[[Any], dict[str, An
         return
     with get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool:
         yield from pool.imap_unordered(work, cells)
-
-
-def origin(results: Sequence[dict[str, Any]]) -> str:
-    """How many runs there are and from how many base models: one recipe rounds differently on different machines."""
-    bases = {result["base_sha256"][:12] for result in results}
-    return (
-        f"{len(results)} runs from {len(bases)} base model{'s' if len(bases) > 1 else ''} ({', '.join(sorted(bases))})."
-    )
