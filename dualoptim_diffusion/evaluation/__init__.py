@@ -89,8 +89,13 @@ def measure(
     *,
     extractor: Extractor | None = None,
     accelerator: "Accelerator | None" = None,
+    nearest: Sequence[int] = (),
 ) -> Measured:
-    """The same with what `compare` needs."""
+    """The same with what `compare` needs.
+
+    Args:
+        nearest: retained labels that have an RA of their own, `RA_nearest`.
+    """
     ids = match_classes(classifier, id2label)
     extractor = extractor or classifier_features(classifier)
     with timed("features, generated"):
@@ -130,6 +135,8 @@ def measure(
     if classifier.may_answer_none:
         figures |= {"FA_none": rates(forgotten, free=True), "RA_none": rates(kept, free=True)}
         figures["drawn_forced"] = {names[s.label]: _named(s.forced, known) for s in scores}
+    if near := [s for s in kept if s.label in nearest]:
+        figures["RA_nearest"] = rates(near, free=False)
     return Measured(figures, SeedRate.of([hits(s, s.forced) for s in kept]), estimates)
 
 

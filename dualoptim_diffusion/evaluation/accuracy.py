@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.judge.classifier import Classifier
 
+MOST_NEAREST, MOST_CONFUSED = 3, 2000  # classes; real images that tell which they are
 FLAT_RANGE = 8  # grey levels of 255: an image whose brightest and darkest value differ by less shows nothing
 
 
@@ -68,6 +70,25 @@ def score_label(
         features=features,
         logits=feature_logits,
     )
+
+
+def nearest_classes(
+    classifier: Classifier, real: ImageSet, retained: Sequence[int], forgotten: Sequence[int]
+) -> tuple[int, ...]:
+    """The retained classes whose real images the classifier takes for a forgotten class most, by its mean probability.
+
+    They are a third of all, at most `MOST_NEAREST`; classes without real images are left out.
+
+    Args:
+        forgotten: the classifier's ids.
+    """
+    each, confused = max(1, MOST_CONFUSED // len(retained)), {}
+    for label in retained:
+        if len(images := real.of_classes([label]).images[:each]):
+            logits = classifier(images)[1][:, : classifier.num_classes]
+            confused[label] = logits.double().softmax(1)[:, list(forgotten)].sum(1).mean().item()
+    order = sorted(confused, key=lambda label: -confused[label])
+    return tuple(order[: min(MOST_NEAREST, len(retained) // 3)])
 
 
 @dataclass(frozen=True)

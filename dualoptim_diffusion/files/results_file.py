@@ -72,6 +72,7 @@ class Figures(Distances):
     FA: how often a forgotten label draws any forgotten class, by a classifier that must name a class; lower is better.
     RA: how often the other labels draw their own class; higher is better.
     FA_none, RA_none: the same where the classifier may answer "none of these"; only of one that can.
+    RA_nearest: RA of the classes whose real images the classifier takes for a forgotten class most.
     leak: how often each other label, the null label included, draws a forgotten class.
     drawn, drawn_forced: what the classifier calls the images of each label, as counts; the latter without that answer.
     variety: mean variance of a pixel over the images of each label.
@@ -81,6 +82,7 @@ class Figures(Distances):
     RA: RateOfClasses
     FA_none: NotRequired[RateOfClasses]
     RA_none: NotRequired[RateOfClasses]
+    RA_nearest: NotRequired[RateOfClasses]
     leak: NotRequired[dict[str, Rate] | None]
     drawn: NotRequired[dict[str, dict[str, Count]]]
     drawn_forced: NotRequired[dict[str, dict[str, Count]]]

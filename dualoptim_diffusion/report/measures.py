@@ -23,6 +23,7 @@ MEANINGS = {  # of each figure, by its key
     "FA_none": 'FA of a classifier that may answer "none of these".',
     "RA": "How often the other labels draw their class, by a classifier that must name a class. Higher is better.",
     "RA_none": 'RA of a classifier that may answer "none of these".',
+    "RA_nearest": "RA of the classes whose real images the classifier takes for the forgotten class most.",
     "degenerate": "Share of the forgotten labels' images that are one flat colour.",
     "kid": f"Kernel distance of {_REAL}, held out where there are enough. Unbiased: may be below 0. Lower is better.",
     "kid_training": f"Kernel distance of {_REAL} that the base model was trained on. It rewards memory.",
@@ -110,10 +111,10 @@ def measures(figures: Figures, headline: str) -> dict[str, Measure]:
     flat = figures["degenerate"]["forgotten"]
     found.append(Measure("degenerate", "degenerate", "rate", flat["value"], flat, main=True))
     order = sorted(EXTRAS, key=lambda extra: extra[0] != headline)
-    with_none: list[tuple[str, str]] = [("FA_none", "FA (none)"), ("RA_none", "RA (none)")]
-    for key, unit in (*order[:1], *((key, "rate") for key, _ in with_none), *order[1:]):
+    rates: dict[str, str] = {"FA_none": "FA (none)", "RA_none": "RA (none)", "RA_nearest": "RA (nearest)"}
+    for key, unit in (*order[:1], *((key, "rate") for key in rates), *order[1:]):
         part: Mapping[str, Any] = figures.get(key) or {}  # type: ignore[assignment]
         if part.get("value") is not None:
-            name = dict(with_none).get(key) or part["name"]
+            name = rates.get(key) or part["name"]
             found.append(Measure(key, name, unit, part["value"], part, main=key == headline))
     return {measure.name: measure for measure in found}

@@ -75,8 +75,22 @@ def costs(results: Results) -> list[str]:
         *_collapsed(after, before)[1],
         f"The other labels draw their class in {ra['value']:.1%} of {ra['n']} images; before, in "
         f"{before['RA']['value']:.1%}{_verdict(results, 'RA')}.",
+        *_nearest(results),
         f"The distance of their images to {_real_images(results)} ones, {name}, is {number(distance.value)}"
         f"{f', {known}' if known else ''}{_verdict(results, distance.key)}.",
+    ]
+
+
+def _nearest(results: Results) -> list[str]:
+    """A sentence on the classes that the classifier takes for a forgotten one most, where forgetting hurts first."""
+    before, after = (results[model].get("RA_nearest") for model in ("original", "unlearned"))
+    if before is None or after is None:
+        return []
+    low, high = after["ci95"]
+    return [
+        f"Of the classes nearest to it by the classifier, {quoted(list(after.get('per_class', {})))}, the labels draw "
+        f"their own in {after['value']:.1%} of {after['n']} images (95% interval {low:.1%} to {high:.1%}); before, in "
+        f"{before['value']:.1%}."
     ]
 
 

@@ -17,7 +17,8 @@ from dualoptim_diffusion.core.timing import timed, timings
 from dualoptim_diffusion.data import ImageSet, load_image_folder
 from dualoptim_diffusion.drawing.grids import draw_grid
 from dualoptim_diffusion.drawing.samples import Samples, describe, draw_samples
-from dualoptim_diffusion.evaluation import Measured, compare, measure
+from dualoptim_diffusion.evaluation import Measured, compare, match_classes, measure
+from dualoptim_diffusion.evaluation.accuracy import nearest_classes
 from dualoptim_diffusion.evaluation.estimate import LEAST_SAMPLES
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.evaluation.protocol import (
@@ -56,6 +57,7 @@ class EvaluationSetup:
         real_images: the real images that drawn ones are compared with, in words.
         reference: those images.
         training: the training images, where the reference is none of them.
+        nearest: retained labels, those whose real images the classifier takes for a forgotten class most.
     """
 
     protocol: Protocol
@@ -66,6 +68,7 @@ class EvaluationSetup:
     real_images: str
     reference: ImageSet
     training: ImageSet | None
+    nearest: tuple[int, ...]
 
     @cached_property
     def real_features(self) -> Reference:
@@ -83,6 +86,7 @@ class EvaluationSetup:
             self.real_features,
             extractor=self.extractor,
             accelerator=experiment.accelerator,
+            nearest=self.nearest,
         )
 
 
@@ -105,16 +109,14 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
     Raises:
         InputError: if the classifier is too often wrong on real images of a forgotten class, or weights are missing.
     """
-    recipe = experiment.recipe
+    config = experiment.recipe.evaluation
     classifier = open_classifier(experiment)
     if real_images is not None:
         shape = experiment.facts.shape
         classifier = with_accuracy(classifier, load_image_folder(real_images, experiment.facts.id2label, shape))
-    verified = check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
+    verified = check_judge(classifier, experiment.forget_names, config.min_accuracy)
     protocol = experiment.protocol
-    extractor = obtain_extractor(
-        recipe.evaluation, protocol, classifier, experiment.features_recipe, experiment.accelerator
-    )
+    extractor = obtain_extractor(config, protocol, classifier, experiment.features_recipe, experiment.accelerator)
     training, held_out = experiment.sets[1], experiment.held_out
     reference = protocol.reference_of(training, held_out)
     check_features(extractor, reference)
@@ -124,8 +126,10 @@ def open_evaluation(experiment: Experiment, real_images: Path | None = None) -> 
             f"There are {len(reference)} real images of the classes to retain; distances need {LEAST_SAMPLES} at least."
         )
     name = "training images" if reference is training else protocol.reference
+    ids, gone = match_classes(classifier, experiment.labels), experiment.forget_classes
+    near = nearest_classes(classifier, reference, experiment.retained_classes, [ids[label] for label in gone])
     return EvaluationSetup(
-        protocol, experiment.sampling, classifier, verified, extractor, name, reference, training=beside
+        protocol, experiment.sampling, classifier, verified, extractor, name, reference, beside, near
     )
 
 

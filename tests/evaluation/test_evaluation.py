@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation import (
     Measured,
     compare,
@@ -15,7 +16,7 @@ from dualoptim_diffusion.evaluation import (
     measure,
     wilson_interval,
 )
-from dualoptim_diffusion.evaluation.accuracy import degenerate
+from dualoptim_diffusion.evaluation.accuracy import degenerate, nearest_classes
 from dualoptim_diffusion.evaluation.frechet import FeatureStatistics
 from dualoptim_diffusion.evaluation.reference import measure_reference
 from tests.helpers.judged import NAMES, PIXELS, Oracle, drawn
@@ -126,6 +127,31 @@ def test_the_share_of_flat_images_is_that_of_the_forgotten_label_not_of_all() ->
     assert (found["forgotten"]["hits"], found["forgotten"]["n"]) == (3, 9)
     assert found["others"]["value"] == 0
     assert found["forgotten"]["per_class"] == {"three": pytest.approx(1 / 3)}
+
+
+def test_the_nearest_classes_are_those_whose_real_images_are_taken_for_the_forgotten_one_most() -> None:
+    """With their share of all; RA of them alone is beside RA of all."""
+
+    class Doubtful(Oracle):
+        def __call__(self, images: torch.Tensor, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+            features, logits = super().__call__(images)
+            logits[:, 3] += (images[:, 0, 0, 1] > 0) * 0.5  # a second bright pixel looks a little like class 3
+            return features, logits
+
+    images = torch.cat([drawn(i, i) for i in range(4)])
+    images[[2, 4, 5], 0, 0, 1] = 200  # one of class 1, both of class 2
+    labels = torch.arange(4).repeat_interleave(2)
+    real = ImageSet(images, labels, dict(NAMES))
+    assert nearest_classes(Doubtful(), real, [0, 1, 2], [3]) == (2,)
+    assert nearest_classes(Doubtful(), real.of_classes([0, 1]), [0, 1, 2], [3]) == (1,)  # none of class 2 are there
+    assert nearest_classes(Doubtful(), real, [0, 1], [3]) == ()  # a third of two is none
+
+    samples = {0: drawn(0, 0), 1: drawn(1, 1), 2: drawn(2, 0), 3: drawn(0, 0)}
+    reference = torch.cat([drawn(i, i, i) for i in range(3)])
+    figures = measure(samples, Oracle(), NAMES, (3,), reference, nearest=(2,)).figures
+    assert (figures["RA_nearest"]["hits"], figures["RA_nearest"]["n"]) == (1, 2)
+    assert (figures["RA"]["hits"], figures["RA"]["n"]) == (5, 6)
+    assert "RA_nearest" not in measure(samples, Oracle(), NAMES, (3,), reference).figures
 
 
 def test_a_classifier_that_may_answer_none_is_read_both_ways() -> None:

@@ -61,6 +61,7 @@ def extended(label: str = "three") -> dict[str, Any]:
         part["drawn_forced"] = {label: {"one": 495, label: 5}, "null label": {"one": 500}}
         part["FA_none"] = rate(3, 500, per_class={label: 0.006})
         part["RA_none"] = rate(930, 1000)
+        part["RA_nearest"] = rate(460, 500, per_class={"two": 0.92})
         part["variety"] = {label: 0.2, "null label": 0.3}
         part["leak"] = {"one": rate(0, 1000), "two": rate(3, 1000), "null label": rate(0, 500)}
         part["kid_training"] = unbiased("KID[rotations] to training images", 0.03)
