@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +19,6 @@ from dualoptim_diffusion import DualOptim, Phase, unlearn
 from dualoptim_diffusion.core.config import DataConfig
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.data import load_dataset
-from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.unlearning.saliency import diagonal_fisher, fisher_ratio_mask, top_fraction_mask
 
 Found = dict[str, Any]
@@ -34,7 +34,8 @@ METHODS = ("SFRon", "SalUn", "SCRUB")
 SHARE, STEPS, RETAIN_STEPS, BATCH = 0.1, 30, 5, 64
 EPOCHS, LR, MOMENTUM, DECAY = 40, 0.1, 0.9, 5e-4  # of the model that forgets and of the one that never saw the tenth
 GAMMA, TOP, LAMBDA = 3.0, 0.5, 0.5
-SIDE = 32
+WIDTHS = (32, 64, 128)
+WRONG = 0.2  # share of the training labels
 FIGURES = ("FA", "RA", "TA", "MIA")
 
 
@@ -62,12 +63,17 @@ class Run:
 
 @lru_cache(maxsize=1)
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images [N, 1, 32, 32] in [-1, 1], their labels [N], and the same held out."""
+    """Training images [N, 1, 8, 8] in [-1, 1], their labels [N], and the same held out.
+
+    A part of the training labels is wrong: what a network knows of them it can only have from memory.
+    """
     parts = []
     for images in load_dataset(DataConfig(name="digits")):
-        pixels = torch.cat(list(images.batches())).float() / 127.5 - 1
-        parts += [F.interpolate(pixels, SIDE, mode="bilinear"), images.class_labels]
-    return parts[0], parts[1], parts[2], parts[3]
+        parts += [torch.cat(list(images.batches())).float() / 127.5 - 1, images.class_labels]
+    source = torch.Generator().manual_seed(0)
+    wrong = torch.rand(len(parts[1]), generator=source) < WRONG
+    shift = torch.randint(1, 10, wrong.shape, generator=source)
+    return parts[0], torch.where(wrong, (parts[1] + shift) % 10, parts[1]), parts[2], parts[3]
 
 
 def subset(number: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +94,19 @@ def batches(images: Tensor, labels: Tensor, seed: int, count: int) -> Iterator[t
         yield images[chosen], labels[chosen]
 
 
+def small_network() -> nn.Module:
+    """Convolutions with batch norm, halved once, and a linear layer: 0.13M parameters."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((1, *WIDTHS)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if before == WIDTHS[0] else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], 10))
+
+
 def trained(images: Tensor, labels: Tensor, seed: int, epochs: int) -> nn.Module:
-    """A ResNet of 0.37M parameters after so many epochs of SGD with momentum at one-cycle rates."""
+    """A network of `WIDTHS` convolutions after so many epochs of SGD with momentum at one-cycle rates."""
     torch.manual_seed(seed)
-    network: nn.Module = timm_model("test_resnet", num_classes=10, in_chans=1)
+    network = small_network()
     optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY)
     steps = epochs * (len(images) // BATCH)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps)
