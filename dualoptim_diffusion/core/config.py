@@ -244,7 +244,7 @@ class EvaluationConfig(Section):
     protocol: str = "standard"
     classifier: str  # a recipe, or a folder written by train-classifier
     min_accuracy: float = Field(0.6, ge=0, le=1)  # of the classifier on real images of each forgotten class
-    # for distances: inception, classifier, timm's name of a network, or a recipe or folder of train-classifier
+    # for distances: inception, dinov2, classifier, timm's name, or a recipe or folder of train-classifier
     features: str = "inception"
     features_weights: str | None = None  # a file of weights for them; null = the published ones
     every: int | None = Field(None, ge=1)  # outer steps between quick evaluations; null = none
@@ -253,7 +253,7 @@ class EvaluationConfig(Section):
     @property
     def features_are_trained(self) -> bool:
         """Whether the features are those of a network that a recipe of train-classifier makes, or has made."""
-        if self.features in ("inception", "classifier"):  # whatever folders there are
+        if self.features in ("inception", "dinov2", "classifier"):  # whatever folders there are
             return False
         return self.features.endswith((".yaml", ".yml")) or is_place(self.features)
 

@@ -10,7 +10,7 @@ FILES = ("data.path", "data.latents", "classifier.checkpoint", "evaluation.featu
 MODELS = ("model.path", "model.vae")  # or a hub id
 RECIPES = ("model.pretrain", "evaluation.classifier", "evaluation.features")  # or a folder, or a fixed word
 KEYS = (*FILES, *MODELS, *RECIPES)
-WORDS = ("keep", "each_step", "inception", "classifier")  # which stand for no path, whatever files there are
+WORDS = ("keep", "each_step", "inception", "dinov2", "classifier")  # which stand for no path, whatever files there are
 PLACE = "a path"
 
 

@@ -201,7 +201,7 @@ def _distances(
             n_generated=len(features),
             n_reference=len(reference.features),
         ),
-        "inception_score": inception_score(logits, on) if len(logits) >= INCEPTION_SPLITS else None,
+        "inception_score": inception_score(logits, on) if logits.shape[1] and len(logits) >= INCEPTION_SPLITS else None,
         "precision": {"name": f"precision[{on}]", "value": precision},
         "recall": {"name": f"recall[{on}]", "value": recall},
     }

@@ -13,6 +13,7 @@ from dualoptim_diffusion.core.hashes import file_sha256
 from dualoptim_diffusion.files.weight_files import read_weights
 from dualoptim_diffusion.judge.classifier import Classifier, timm_network
 
+DINOV2, DINOV2_SIDE = "vit_large_patch14_dinov2.lvd142m", 224  # timm's port; pixels a side as in the paper
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's port of the TensorFlow network behind FID
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
 INCEPTION_MARKS = ("Conv2d_1a_3x3.conv.weight", "fc.weight")  # names of its first and of its last tensor
@@ -52,10 +53,12 @@ def classifier_features(classifier: Classifier, name: str = "classifier") -> Ext
 def timm_features(name: str, weights: str | Path | None, device: torch.device | str = "cpu") -> Extractor:
     """Penultimate features of any timm model: its published weights, or those in a file.
 
+    `dinov2` is the network of Stein et al. (Exposing flaws of generative model evaluation metrics, NeurIPS 2023).
+
     Raises:
         InputError: if timm has no such model, or its weights cannot be had.
     """
-    classifier = timm_network(name, weights)
+    classifier = timm_network(DINOV2, weights, DINOV2_SIDE) if name == "dinov2" else timm_network(name, weights)
     classifier.network.to(device)
     return classifier_features(classifier, name)
 

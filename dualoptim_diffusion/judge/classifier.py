@@ -99,6 +99,8 @@ class Classifier:
     def __call__(self, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """features [N, D] and logits [N, K], both on the CPU; the predicted class is the largest logit.
 
+        A network without a head has no logits: K is 0.
+
         Raises:
             InputError: if the images are not uint8 [N, 1 or 3, H, W].
         """
@@ -109,7 +111,8 @@ class Classifier:
         for part in images.split(batch_size):
             pooled = network.forward_head(network.forward_features(self.preprocess(part)), pre_logits=True)
             features.append(pooled.cpu())
-            logits.append(network.get_classifier()(pooled).cpu())
+            head = network.get_classifier()
+            logits.append(pooled[:, :0].cpu() if isinstance(head, nn.Identity) else head(pooled).cpu())
         return torch.cat(features), torch.cat(logits)
 
     def check(self) -> None:
@@ -193,16 +196,21 @@ def new_classifier(
     return classifier
 
 
-def timm_network(name: str, weights: str | Path | None) -> Classifier:
+def timm_network(name: str, weights: str | Path | None, image_size: int | None = None) -> Classifier:
     """Any timm model as a source of features: with its published weights, or those of a file.
+
+    Args:
+        image_size: of a vision transformer, another than the one it was trained at; its position table is resampled.
 
     Raises:
         InputError: if there is no such model, or its weights cannot be had.
     """
     from timm.data import resolve_data_config
 
-    network = timm_model(name, pretrained=weights is None)
+    options = {} if image_size is None else {"dynamic_img_size": True}
+    network = timm_model(name, pretrained=weights is None, **options)
     if weights is not None:
         load_weights(network, Path(weights), head_may_differ=False)
     data = resolve_data_config({}, model=network)
-    return Classifier(network, ClassifierInfo(name, data["input_size"][1], 3, {}, mean=data["mean"], std=data["std"]))
+    side = image_size or data["input_size"][1]
+    return Classifier(network, ClassifierInfo(name, side, 3, {}, mean=data["mean"], std=data["std"]))

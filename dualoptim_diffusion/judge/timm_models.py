@@ -7,6 +7,8 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.files.weight_files import read_weights
 from dualoptim_diffusion.files.wrappings import fitted
 
+NOT_USED = ("mask_token",)  # of DINOv2's own files, for its training alone
+
 
 def timm_model(name: str, pretrained: bool = False, **options: Any) -> Any:
     """A network by timm's name, such as `resnet18` or `resnet34.tv_in1k` (torchvision's weights).
@@ -35,7 +37,7 @@ def load_weights(network: Any, path: Path, head_may_differ: bool) -> bool:
         InputError: if tensors are missing, left over or of other shapes.
     """
     wanted = network.state_dict()
-    given = read_weights(path, wanted)
+    given = {name: value for name, value in read_weights(path, wanted).items() if name not in NOT_USED}
     named = network.pretrained_cfg["classifier"]  # several names where a network has several heads
     heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
     head, fresh = ({n: v for n, v in w.items() if n.startswith(heads)} for w in (given, wanted))

@@ -42,9 +42,9 @@ def tabulate(tested: Sequence[Found], chosen: Mapping[tuple[str, str], tuple[flo
     wanted = [told(name, [run["wanted"] for run in tested]) for name in FIGURES]
     lines += [
         "The digits, a fifth of the training labels wrong; a tenth of the training images is forgotten. The model that "
-        f"never saw them: {', '.join(wanted)}. Means and deviations in points over subsets and seeds; the gap is the mean distance to that model over FA, RA, TA and "
-        "MIA. Rates are of the forget and the retain phase; of one optimizer, its rate and the weight of the forget "
-        "loss.", "",
+        f"never saw them: {', '.join(wanted)}. Means and deviations in points over subsets and seeds; the gap is the "
+        "mean distance to that model over FA, RA, TA and MIA. Rates are of the forget and the retain phase; of "
+        "one optimizer, its rate and the weight of the forget loss.", "",
     ]  # fmt: skip
     body = []
     for (method, pair), rates in chosen.items():
