@@ -1,5 +1,6 @@
 """DINOv2 as a source of features: its own files, another side than it was trained at, and no head."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,7 @@ def test_features_are_those_of_timms_network_at_224_pixels_whoever_wrote_the_fil
 def test_without_a_head_there_is_no_inception_score(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DINOV2", SMALL)
     extractor = timm_features("dinov2", published)
-    small = module.Extractor(
-        "FD[dinov2]", "", "", lambda images: (images.flatten(1).float(), torch.zeros(len(images), 0))
-    )
-    assert extractor.name == small.name
+    small = replace(extractor, extract=lambda images: (images.flatten(1).float(), torch.zeros(len(images), 0)))
     samples = {i: drawn(*[i] * 12) for i in range(4)}
     figures = measure(
         samples, Oracle(), NAMES, (3,), torch.cat([samples[i] for i in range(3)]), extractor=small
@@ -75,6 +73,12 @@ def test_without_a_head_there_is_no_inception_score(published: Path, monkeypatch
     assert figures["kid"]["name"] == "KID[dinov2]"
 
 
-def test_a_file_of_another_network_is_refused(published: Path) -> None:
+def test_a_file_that_lacks_a_tensor_is_refused(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DINOV2", SMALL)
+    weights = torch.load(published, weights_only=True)
+    del weights["blocks.3.ls1.gamma"]
+    torch.save(weights, tmp_path / "part.pth")
     with pytest.raises(InputError, match="does not fit the network"):
-        timm_features("dinov2", published)  # the large one's name, the small one's weights
+        timm_features("dinov2", tmp_path / "part.pth")
