@@ -1,9 +1,10 @@
 """How often does the audit's decision err? On models that never saw the class, which it must not call left, each beside
 every pair of others as controls, every three and so on; and on models in which the class is only hidden. Each model is
 attacked once, and the decision beside some controls is taken from their part of the curves. Writes audit_errors.json
-and .md.
+and .md; with probes of its own, audit_errors_PROBE.json and .md.
 
     python scripts/studies/audit_errors.py --jobs 2
+    python scripts/studies/audit_errors.py --probe noise_based --probe quantise
 
 Hidden: the label's row of the class table is zeroed, or swapped with another's; forgetting stopped after a third of its
 steps; or only what is of rank 2 in the change of every weight. Runs and the outcomes of attacks are kept.
@@ -36,8 +37,8 @@ DECISIONS = ("left", "cannot tell", "gone")
 class Study:
     """Where the runs are and how `dualoptim` is called for them; a toy study is tiny and in this process."""
 
-    def __init__(self, runs: Path, recipes: Path | None = None) -> None:
-        self.runs, self.here = runs, recipes is not None
+    def __init__(self, runs: Path, probes: Sequence[str], recipes: Path | None = None) -> None:
+        self.runs, self.probes, self.here = runs, probes, recipes is not None
         self.overrides = () if recipes is None else tuple(toy.overrides(recipes))
         self.budget = () if recipes is None else toy.AUDIT
 
@@ -99,9 +100,10 @@ class Study:
 
         folder = self.folder(kind, class_name)
         given = [word for i in controls for word in ("--control", str(self.folder(f"retrained {i}", class_name)))]
-        self.call(folder, "audit", str(folder), *self.budget, *given)
+        named = [word for probe in self.probes for word in ("--probe", probe)]
+        self.call(folder, "audit", str(folder), *self.budget, *named, *given)
         audit = read_json(folder / "audit.json")
-        of_all = attacks(audit["probes"])
+        of_all = attacks({name: part for name, part in audit["probes"].items() if name in (self.probes or (name,))})
         chosen = [which for n in range(2, len(controls) + 1) for which in combinations(range(len(controls)), n)]
         about = {"class": class_name, "model": kind, "plain FA": audit["plain"]["unlearned"]["value"]}
         return [
@@ -180,13 +182,15 @@ def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     options = parser(__file__, __doc__)
     options.add_argument("--classes", nargs="+", default=["three"], metavar="CLASS")
+    options.add_argument("--probe", action="append", default=[], help="repeat for several [default: those of quick]")
     options.add_argument("--retrained", type=int, default=6, help="models of each class [default: %(default)s]")
     options.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     options.add_argument("--runs", type=Path, default=Path("runs/audit_errors"), help="[default: %(default)s]")
     arguments = parse(options, words)
-    study, classes, count, hidden = Study(arguments.runs), arguments.classes, arguments.retrained, HIDDEN
+    probes, classes, count, hidden = arguments.probe, arguments.classes, arguments.retrained, HIDDEN
+    study = Study(arguments.runs, probes)
     if arguments.toy:
-        study, count, hidden = Study(arguments.out / "runs", arguments.out / "recipes"), 3, HIDDEN[-1:]
+        study, count, hidden = Study(arguments.out / "runs", probes, arguments.out / "recipes"), 3, HIDDEN[-1:]
     jobs = 1 if arguments.toy else arguments.jobs
     seeds = range(count)
 
@@ -207,7 +211,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found = [part for parts in every("auditing", work) for part in parts]
     command = command_line(__file__, words)
     text = tabulate(found, command)
-    tables.write(arguments.out / "audit_errors", {"command": command, "audits": found}, text)
+    tables.write(arguments.out / "_".join(["audit_errors", *probes]), {"command": command, "audits": found}, text)
     print(text)
 
 
