@@ -11,6 +11,7 @@ from dualoptim_diffusion.files.results_file import Number
 
 Where = int | Number | str  # a number of steps, a scale, a label
 Images = Annotated[int, Field(ge=1, lt=2**63)]
+OfModel = Annotated[list[list[Count]], Field(min_length=1)]
 Length = Annotated[Number, Field(ge=0)]
 
 
@@ -20,7 +21,7 @@ class Curve(Part):
     at: Annotated[list[Where], Field(min_length=1)]
     hits: list[Count]
     n: list[Images]
-    each: list[list[list[Count]]]  # hits by model, seed and point
+    each: Annotated[list[OfModel], Field(min_length=1)]  # hits by model, seed and point
 
     @model_validator(mode="after")
     def _same_length(self) -> "Curve":

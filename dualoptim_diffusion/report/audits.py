@@ -69,7 +69,7 @@ def _where(content: Audit, point: Mapping[str, Any]) -> str:
 
 
 def rows(content: Audit) -> list[list[str]]:
-    """Of every attack: probe, attack, steps to half, and the point of its surest excess with the rates there."""
+    """Of every attack: probe, attack, cost, steps to half, and the point of its surest excess with the rates there."""
     found = []
     for name, probe in content["probes"].items():
         for trial, part in probe["trials"].items():
@@ -77,26 +77,34 @@ def rows(content: Audit) -> list[list[str]]:
                 continue
             points = [p for p in content["excess"] if (p["probe"], p["attack"]) == (name, trial)]
             steps = part.get("steps_to_half") or {}
+            of_attack = [name, trial, _cost(part)]
             half = " / ".join(_steps(steps[role]) for role in MODELS if role in steps) or "–"
             if points:
                 worst = surest(points)
                 low, high = worst["interval"]
                 rates = [f"{worst[key]['value']:.1%}" for key in ("FA", "control")]
                 above = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
-                found.append([name, trial, half, _where(content, worst), *rates, above])
+                found.append([*of_attack, half, _where(content, worst), *rates, above])
             else:
                 curve = part["outcomes"]["unlearned"]
                 hits, n, at = max(zip(curve["hits"], curve["n"], curve["at"], strict=True), key=lambda p: p[0] / p[1])
                 where = _where(content, {"probe": name, "attack": trial, "at": at})
-                found.append([name, trial, half, where, f"{hits / n:.1%}", "–", "–"])
+                found.append([*of_attack, half, where, f"{hits / n:.1%}", "–", "–"])
     return found
+
+
+def _cost(part: Mapping[str, Any]) -> str:
+    """What the attack takes of one model under one seed."""
+    curve = part["outcomes"]["unlearned"]
+    images = f"{sum(curve['n']) // len(curve['each'][0])} images"
+    return f"{curve['at'][-1]} steps, {images}" if part["axis"] == "step" else images
 
 
 def _steps(value: int | None) -> str:
     return "never" if value is None else str(value)
 
 
-HEADER = ("probe", "attack", "steps to half", "worst point", "FA", "control", "excess")
+HEADER = ("probe", "attack", "cost", "steps to half", "worst point", "FA", "control", "excess")
 
 
 def text(content: Audit) -> str:

@@ -7,7 +7,8 @@ and .md; with probes of its own, audit_errors_PROBE.json and .md.
     python scripts/studies/audit_errors.py --probe noise_based --probe quantise
 
 Hidden: the label's row of the class table is zeroed, or swapped with another's; forgetting stopped after a third of its
-steps; or only what is of rank 2 in the change of every weight. Runs and the outcomes of attacks are kept.
+steps; only what is of rank 2 in the change of every weight; or the change lies below a grid of 4 bits, on which the
+original's weights were put before. Runs and the outcomes of attacks are kept.
 """
 
 import shutil
@@ -28,8 +29,9 @@ import toy
 from command import command_line, dualoptim, parse, parser
 from tables import read_json
 
-HIDDEN = ("zeroed", "swapped", "stopped early", "of low rank")
+HIDDEN = ("zeroed", "swapped", "stopped early", "of low rank", "below the grid")
 METHOD, THIRD, RANK = "digits_sfron_dual", "method.num_steps=67", 2
+BITS, BELOW = 4, 0.45  # of a grid; the largest change, of its step
 SETTINGS = ("sampling.seeds=0-99", "evaluation.protocol=seeds", "run.device=cpu")
 DECISIONS = ("left", "cannot tell", "gone")
 
@@ -66,9 +68,9 @@ class Study:
         folder = self.folder(kind, class_name)
         if kind == "stopped early":
             self.forget(METHOD, folder, class_name, THIRD)
-        elif kind == "of low rank":
+        elif kind in ("of low rank", "below the grid"):
             self.forget(METHOD, folder, class_name)
-            self.replace(folder, _keep_low_rank)
+            self.replace(folder, _keep_low_rank if kind == "of low rank" else _keep_below_grid)
         else:
             self.forget("digits_finetune", folder, class_name, "method.num_steps=1", "method.retain_lr=1e-12")
             self.replace(folder, partial(_change_row, class_name, kind))
@@ -151,6 +153,23 @@ def _keep_low_rank(model: Any, original: Any) -> None:
                 weight.copy_(before[name] + low.view_as(weight))
 
 
+def _keep_below_grid(model: Any, original: Any) -> None:
+    """Every change is made from a weight on the grid, and stays below half of its step; each row's largest stays."""
+    import torch
+
+    from dualoptim_diffusion.audit.quantise import rounded
+
+    before = dict(original.network.named_parameters())
+    with torch.no_grad():
+        for name, weight in model.network.named_parameters():
+            if weight.ndim > 1:
+                on_grid = rounded(before[name], BITS)
+                largest = on_grid.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1))
+                most = BELOW * largest / (2 ** (BITS - 1) - 1)
+                change = (weight - before[name]).clamp(-most, most)
+                weight.copy_(torch.where(on_grid.abs() < largest, on_grid + change, on_grid))
+
+
 def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
     body = []
     kinds = dict.fromkeys("retrained" if part["model"].startswith("retrained") else part["model"] for part in found)
@@ -190,7 +209,7 @@ def main(words: Sequence[str] | None = None) -> None:
     probes, classes, count, hidden = arguments.probe, arguments.classes, arguments.retrained, HIDDEN
     study = Study(arguments.runs, probes)
     if arguments.toy:
-        study, count, hidden = Study(arguments.out / "runs", probes, arguments.out / "recipes"), 3, HIDDEN[-1:]
+        study, count, hidden = Study(arguments.out / "runs", probes, arguments.out / "recipes"), 3, HIDDEN[3:4]
     jobs = 1 if arguments.toy else arguments.jobs
     seeds = range(count)
 

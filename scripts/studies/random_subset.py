@@ -104,7 +104,7 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     planned = [
         make(*row, rates, number, seed)
-        for number in range(subsets) for seed in range(seeds) for row, rates in chosen.items()
+        for seed in range(seeds) for number in range(subsets) for row, rates in chosen.items()
     ]  # fmt: skip
     tested = run(planned)
     text = tabulate(tested, chosen, command)
