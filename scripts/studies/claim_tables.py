@@ -130,7 +130,7 @@ def tabulate(found: Mapping[str, Any], command: str) -> str:
     ]  # fmt: skip
     if tested := found.get("tested"):
         lines += [*of_tested(tested, rates), ""]
-    if factors := found.get("factors"):
+    if any((factors := found.get("factors", {})).values()):
         lines += ["One factor changed at a time, first of the base models:", "", *of_factors(factors), ""]
     if trials := {key: runs for key, runs in found.get("choosing_optimizers", {}).items() if runs}:
         compared = Compared(run for part in choosing.values() for run in part)
@@ -139,7 +139,7 @@ def tabulate(found: Mapping[str, Any], command: str) -> str:
             *table(("optimizer", "rate", *HEAD), ([*key, *compared.table_row(runs)] for key, runs in trials.items())),
             "",
         ]  # fmt: skip
-    if optimizers := found.get("optimizers"):
+    if any((optimizers := found.get("optimizers", {})).values()):
         compared = Compared(tested or ())
         lines += [
             "The same, tested on the first of the base models:", "",
@@ -216,8 +216,9 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 4, figsize=(15, 4.2), layout="constrained")
-    choosing, rates = found["choosing"], found["rates"]
+    choosing, rates, tested = found["choosing"], found["rates"], found.get("tested", [])
+    count = 4 if tested else 2
+    figure, axes = pyplot.subplots(1, count, figsize=(3.75 * count, 4.2), layout="constrained")
     compared = Compared(run for part in choosing.values() for run in part)
     for axis, name in zip(axes[:2], ("FA", KID), strict=True):
         for number, arm in enumerate(rates):
@@ -232,8 +233,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes[1].set_yscale("symlog")
     axes[0].axhline(0.05, color="grey", linestyle=":", linewidth=1)
     axes[0].legend(fontsize=8)
-    for axis, name in zip(axes[2:], ("FA", KID), strict=True):
-        scatter(axis, found.get("tested", ()), rates, name)
+    for axis, name in zip(axes[2:], ("FA", KID)[: count - 2], strict=True):
+        scatter(axis, tested, rates, name)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
