@@ -10,7 +10,7 @@ from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.evaluation.features import Extractor
 from dualoptim_diffusion.judge.classifier import Classifier
 
-MOST_NEAREST, MOST_CONFUSED = 3, 2000  # classes; real images that tell which they are
+MOST_NEAREST, MOST_CONFUSED = 3, 500  # classes; real images that tell which they are
 FLAT_RANGE = 8  # grey levels of 255: an image whose brightest and darkest value differ by less shows nothing
 
 
