@@ -63,6 +63,19 @@ def test_a_finished_sequence_is_resumed_without_a_change_and_can_go_on(
     assert (chain / "sequence.json").read_bytes() == before
 
 
+def test_a_sequence_that_was_stopped_goes_on_to_the_same_models(
+    dualoptim: Command, tiny: str, chain: Path, tmp_path: Path
+) -> None:
+    words = ("forget", tiny, "--class", "three", "--then", "eight", "--out", tmp_path / "out")
+    assert dualoptim(*words, "--stop-after", "2").code == 75
+    assert not (tmp_path / "out" / "sequence.json").exists()
+    assert dualoptim(*words, "--resume").code == 0
+    whole, again = (json.loads((folder / "sequence.json").read_text()) for folder in (chain, tmp_path / "out"))
+    assert [part["model_sha256"] for part in again["requests"]] == [
+        part["model_sha256"] for part in whole["requests"][:2]
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
