@@ -63,7 +63,7 @@ def draw(found: dict[str, Found], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained", sharey=True)
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for name, of in found.items():
         rates = [[part["value"] for part in request["own"].values()] for request in of["requests"]]
         lines = [map(mean, rates), map(max, rates), (request["RA"]["value"] for request in of["requests"])]
