@@ -33,7 +33,8 @@ def parser(script: str, doc: str | None, scales: Sequence[str] = ("full",)) -> A
 def parse(options: ArgumentParser, words: Sequence[str] | None) -> Namespace:
     """The arguments; `toy` says whether the scale is toy, and the folder `out` is there."""
     arguments = options.parse_args(words)
-    choose_wait_policy()  # of the processes that the script starts; torch may be here already
+    if words is None:  # a process of its own
+        choose_wait_policy()  # of the processes that it starts; torch may be here already
     arguments.toy = arguments.scale == "toy"
     if arguments.out is None:
         arguments.out = Path(tempfile.mkdtemp(prefix="toy_")) if arguments.toy else RESULTS

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
-from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.models import DenoisingModel
 
 
@@ -34,17 +34,14 @@ def noisier(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 def _count(context: AuditContext, model: DenoisingModel, scale: float) -> tuple[int, int]:
     model.network.eval()
     settings = context.settings
-    ddim = make_scheduler("ddim", model.learned_variance, model.betas)
-    ddim.set_timesteps(settings.num_inference_steps)
+    scheduler = NoisierDDIM(make_scheduler("ddim", model.learned_variance, model.betas), scale)
     asked = [(label, seed) for label in context.forget_classes for seed in range(context.budget.images)]
     hits, size = 0, min(context.budget.images, settings.batch_size)
     for first in range(0, len(asked), size):
         labels, seeds = zip(*asked[first : first + size], strict=True)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.stack([torch.randn(model.x_0_shape, generator=own) for own in generators])
-        drawn = denoise(
-            model.predict, NoisierDDIM(ddim, scale), noise.to(context.device), labels, ddim.timesteps,
-            settings.guidance_scale, generators,
+        drawn = draw(
+            model.predict, scheduler, model.x_0_shape, labels, seeds, settings.num_inference_steps,
+            settings.guidance_scale, context.device,
         )  # fmt: skip
         hits += context.hits(model.decode(drawn))
     return hits, len(asked)

@@ -63,15 +63,15 @@ def forget(
 
     if resume and overwrite:
         raise InputError("--resume keeps what is there and --overwrite replaces it; give one of them.")
+    words = [*(overrides or ()), *inception(inception_weights)]
     if then:
         if dry_run or mask is not None:
             raise InputError("--dry-run and --mask are of one request; leave out --then.")
-        words = [*(overrides or ()), *inception(inception_weights)]
         _in_turn(
             recipe, [classes or [], *([name] for name in then)], words, out, resume, overwrite, stop_after, as_json
         )
         return
-    experiment = open_experiment(recipe, classes or (), [*(overrides or ()), *inception(inception_weights)])
+    experiment = open_experiment(recipe, classes or (), words)
     if dry_run:
         experiment.check_states(has_mask=mask is not None)
         from dualoptim_diffusion.runs.dry_run import plan

@@ -9,7 +9,6 @@ from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.core.timing import timed, timings
 from dualoptim_diffusion.data import Batches
-from dualoptim_diffusion.evaluation import match_classes
 from dualoptim_diffusion.files.atomic import exchange
 from dualoptim_diffusion.files.json_files import write_json
 from dualoptim_diffusion.files.locks import locked_run
@@ -132,7 +131,6 @@ def forget(
         base = open_base_model(experiment)
         with timed("classifier"):
             setup = open_evaluation(experiment)
-        match_classes(setup.classifier, experiment.labels)
         forgetting = prepare_forgetting(experiment, base, mask_path)
         every = (experiment.training_recipe or experiment.recipe).run.checkpoint_every
         checkpointer = Checkpointer(folder.checkpoints, forgetting.identity, every)

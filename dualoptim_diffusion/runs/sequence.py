@@ -64,7 +64,7 @@ def forget_in_turn(
     content: Sequence_ = {"kind": KIND, "recipe": str(whole.recipe_path.stem), "before": {}, "requests": []}
     model = open_base_model(whole).model
     content["before"] = _draw(whole, model, classifier, order)["own"]
-    words, so_far = list(overrides), list[str]()
+    words, so_far = list(overrides), list[int]()
     for number, names in enumerate(requests, start=1):
         experiment = open_experiment(recipe, names, words)
         run = out / f"{number}-{file_name('-'.join(experiment.forget_names))}"
@@ -72,7 +72,7 @@ def forget_in_turn(
         if not (resume and folder.results.is_file()):
             say(f"Request {number} of {len(requests)}: {', '.join(experiment.forget_names)}")
             forget(experiment, run, resume=resume and run.exists(), overwrite=overwrite, stop_after=stop_after)
-        so_far += experiment.forget_names
+        so_far += experiment.forget_classes
         model = load_model(folder.model, experiment.accelerator.device)
         content["requests"].append(_request(experiment, whole, folder, model, classifier, so_far, done))
         _name_revived(content["requests"])
@@ -91,8 +91,9 @@ def _in_order(whole: Experiment, requests: Sequence[Sequence[str]]) -> list[int]
     """
     facts = whole.facts
     named = [[resolve_class(name, facts.id2label, facts.aliases) for name in names] for names in requests]
-    first = [i for i in whole.forget_classes if i not in [label for labels in named[1:] for label in labels]]
-    order = [*first, *(label for labels in named[1:] for label in labels)]
+    later = [label for labels in named[1:] for label in labels]
+    first = [i for i in whole.forget_classes if i not in later]
+    order = [*first, *later]
     if not first or (set(named[0]) - set(first)) or len(order) > len(set(order)):
         raise InputError("Each request names classes of its own: --class those of the first, --then one of each later.")
     return order
@@ -107,14 +108,14 @@ def _kept(out: Path) -> list[dict[str, Any]]:
 
 def _request(
     experiment: Experiment, whole: Experiment, folder: RunFolder, model: DenoisingModel, classifier: Classifier,
-    so_far: Sequence[str], done: Sequence[dict[str, Any]],
+    so_far: Sequence[int], done: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """What a request came to; counts of the same model from an earlier call are kept."""
     sha256 = model_sha256(model)
-    known = [part for part in done if part["model_sha256"] == sha256 and list(part["own"]) == list(so_far)]
-    ids = [i for name in so_far for i, other in whole.facts.id2label.items() if other == name]
+    names = [whole.labels[label] for label in so_far]
+    known = [part for part in done if part["model_sha256"] == sha256 and list(part["own"]) == names]
     figures = folder.read_results()["unlearned"]
-    drawn = {key: known[0][key] for key in ("own", "FA")} if known else _draw(whole, model, classifier, ids)
+    drawn = {key: known[0][key] for key in ("own", "FA")} if known else _draw(whole, model, classifier, so_far)
     return {
         "forgotten": experiment.forget_names,
         "run": folder.path.name,

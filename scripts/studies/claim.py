@@ -194,7 +194,8 @@ def main(words: Sequence[str] | None = None) -> None:
     else:
         plan = Plan(write_bases(arguments.work, BASES), arguments.seeds)
     about = {"command": command_line(__file__, words), "setting": [*SETTING, *FORGET], "arms": ARMS}
-    run = partial(run_study, out=out / "claim.json", about=about, jobs=min(arguments.jobs, 1 if arguments.toy else 99))
+    jobs = min(arguments.jobs, 1) if arguments.toy else arguments.jobs
+    run = partial(run_study, out=out / "claim.json", about=about, jobs=jobs)
 
     def run_rows(rows: Mapping[Any, Sequence[Cell]]) -> dict[Any, list[Found]]:
         """Of cells by row; the first cell of every row comes before the second of any."""

@@ -187,8 +187,10 @@ def run_study(
             known[of(result).key] = result
             write_json(out, about | {"cells": list(known.values())})
             bar.set_postfix_str(brief(result))
-    own = {"group"} if cells and hasattr(cells[0], "group") else set()  # two groups may share a run
-    return [known[cell.key] | {name: getattr(cell, name) for name in own} for cell in cells if cell.key in known]
+    found = [(cell, known[cell.key]) for cell in cells if cell.key in known]
+    return [
+        result | ({"group": cell.group} if "group" in result else {}) for cell, result in found
+    ]  # groups share runs
 
 
 def _run_all(cells: Sequence[Any], jobs: int, work: Callable[[Any], dict[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -57,7 +57,7 @@ def tabulate(found: dict[str, Found], command: str) -> str:
 
 
 def draw(found: dict[str, Found], path: Path) -> None:
-    """Mean and largest FA and RA over the requests, a line a recipe."""
+    """How often forgotten digits are drawn, mean and most, and RA, over the requests; a line a recipe."""
     import matplotlib
 
     matplotlib.use("Agg")
