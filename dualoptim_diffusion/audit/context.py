@@ -13,6 +13,7 @@ from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
+from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, draw
 from dualoptim_diffusion.drawing.samples import LazySamples
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import DenoisingModel
@@ -73,6 +74,22 @@ class AuditContext:
         changed = self.settings.model_copy(update={"batch_size": min(n, self.settings.batch_size)} | settings)
         samples = LazySamples(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
         return sum(self.hits(samples[label]) for label in labels), n * len(labels)
+
+    @torch.no_grad()
+    def count_drawn(self, model: DenoisingModel, predict: GuidedPredictor, scheduler: Any) -> tuple[int, int]:
+        """The same of images drawn with the forgotten labels by a predictor or a scheduler of a probe's own."""
+        model.network.eval()
+        settings = self.settings
+        asked = [(label, seed) for label in self.forget_classes for seed in range(self.budget.images)]
+        hits, size = 0, min(self.budget.images, settings.batch_size)
+        for first in range(0, len(asked), size):
+            labels, seeds = zip(*asked[first : first + size], strict=True)
+            drawn = draw(
+                predict, scheduler, model.x_0_shape, labels, seeds, settings.num_inference_steps,
+                settings.guidance_scale, self.device,
+            )  # fmt: skip
+            hits += self.hits(model.decode(drawn))
+        return hits, len(asked)
 
     def some_of_the_class(self, k: int) -> ImageSet:
         """k images of each forgotten class, or all where there are fewer, as a model trains on them."""

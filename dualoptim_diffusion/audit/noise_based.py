@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
-from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
-from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.diffusion.sampling import make_scheduler
 
 
 class NoisierDDIM:
@@ -27,24 +26,10 @@ class NoisierDDIM:
 
 def noisier(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """How often the forgotten labels draw the class under each scale of the noise."""
-    return curve([(scale, _count(context, audited.model, scale)) for scale in context.budget.noise_scales])
-
-
-@torch.no_grad()
-def _count(context: AuditContext, model: DenoisingModel, scale: float) -> tuple[int, int]:
-    model.network.eval()
-    settings = context.settings
-    scheduler = NoisierDDIM(make_scheduler("ddim", model.learned_variance, model.betas), scale)
-    asked = [(label, seed) for label in context.forget_classes for seed in range(context.budget.images)]
-    hits, size = 0, min(context.budget.images, settings.batch_size)
-    for first in range(0, len(asked), size):
-        labels, seeds = zip(*asked[first : first + size], strict=True)
-        drawn = draw(
-            model.predict, scheduler, model.x_0_shape, labels, seeds, settings.num_inference_steps,
-            settings.guidance_scale, context.device,
-        )  # fmt: skip
-        hits += context.hits(model.decode(drawn))
-    return hits, len(asked)
+    model = audited.model
+    ddim = make_scheduler("ddim", model.learned_variance, model.betas)
+    scales = context.budget.noise_scales
+    return curve([(s, context.count_drawn(model, model.predict, NoisierDDIM(ddim, s))) for s in scales])
 
 
 def trials(context: AuditContext) -> list[Trial]:

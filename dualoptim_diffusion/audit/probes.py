@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dualoptim_diffusion.audit import (
+    classifier_guided,
     embedding_attack,
     features,
     inversion,
@@ -30,6 +31,7 @@ PROBES: dict[str, Probe] = {
     "features": features.PROBE,
     "weights": weights.PROBE,
     "noise_based": noise_based.PROBE,
+    "classifier_guided": classifier_guided.PROBE,
     "quantise": quantise.PROBE,
     "membership": membership.PROBE,
 }

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from dualoptim_diffusion.core.config import Section
 
 USUAL = ("leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights")
-PROBE_NAMES = (*USUAL, "noise_based", "quantise", "membership")
+PROBE_NAMES = (*USUAL, "noise_based", "classifier_guided", "quantise", "membership")
 
 
 class Budget(Section):
@@ -33,6 +33,8 @@ class Budget(Section):
         loss_timesteps: at which `inversion` and `membership` measure losses.
         feature_timestep: of the noise under which `features` reads them.
         noise_scales: of `noise_based`; 1 is the noise of DDPM.
+        guide_steps: that the classifier of `classifier_guided` is trained for.
+        guide_scales: of its gradient.
         weight_bits: of `quantise`.
     """
 
@@ -55,6 +57,8 @@ class Budget(Section):
     loss_timesteps: tuple[int, ...] = (50, 150, 250, 350, 450, 550, 650, 750, 850, 950)
     feature_timestep: int = Field(100, ge=0, le=999)
     noise_scales: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 1.05, 1.1, 1.2), min_length=1)
+    guide_steps: int = Field(300, ge=1)
+    guide_scales: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 3.0, 10.0), min_length=1)
     weight_bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((8, 4), min_length=1)
 
     @field_validator("relearn_steps", "embedding_steps")

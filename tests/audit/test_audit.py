@@ -53,6 +53,7 @@ SMALL = (
     "audit.real_images=6",
     "audit.timesteps=[400]",
     "audit.loss_timesteps=[100,900]",
+    "audit.guide_steps=2",
 )
 
 
@@ -61,6 +62,7 @@ def budget() -> Budget:
     return Budget(
         images=4, relearn=(2, "retained"), relearn_steps=(0, 2), embedding_steps=(0, 3), batch_size=4, real_images=6,
         timesteps=(400,), loss_timesteps=(100,), guidance_scales=(0.0, 1.0), ddpm_steps=3, labels=3,
+        guide_steps=2,
     )  # fmt: skip
 
 

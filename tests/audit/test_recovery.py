@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dualoptim_diffusion.audit.classifier_guided import guide, guided, slope_of
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel
 from dualoptim_diffusion.audit.features import likeness, linear_cka
 from dualoptim_diffusion.audit.membership import auc, membership
@@ -131,6 +132,79 @@ def test_a_model_that_knows_one_image_draws_it_whatever_the_noise(scale: float) 
 
     found = drawn(NoisierDDIM(ddim, scale), predict, [torch.Generator().manual_seed(2)])
     torch.testing.assert_close(found[0], x_0, rtol=0, atol=1e-4)
+
+
+# Guidance by a classifier
+
+
+@pytest.mark.parametrize("asked", [None, 7])
+def test_the_exact_classifier_leads_a_model_of_all_images_to_the_one_of_the_class(asked: int | None) -> None:
+    """Images are standard normal, of which the class is one, m: log p(m | x_t) has the slope x - (x - a m) / s^2."""
+    ddim = make_scheduler("ddim")
+    ddim.set_timesteps(20)
+    m = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    labels: list[int] = []
+
+    def spread(t: Tensor) -> Tensor:
+        return (1 - ddim.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
+
+    class Known:
+        def predict(self, x_t: Tensor, t: Tensor, class_labels: Tensor, scale: float) -> Tensor:
+            labels.extend(class_labels.tolist())
+            return torch.cat([spread(t) * x_t, torch.ones_like(x_t)], 1)  # with a variance, which stays
+
+        def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+            times.append(t)
+            return x_0 + spread(t) * noise
+
+    times: list[Tensor] = []
+    model: Any = Known()
+
+    def predict(scale: float) -> Any:
+        def at(x_t: Tensor, t: Tensor, class_labels: Tensor, s: float) -> Tensor:
+            var = spread(t).square()
+            exact = guided(model, lambda x, _: x - (x - (1 - var).sqrt() * m) / var, scale, asked)
+            predicted = exact(x_t, t, class_labels, s)
+            assert predicted[:, 1:].eq(1).all()
+            return predicted
+
+        return at
+
+    found = drawn(ddim, predict(1.0), [torch.Generator().manual_seed(i) for i in range(2)])
+    torch.testing.assert_close(found, m.expand(2, 1, 8, 8), rtol=0, atol=1e-4)
+    assert {*labels} == {0 if asked is None else asked}
+    alone = drawn(ddim, predict(0.0), [torch.Generator().manual_seed(0)])
+    assert (alone[0] - m).abs().mean() > 0.5
+
+
+def test_the_slope_is_the_gradient_of_the_log_probability_of_each_images_own_answer() -> None:
+    source = torch.Generator().manual_seed(6)
+    weights = torch.randn(3, 4, dtype=torch.double, generator=source)
+    linear = torch.nn.Linear(4, 3, bias=False, dtype=torch.double)
+    linear.weight.data = weights
+    network = torch.nn.Sequential(torch.nn.Flatten(), linear).requires_grad_(False)
+    x = torch.randn(5, 1, 2, 2, dtype=torch.double, generator=source)
+    labels = torch.tensor([0, 1, 4, 3, 0])
+    with torch.no_grad():
+        found = slope_of(network, torch.tensor([2, 0, 2, 1, 2]))(x, labels)
+    chosen = weights[torch.tensor([2, 0, 2, 1, 2])] - network(x).softmax(1) @ weights
+    torch.testing.assert_close(found.flatten(1), chosen)
+
+
+def test_the_guide_learns_to_tell_noisy_images_of_the_class_and_is_the_same_for_every_model(
+    scene: AuditContext,
+) -> None:
+    longer = replace(scene, budget=scene.budget.model_copy(update={"guide_steps": 60}))
+    network = guide(longer)
+    images = scene.held_out
+    noise = torch.randn(len(images), *scene.original.x_0_shape, generator=torch.Generator().manual_seed(7))
+    x_t = scene.original.add_noise(scene.original.encode(images.images[:]), noise, torch.full((len(images),), 100))
+    told = network(x_t).argmax(1).eq(0)
+    gone = images.class_labels == THREE
+    assert told[gone].double().mean() > 0.8
+    assert told[~gone].double().mean() < 0.2
+    again = guide(longer).state_dict()
+    assert all(value.equal(again[name]) for name, value in network.state_dict().items())
 
 
 # Membership
