@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
 from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.core.schedules import one_cycle
 from dualoptim_diffusion.diffusion.randomness import derive_seed
@@ -25,10 +25,8 @@ Slope = Callable[[Tensor, Tensor], Tensor]  # x_t and class labels -> gradient o
 def recovered(context: AuditContext, audited: AuditedModel, with_label: bool) -> dict[str, Any]:
     """How often the class is drawn under each scale of the classifier's gradient."""
     model = audited.model
-    slope, scheduler = (
-        slope_of(guide(context), answers(context)),
-        make_scheduler("ddim", model.learned_variance, model.betas),
-    )
+    slope = slope_of(guide(context), answers(context))
+    scheduler = make_scheduler("ddim", model.learned_variance, model.betas)
     points = []
     for scale in context.budget.guide_scales:
         predict = guided(model, slope, scale, None if with_label else model.null_class)
@@ -116,10 +114,12 @@ def _trained(context: AuditContext, network: nn.Module) -> dict[str, Tensor]:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    found = [Trial("forgotten label", partial(recovered, with_label=True), SETTINGS, "classifier scale")]
-    if context.original.null_class is not None:
-        found.append(Trial(NULL_LABEL, partial(recovered, with_label=False), SETTINGS, "classifier scale"))
-    return found
+    passes = Passes(context.passes(len(context.budget.guide_scales) * context.asked))
+    asked = {"forgotten label": True} | ({NULL_LABEL: False} if context.original.null_class is not None else {})
+    return [
+        Trial(name, partial(recovered, with_label=with_label), SETTINGS, "classifier scale", passes=passes)
+        for name, with_label in asked.items()
+    ]
 
 
 PROBE = Probe(

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,9 +14,9 @@ from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, draw
-from dualoptim_diffusion.drawing.samples import LazySamples
+from dualoptim_diffusion.drawing.samples import LazySamples, describe
 from dualoptim_diffusion.judge.classifier import Classifier
-from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.unlearning.saliency import Mask
 
 
@@ -34,6 +34,8 @@ class AuditContext:
         original: the model before forgetting.
         mask: what the forget phase was allowed to change, if there is one.
         controls: models retrained without the class.
+        auxiliary: images of anything else, with labels that say nothing of what they show, if they were given.
+        drawn: hits among images that were drawn before, by weights, label and settings; none is drawn twice.
     """
 
     classifier: Classifier
@@ -51,6 +53,8 @@ class AuditContext:
     accelerator: Accelerator
     horizontal_flip: bool
     controls: tuple["AuditedModel", ...] = ()
+    auxiliary: ImageSet | None = None
+    drawn: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +77,22 @@ class AuditContext:
         n = self.budget.images
         changed = self.settings.model_copy(update={"batch_size": min(n, self.settings.batch_size)} | settings)
         samples = LazySamples(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
-        return sum(self.hits(samples[label]) for label in labels), n * len(labels)
+        how = repr(describe(model, model_sha256(model), changed))
+        for label in labels:
+            if (how, str(label), str(n)) not in self.drawn:
+                self.drawn[how, str(label), str(n)] = self.hits(samples[label])
+        return sum(self.drawn[how, str(label), str(n)] for label in labels), n * len(labels)
+
+    def passes(self, count: int, steps: int | None = None, scale: float | None = None) -> int:
+        """Passes of one image through the network that it takes to draw so many, in steps and under guidance."""
+        steps = self.settings.num_inference_steps if steps is None else steps
+        scale = self.settings.guidance_scale if scale is None else scale
+        return count * steps * (1 if scale == 1 else 2)
+
+    @property
+    def asked(self) -> int:
+        """Images that are drawn to ask the forgotten labels once."""
+        return self.budget.images * len(self.forget_classes)
 
     @torch.no_grad()
     def count_drawn(self, model: DenoisingModel, predict: GuidedPredictor, scheduler: Any) -> tuple[int, int]:
@@ -143,6 +162,16 @@ class AuditedModel:
     sha256: str
 
 
+class Passes(NamedTuple):
+    """Of one image through the network: forward alone, and forward and back."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+NONE = Passes()
+
+
 @dataclass(frozen=True)
 class Trial:
     """One piece of a probe's work on one model.
@@ -154,6 +183,7 @@ class Trial:
         settings: of the budget, those that it reads, by name.
         axis: what an attack runs over; None where nothing is attacked.
         made_from: what else the outcome depends on, besides model and context.
+        passes: what it takes, to tell its time beforehand.
     """
 
     name: str
@@ -161,6 +191,7 @@ class Trial:
     settings: tuple[str, ...] = ()
     axis: str | None = None
     made_from: str = ""
+    passes: Passes = NONE
 
     def seeds(self, budget: Budget, role: str) -> range:
         """Those that it is made with: several where an attack draws lots, and its verdict rests on the model."""
@@ -205,6 +236,12 @@ def along(
         if step < steps[-1]:
             advance(step)
     return curve(points)
+
+
+def passes_along(context: AuditContext, steps: Sequence[int], first_is_drawn: bool = True) -> Passes:
+    """What `along` takes; the first point is mostly that of the model as it is, which is drawn once for all."""
+    points = len(steps) - first_is_drawn
+    return Passes(context.passes(points * context.asked), steps[-1] * context.budget.batch_size)
 
 
 @contextmanager

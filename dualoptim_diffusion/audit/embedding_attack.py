@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, along, restored, table_scale
+from dualoptim_diffusion.audit.context import (
+    AuditContext,
+    AuditedModel,
+    Probe,
+    Trial,
+    along,
+    passes_along,
+    restored,
+    table_scale,
+)
 
 SETTINGS = ("images", "seed", "embedding_images", "embedding_steps", "embedding_lr", "batch_size")
 
@@ -70,11 +79,14 @@ def _gradient(table: nn.Parameter) -> Tensor:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    k = context.budget.embedding_images
+    k, steps = context.budget.embedding_images, context.budget.embedding_steps
     return [
-        Trial(f"any embedding, {k} images", partial(attack, mixture=False), SETTINGS, "step"),
-        Trial(f"mixture of labels, {k} images", partial(attack, mixture=True), SETTINGS, "step"),
-    ]
+        Trial(
+            f"{what}, {k} images", partial(attack, mixture=mixture), SETTINGS, "step",
+            passes=passes_along(context, steps, first_is_drawn=not mixture),
+        )
+        for what, mixture in (("any embedding", False), ("mixture of labels", True))
+    ]  # fmt: skip
 
 
 PROBE = Probe(

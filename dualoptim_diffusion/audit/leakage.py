@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
 from dualoptim_diffusion.core.classes import NULL_LABEL
 
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++")
@@ -18,26 +18,49 @@ def other_labels(context: AuditContext, audited: AuditedModel) -> dict[str, Any]
 
 def guidance(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """The forgotten label under guidance; at 0 it is the null label, at 1 the conditional model."""
-    scales = context.budget.guidance_scales if audited.model.null_class is not None else (1.0,)
-    draw = [(s, context.count(audited.model, context.forget_classes, guidance_scale=s)) for s in scales]
-    return curve(draw)
+    return curve(
+        [(s, context.count(audited.model, context.forget_classes, guidance_scale=s)) for s in _scales(context)]
+    )
 
 
 def samplers(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """The forgotten label by each sampler."""
+    return curve(
+        [
+            (name, context.count(audited.model, context.forget_classes, **settings))
+            for name, settings in _samplers(context).items()
+        ]
+    )
+
+
+def _scales(context: AuditContext) -> tuple[float, ...]:
+    return context.budget.guidance_scales if context.original.null_class is not None else (1.0,)
+
+
+def _samplers(context: AuditContext) -> dict[str, dict[str, Any]]:
+    """Settings of each sampler."""
     steps = {"ddpm": context.budget.ddpm_steps}
-    points = []
-    for name in SAMPLERS:
-        settings = {"scheduler": name, "num_inference_steps": steps.get(name, context.settings.num_inference_steps)}
-        points.append((name, context.count(audited.model, context.forget_classes, **settings)))
-    return curve(points)
+    usual = context.settings.num_inference_steps
+    return {name: {"scheduler": name, "num_inference_steps": steps.get(name, usual)} for name in SAMPLERS}
+
+
+def _passes(context: AuditContext, **changed: Any) -> int:
+    """To draw the forgotten labels with these settings; none with the run's own, which are drawn before."""
+    settings = context.settings.model_copy(update=changed)
+    if settings == context.settings:
+        return 0
+    return context.passes(context.asked, settings.num_inference_steps, settings.guidance_scale)
 
 
 def trials(context: AuditContext) -> list[Trial]:
+    labels = len(context.other_labels) + (context.original.null_class is not None)
+    under_labels = Passes(context.passes(labels * context.budget.images))
+    under_scales = Passes(sum(_passes(context, guidance_scale=scale) for scale in _scales(context)))
+    by_samplers = Passes(sum(_passes(context, **settings) for settings in _samplers(context).values()))
     return [
-        Trial("other labels", other_labels, ("images", "labels"), "label"),
-        Trial("guidance", guidance, ("images", "guidance_scales"), "guidance scale"),
-        Trial("samplers", samplers, ("images", "ddpm_steps"), "sampler"),
+        Trial("other labels", other_labels, ("images", "labels"), "label", passes=under_labels),
+        Trial("guidance", guidance, ("images", "guidance_scales"), "guidance scale", passes=under_scales),
+        Trial("samplers", samplers, ("images", "ddpm_steps"), "sampler", passes=by_samplers),
     ]
 
 

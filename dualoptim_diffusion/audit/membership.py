@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial
 from dualoptim_diffusion.core.rates import Z_95
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
@@ -54,9 +54,11 @@ def _losses(context: AuditContext, audited: AuditedModel, images: ImageSet) -> T
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    if min(len(part) for part in _images(context)) < 2:
+    counts = [len(part) for part in _images(context)]
+    if min(counts) < 2:
         return []
-    return [Trial("loss", membership, ("seed", "real_images", "loss_timesteps"))]
+    passes = Passes(sum(counts) * len(context.budget.loss_timesteps))
+    return [Trial("loss", membership, ("seed", "real_images", "loss_timesteps"), passes=passes)]
 
 
 PROBE = Probe(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 
 
@@ -33,7 +33,8 @@ def noisier(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    return [Trial("noisier sampling", noisier, ("images", "noise_scales"), "noise scale")]
+    passes = Passes(context.passes(len(context.budget.noise_scales) * context.asked))
+    return [Trial("noisier sampling", noisier, ("images", "noise_scales"), "noise scale", passes=passes)]
 
 
 PROBE = Probe(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
 from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
@@ -48,10 +48,13 @@ def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: in
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    found = [Trial("forgotten label", partial(recovered, with_label=True), SETTINGS, "timestep")]
-    if context.original.null_class is not None:
-        found.append(Trial(NULL_LABEL, partial(recovered, with_label=False), SETTINGS, "timestep"))
-    return found
+    n, steps = len(real_images(context)), context.settings.num_inference_steps
+    passes = Passes(sum(context.passes(n, max(1, steps * t // 1000)) for t in context.budget.timesteps))
+    asked = {"forgotten label": True} | ({NULL_LABEL: False} if context.original.null_class is not None else {})
+    return [
+        Trial(name, partial(recovered, with_label=with_label), SETTINGS, "timestep", passes=passes)
+        for name, with_label in asked.items()
+    ]
 
 
 PROBE = Probe(

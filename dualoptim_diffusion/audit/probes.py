@@ -27,11 +27,11 @@ PROBES: dict[str, Probe] = {
     "relearn": relearn.PROBE,
     "embedding_attack": embedding_attack.PROBE,
     "noisy_start": noisy_start.PROBE,
+    "classifier_guided": classifier_guided.PROBE,
     "inversion": inversion.PROBE,
     "features": features.PROBE,
     "weights": weights.PROBE,
     "noise_based": noise_based.PROBE,
-    "classifier_guided": classifier_guided.PROBE,
     "quantise": quantise.PROBE,
     "membership": membership.PROBE,
 }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve, restored
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve, restored
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -34,7 +34,8 @@ def quantised(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    return [Trial("rounded weights", quantised, ("images", "weight_bits"), "bits")]
+    passes = Passes(context.passes(len(context.budget.weight_bits) * context.asked))
+    return [Trial("rounded weights", quantised, ("images", "weight_bits"), "bits", passes=passes)]
 
 
 PROBE = Probe(

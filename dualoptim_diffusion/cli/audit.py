@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dualoptim_diffusion.cli.complete import run_folders
-from dualoptim_diffusion.cli.options import LOOKING, Json, RunArgument, result, starting, verb
+from dualoptim_diffusion.cli.options import LOOKING, DryRun, Json, RunArgument, planned, result, starting, verb
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, AuditConfig
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import parse_recipe
@@ -51,6 +51,7 @@ def audit(
         bool,
         typer.Option("--retrain", help="Train the controls here; they are cached, and interrupted training continues."),
     ] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Attack a run's result: is the class really gone?
@@ -71,5 +72,8 @@ def audit(
 
     experiment = open_run(run, others, allowed=("audit", "sampling"))
     chosen = runs_audit.Controls(tuple(control or ()), controls, retrain)
+    if dry_run:
+        planned(runs_audit.plan_audit(experiment, run, spent, probe or (), chosen), as_json)
+        return
     content = runs_audit.audit(experiment, run, spent, budget.value, probe or (), chosen)
     result(content if as_json else text(content), as_json)

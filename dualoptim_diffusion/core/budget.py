@@ -6,8 +6,10 @@ from pydantic import Field, field_validator, model_validator
 
 from dualoptim_diffusion.core.config import Section
 
-USUAL = ("leakage", "relearn", "embedding_attack", "noisy_start", "inversion", "features", "weights")
-PROBE_NAMES = (*USUAL, "noise_based", "classifier_guided", "quantise", "membership")
+USUAL = (
+    "leakage", "relearn", "embedding_attack", "noisy_start", "classifier_guided", "inversion", "features", "weights",
+)  # fmt: skip
+PROBE_NAMES = (*USUAL, "noise_based", "quantise", "membership")
 
 
 class Budget(Section):
@@ -25,6 +27,7 @@ class Budget(Section):
         relearn_steps: after which steps the label is drawn.
         relearn_lr: of Adam, for all weights but the class tables.
         batch_size: of all attacks that train.
+        auxiliary: folder of images of anything else that `relearn` trains on too, in folders as `data.path` holds them.
         embedding_images: images of the class that `embedding_attack` is given.
         embedding_steps: after which steps the label is drawn.
         embedding_lr: of Adam for class tables, in `relearn` too, as a multiple of their root mean square.
@@ -49,6 +52,7 @@ class Budget(Section):
     relearn_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100)
     relearn_lr: float = Field(1e-4, gt=0)
     batch_size: int = Field(32, ge=1)
+    auxiliary: str | None = None
     embedding_images: int = Field(10, ge=1)
     embedding_steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100)
     embedding_lr: float = Field(0.1, gt=0)
@@ -120,7 +124,7 @@ BUDGETS = {
         ddpm_steps=1000,
     ),
     "study": Budget(
-        probes=("relearn", "embedding_attack", "noisy_start"),
+        probes=("relearn", "embedding_attack", "noisy_start", "classifier_guided"),
         relearn=(10, "retained"),
         relearn_steps=(0, 2, 5, 10, 20, 50),
         embedding_steps=(0, 10, 50),

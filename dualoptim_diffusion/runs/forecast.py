@@ -88,9 +88,13 @@ class Speed(NamedTuple):
 
 
 def speed(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig, batch_size: int) -> Speed:
-    """How fast the model trains with such batches and draws."""
+    """How fast the model trains with such batches and draws, once it is prepared as the run says."""
     model.prepare(accelerator, run.precision, run.channels_last)
-    device = accelerator.device
+    return speed_of(model, accelerator.device, batch_size)
+
+
+def speed_of(model: DenoisingModel, device: torch.device, batch_size: int) -> Speed:
+    """The same of a prepared model; its weights stay, and it is left without gradients."""
     torch.manual_seed(derive_seed(0, "probe"))
 
     def forward(count: int) -> torch.Tensor:
@@ -101,7 +105,9 @@ def speed(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfi
     with torch.no_grad():
         alone = measured(forward, device)
     backward = measured(lambda count: forward(count).backward(), device, batch_size)
-    return Speed(alone, backward, seconds_of_step(model.network, device))
+    found = Speed(alone, backward, seconds_of_step(model.network, device))
+    model.network.zero_grad(set_to_none=True)
+    return found
 
 
 @torch.no_grad()

@@ -22,20 +22,15 @@ from dualoptim_diffusion.audit.verdict import correlation, decide, excesses, hea
 from dualoptim_diffusion.audit.weights import distances
 from dualoptim_diffusion.cli.audit import BudgetOption
 from dualoptim_diffusion.core.budget import BUDGETS, PROBE_NAMES, USUAL, Budget
-from dualoptim_diffusion.core.config import DataConfig, SamplingConfig
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.data import load_dataset, split
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
+from dualoptim_diffusion.files.cache import cache_entry
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.models import ConditionalDDPM, ConditionalDiT, DiTModule, UNetModule, model_sha256
 from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.models.stock import fold
 from dualoptim_diffusion.report.audits import section, sentence
-from dualoptim_diffusion.runs import audit as auditing
-from dualoptim_diffusion.runs.evaluate import open_classifier
-from dualoptim_diffusion.runs.finished import open_run
-from dualoptim_diffusion.runs.obtain import make_accelerator
 from tests.helpers.commands import Outcome
 from tests.helpers.numerics import rounding
 
@@ -55,46 +50,6 @@ SMALL = (
     "audit.loss_timesteps=[100,900]",
     "audit.guide_steps=2",
 )
-
-
-@pytest.fixture(scope="module")
-def budget() -> Budget:
-    return Budget(
-        images=4, relearn=(2, "retained"), relearn_steps=(0, 2), embedding_steps=(0, 3), batch_size=4, real_images=6,
-        timesteps=(400,), loss_timesteps=(100,), guidance_scales=(0.0, 1.0), ddpm_steps=3, labels=3,
-        guide_steps=2,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scene(finished: Path, budget: Budget) -> AuditContext:
-    accelerator = make_accelerator("cpu")
-    model = load_model(finished / "model")
-    train, held_out = load_dataset(DataConfig(name="digits"))
-    forget_set, retain_set = split(train, [THREE])
-    classifier = open_classifier(open_run(finished))
-    return AuditContext(
-        classifier=classifier,
-        forget_classes=(THREE,),
-        judged_as=(THREE,),
-        labels=train.id2label,
-        forget_set=forget_set,
-        retain_set=retain_set,
-        train=train,
-        held_out=held_out,
-        settings=SamplingConfig(num_inference_steps=3, batch_size=4),
-        budget=budget,
-        original=load_model(finished / "model"),
-        mask={name: torch.ones_like(p, dtype=torch.bool) for name, p in model.network.named_parameters()},
-        accelerator=accelerator,
-        horizontal_flip=False,
-    )
-
-
-@pytest.fixture
-def subject(finished: Path) -> AuditedModel:
-    model = load_model(finished / "model")
-    return AuditedModel("unlearned", model, model_sha256(model))
 
 
 @pytest.mark.parametrize("name", PROBE_NAMES)
@@ -540,7 +495,7 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     stop_at(10**6)
     assert dualoptim("audit", audited, *other).code == 0
     whole, everything = (audited / "audit.json").read_bytes(), len(counted)
-    for kept in (Path(auditing.cache_entry("audits", "x")).parent).glob("*.json"):
+    for kept in (Path(cache_entry("audits", "x")).parent).glob("*.json"):
         kept.unlink()
     stop_at(8)
     assert dualoptim("audit", audited, *other).code == 130

@@ -43,12 +43,6 @@ def scene(finished: Path) -> AuditContext:
     )  # fmt: skip
 
 
-@pytest.fixture
-def subject(finished: Path) -> AuditedModel:
-    model = load_model(finished / "model")
-    return AuditedModel("unlearned", model, model_sha256(model))
-
-
 # Rounding
 
 
