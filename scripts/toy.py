@@ -42,7 +42,7 @@ STEPS = "method.num_steps=4"
 MASK = ("method.mask.num_batches=1", "method.mask.batch_size=16")  # for recipes that have a mask
 AUDIT = (  # the least that an audit with all its attacks may spend
     "audit.images=2", "audit.relearn_steps=[0,1]", "audit.embedding_steps=[0,1]", "audit.timesteps=[400]",
-    "audit.real_images=2", "audit.labels=1", "audit.batch_size=4",
+    "audit.real_images=2", "audit.labels=1", "audit.batch_size=4", "audit.guide_steps=2",
 )  # fmt: skip
 
 

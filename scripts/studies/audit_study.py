@@ -1,7 +1,8 @@
-"""Which methods remove a class, and which only hide it? Forgets digits by seven methods, attacks every result, and
-ranks the methods. Each result is audited with `--budget study` beside the original and beside a model retrained
-without the class under the same seed. The control of `retrain` itself is the model of the next seed, which shows
-what chance alone gives. Finished runs and audits are not made again. Writes audit_study.json, .md and .png.
+"""Which methods remove a class, and which only hide it? Forgets digits by all methods, attacks every result, and ranks
+the methods. Each seed has a base model of its own. Each result is audited with `--budget study` beside the original and
+two models retrained without the class under other seeds or the same; a retrained model is audited beside the other
+two, which shows what chance alone gives. Finished runs and audits are not made again. Writes audit_study.json, .md and
+.png.
 
     python scripts/studies/audit_study.py --jobs 2
     python scripts/studies/audit_study.py --table    # table and figure of the results that are there
@@ -9,8 +10,9 @@ what chance alone gives. Finished runs and audits are not made again. Writes aud
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,18 +24,13 @@ import tables
 import toy
 from command import command_line, dualoptim, parse, parser
 from studies.reproduce_table2 import METHODS, Table
-from studies.runner import Cell
+from studies.runner import Cell, write_bases
 from tables import read_json
 
 STUDIED = (
-    "sfron_shared",
-    "sfron_dual",
-    "salun_dual",
-    "null_matching",
-    "gradient_ascent",
-    "finetune",
+    "sfron_shared", "sfron_dual", "salun_joint", "salun_dual", "null_matching", "sa", "gradient_ascent", "finetune",
     "retrain",
-)
+)  # fmt: skip
 SETTINGS = ("sampling.seeds=0-199", "sampling.batch_size=200", "run.device=cpu", "evaluation.protocol=seeds")
 CONTROLS = 2  # of an audit
 ATTACKS = {  # title: probe, trial
@@ -43,6 +40,8 @@ ATTACKS = {  # title: probe, trial
     "mixture of labels": ("embedding_attack", "mixture of labels, 10 images"),
     "noisy start, label": ("noisy_start", "forgotten label"),
     "noisy start, null": ("noisy_start", "null label"),
+    "classifier, label": ("classifier_guided", "forgotten label"),
+    "classifier, null": ("classifier_guided", "null label"),
 }
 
 
@@ -187,8 +186,9 @@ def study(arguments: Namespace) -> list[dict[str, Any]]:
     """Makes all runs, controls first, and audits them."""
     table = Table("digits", arguments.runs, arguments.overrides, 1, here=arguments.toy)
     grid = [(c, s) for s in arguments.seeds for c in arguments.classes]
+    bases = {} if arguments.toy else _bases(arguments)
     controls = [table.cell("retrain", c, s) for c, s in grid]
-    cells = [table.cell(m, c, s) for c, s in grid for m in arguments.methods]
+    cells = [_on(bases, table.cell(m, c, s)) for c, s in grid for m in arguments.methods]
 
     def make(cell: Cell) -> None:
         if not table.finished(cell) and (problem := table.run(cell)[1]):
@@ -206,6 +206,19 @@ def study(arguments: Namespace) -> list[dict[str, Any]]:
 
     every(make, controls, "retraining")
     return every(attack, cells, "forgetting and auditing")
+
+
+def _bases(arguments: Namespace) -> dict[int, str]:
+    """Of each seed the recipe of its base model; seed 0 is the recipes' own."""
+    seeds = [seed for seed in arguments.seeds if seed]
+    return dict(zip(seeds, write_bases(arguments.runs / "bases", seeds), strict=True))
+
+
+def _on(bases: Mapping[int, str], cell: Cell) -> Cell:
+    """The cell on its seed's base model; a retrained model has none."""
+    if cell.group == "retrain" or cell.seed not in bases:
+        return cell
+    return replace(cell, overrides=(*cell.overrides, f"model.pretrain={bases[cell.seed]}"))
 
 
 def main(words: Sequence[str] | None = None) -> None:

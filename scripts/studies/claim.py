@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scrip
 import toy
 from command import command_line, parse, parser
 from studies.claim_tables import FINETUNING, Found, draw, tabulate
-from studies.runner import Cell, run_study
+from studies.runner import Cell, run_study, write_bases
 
 RECIPE, FINETUNE = "digits_sfron_dual", "digits_finetune"
 CHOSEN_ON = "three"
@@ -150,22 +150,6 @@ class Plan:
         ]
 
 
-def write_bases(folder: Path, count: int) -> list[str]:
-    """Recipes that differ from the digits' own base model in their seed; their paths from the present folder."""
-    import yaml
-
-    from dualoptim_diffusion.core.recipes import recipe_folder
-
-    folder.mkdir(parents=True, exist_ok=True)
-    content = yaml.safe_load((recipe_folder() / "digits_pretrain.yaml").read_text(encoding="utf-8"))
-    paths = []
-    for seed in range(1, count + 1):
-        path = folder / f"digits_pretrain_{seed}.yaml"
-        path.write_text(yaml.safe_dump(content | {"run": {"seed": seed}}, sort_keys=False), encoding="utf-8")
-        paths.append(path.as_posix())
-    return paths
-
-
 def chosen_rates(found: Mapping[tuple[str, str], Sequence[Found]], names: Iterable[str]) -> dict[str, str]:
     """Of each name the lowest rate with mean FA of at most `ENOUGH`; where none has, the one with the least."""
     chosen = {}
@@ -192,7 +176,7 @@ def main(words: Sequence[str] | None = None) -> None:
         tiny = toy.overrides(out / "recipes")
         plan = Plan([str(out / "recipes" / "pretrain.yaml")], 1, tiny)
     else:
-        plan = Plan(write_bases(arguments.work, BASES), arguments.seeds)
+        plan = Plan(write_bases(arguments.work, range(1, BASES + 1)), arguments.seeds)
     about = {"command": command_line(__file__, words), "setting": [*SETTING, *FORGET], "arms": ARMS}
     jobs = min(arguments.jobs, 1) if arguments.toy else arguments.jobs
     run = partial(run_study, out=out / "claim.json", about=about, jobs=jobs)

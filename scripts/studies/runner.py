@@ -155,6 +155,22 @@ def _original(recipe: str, class_name: str, overrides: tuple[str, ...]) -> dict[
     return _score(experiment, model)
 
 
+def write_bases(folder: Path, seeds: Iterable[int]) -> list[str]:
+    """Recipes that differ from the digits' own base model in their seed; their paths from the present folder."""
+    import yaml
+
+    from dualoptim_diffusion.core.recipes import recipe_folder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = yaml.safe_load((recipe_folder() / "digits_pretrain.yaml").read_text(encoding="utf-8"))
+    paths = []
+    for seed in seeds:
+        path = folder / f"digits_pretrain_{seed}.yaml"
+        path.write_text(yaml.safe_dump(content | {"run": {"seed": seed}}, sort_keys=False), encoding="utf-8")
+        paths.append(path.as_posix())
+    return paths
+
+
 def told(result: dict[str, Any]) -> str:
     """A finished cell in a few words."""
     after = result["after"] or {}
