@@ -1,11 +1,12 @@
 """Shall one forget with two optimizers, and with which? Tests the paper's claim with SFRon on the digits. Every arm has
 150 steps, one retain step a forget step, constant rates, no ceiling and raw weights; an arm is one Adam or two, a wide
 or a narrow mask, and a weight of the forget loss. The rate of each arm is chosen on one base model and class: the
-lowest that ends with FA of at most 5%. It is then tested on three other base models and five other classes, beside
-finetuning at the same rate and with the same seeds, which is what a distance is compared with. Then one factor is
-changed at a time, and the optimizer of the forget phase at a rate chosen in the same way. FA is forced and measured on
-200 images, RA and KID on 450, drawn in 25 DDIM steps. Finished runs are kept in claim.json, so the command can be
-stopped and run again; seeds are outermost, so a stopped study is balanced. It writes claim.md and claim.png beside it.
+lowest that ends with FA of at most 5%. Every arm is then tested at every rate that was chosen, on three other base
+models and five other classes, beside finetuning at the same rate and with the same seeds, which is what a distance is
+compared with. Then one factor is changed at a time, and the optimizer of the forget phase at a rate chosen in the same
+way. FA is forced and measured on 200 images, RA and KID on 450, drawn in 25 DDIM steps. Finished runs are kept in
+claim.json, so the command can be stopped and run again; seeds are outermost, so a stopped study is balanced. It writes
+claim.md and claim.png beside it.
 
     python scripts/studies/claim.py --jobs 2
     python scripts/studies/claim.py --jobs 0    # tables and figure of the finished runs
@@ -111,14 +112,14 @@ class Plan:
         }
 
     def tested(self, rates: Rates) -> list[Cell]:
-        """Every arm at its rate, and finetuning at each of these rates; seeds outermost."""
-        pairs = [*rates.items(), *((FINETUNING, rate) for rate in dict.fromkeys(rates.values()))]
+        """Every arm, and finetuning, at every rate that was chosen for any; seeds outermost."""
         return [
             self.cell(arm, rate, name, seed, base=base)
             for seed in self.seeds
             for base in self.bases
             for name in self.classes
-            for arm, rate in pairs
+            for rate in dict.fromkeys(rates.values())
+            for arm in (*ARMS, FINETUNING)
         ]
 
     def factors(self, rates: Rates) -> dict[tuple[str, str], list[Cell]]:

@@ -151,31 +151,40 @@ def tabulate(found: Mapping[str, Any], command: str) -> str:
 
 
 def of_tested(tested: Sequence[Found], rates: Mapping[str, str]) -> list[str]:
-    """The arms at their rates, what a second optimizer changes, and what could be seen."""
-    compared, arms = Compared(tested), {arm: [run for run in tested if run["group"] == arm] for arm in rates}
-    groups = {place(run)[:2] for run in tested}
-    body = [[arm, rates[arm], *compared.table_row(runs)] for arm, runs in arms.items() if runs]
+    """The arms at all rates, what a second optimizer changes at chosen and at equal ones, and what could be seen."""
+    compared, groups = Compared(tested), {place(run)[:2] for run in tested}
+    tried = list(dict.fromkeys(rates.values()))
+    runs = {
+        (arm, r): [run for run in tested if (run["group"], rate_of(run)) == (arm, r)] for arm in rates for r in tried
+    }
+    body = [
+        [arm, rate + " *" * (rates[arm] == rate), *compared.table_row(part)]
+        for (arm, rate), part in runs.items() if part
+    ]  # fmt: skip
     lines = [
         f"Tested on {len({base for base, _ in groups})} other base models and {len({name for _, name in groups})} "
         "other classes:", "", *table(("arm", "rate", *HEAD), body), "",
     ]  # fmt: skip
     rows, deviations = [], []
     for one, two in zip(list(rates)[::2], list(rates)[1::2], strict=True):
-        for name, form in (("FA", ".1%"), ("RA", ".1%"), (KID, ".2f")):
-            differences = paired(compared, arms[two], arms[one], name)
-            ratio = deviation_ratio(*(seed_variances(compared, arms[arm], name) for arm in (two, one)))
-            if len(differences) > 1:
-                deviations.append((name, form, math.sqrt(variance(differences))))
-            rows.append(
-                [
-                    f"{two} - {one}", name, len(differences),
-                    mean_with_interval(differences, form) if differences else "",
-                    f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else "",
-                ]
-            )  # fmt: skip
+        pairs = {"each its own": (rates[one], rates[two])} | {rate: (rate, rate) for rate in tried}
+        for which, (of_one, of_two) in pairs.items():
+            for name, form in (("FA", ".1%"), ("RA", ".1%"), (KID, ".2f")):
+                parts = runs[two, of_two], runs[one, of_one]
+                differences = paired(compared, *parts, name)
+                ratio = deviation_ratio(*(seed_variances(compared, part, name) for part in parts))
+                if len(differences) > 1:
+                    deviations.append((name, form, math.sqrt(variance(differences))))
+                rows.append(
+                    [
+                        f"{two} - {one}", which, name, len(differences),
+                        mean_with_interval(differences, form) if differences else "",
+                        f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else "",
+                    ]
+                )  # fmt: skip
     lines += [
-        "What the second optimizer changes, each arm at its own rate; n counts pairs of base model and class:", "",
-        *table(("difference", "figure", "n", "mean (95%)", "deviation over seeds, of one's (95%)"), rows),
+        "What the second optimizer changes; n counts pairs of base model and class:", "",
+        *table(("difference", "rate", "figure", "n", "mean (95%)", "deviation over seeds, of one's (95%)"), rows),
     ]  # fmt: skip
     if deviations:
         lines += ["", told_detectable(deviations[:3])]
@@ -240,10 +249,11 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
 
 def scatter(axis: Any, tested: Sequence[Found], rates: Mapping[str, str], name: str) -> None:
-    """A dot a tested run, an arm a row; black marks the mean."""
+    """A dot a tested run at its arm's chosen rate, an arm a row; black marks the mean."""
     compared = Compared(tested)
     for number, arm in enumerate(rates):
-        found = [values[name] for run in tested if run["group"] == arm and (values := compared.values(run))]
+        own = [run for run in tested if (run["group"], rate_of(run)) == (arm, rates[arm])]
+        found = [values[name] for run in own if (values := compared.values(run))]
         heights = number + np.linspace(-0.25, 0.25, len(found)) if found else []
         axis.plot(found, heights, "o", markersize=3, alpha=0.5, color=("tab:orange", "tab:blue")[number % 2])
         if found:
