@@ -1,8 +1,9 @@
 """`dualoptim audit`."""
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +58,8 @@ def audit(
     """Attack a run's result: is the class really gone?
 
     It may be only hidden. Each probe runs on the original, the unlearned model and controls that never saw the class.
-    Writes audit.json and the report. Run an interrupted command again to continue.
+    Writes audit.json and the report. Run an interrupted command again to continue. A run on another run's model is
+    attacked for the classes of both. RUN may be a folder of `forget --then`: the model after each request is attacked.
     """
     if control and retrain:
         raise InputError(f"--control names the control {control[0]} and --retrain would make one; give one of them.")
@@ -67,13 +69,29 @@ def audit(
     spent = parse_recipe(AuditConfig, values, own, "The audit's budget").audit
     starting(f"Auditing {run}")
     from dualoptim_diffusion.report.audits import text
+    from dualoptim_diffusion.report.sequence import text as sequence_text
     from dualoptim_diffusion.runs import audit as runs_audit
-    from dualoptim_diffusion.runs.finished import open_run
+    from dualoptim_diffusion.runs.finished import open_chain
+    from dualoptim_diffusion.runs.sequence import audit_in_turn, runs_of
 
-    experiment = open_run(run, others, allowed=("audit", "sampling"))
     chosen = runs_audit.Controls(tuple(control or ()), controls, retrain)
+
+    opened = partial(open_chain, overrides=others, allowed=("audit", "sampling"))
+
+    def plan(one: Path) -> dict[str, Any]:
+        experiment, first = opened(one)
+        return runs_audit.plan_audit(experiment, one, spent, probe or (), chosen, first)
+
+    def attack(one: Path) -> dict[str, Any]:
+        experiment, first = opened(one)
+        return runs_audit.audit(experiment, one, spent, budget.value, probe or (), chosen, first)
+
+    runs = runs_of(run)
     if dry_run:
-        planned(runs_audit.plan_audit(experiment, run, spent, probe or (), chosen), as_json)
-        return
-    content = runs_audit.audit(experiment, run, spent, budget.value, probe or (), chosen)
-    result(content if as_json else text(content), as_json)
+        planned({one.name: plan(one) for one in runs} if len(runs) > 1 else plan(runs[0]), as_json)
+    elif runs == [run]:
+        content = attack(run)
+        result(content if as_json else text(content), as_json)
+    else:
+        sequence = audit_in_turn(run, attack)
+        result(sequence if as_json else f"{sequence_text(sequence)}\n\n{run / 'sequence.md'}", as_json)

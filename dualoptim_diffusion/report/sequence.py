@@ -12,18 +12,25 @@ Content = Mapping[str, Any]  # of sequence.json
 NOTE = (
     "Under each class, how often its label draws it, with the 95% interval; FA: how often the labels of all classes "
     "that were forgotten so far draw any of these classes, which grows with their number by itself; RA: how often the "
-    "labels that are left draw their own. The classifier must name a class."
+    "labels that are left draw their own. The classifier must name a class. Audit, where it was made: of all classes "
+    "forgotten so far together, with its surest excess over models that never saw them."
 )
 
 
 def header(content: Content) -> list[str]:
-    return ["request", *content["before"], "FA", "RA", "KID x 1000"]
+    audited = ["audit"] if _is_audited(content) else []
+    return ["request", *content["before"], "FA", "RA", "KID x 1000", *audited]
+
+
+def _is_audited(content: Content) -> bool:
+    return any("audit" in part for part in content["requests"])
 
 
 def rows(content: Content) -> list[list[str]]:
     """The base model, then a row a request; of classes that are not forgotten yet nothing is said."""
     before = content["before"]
-    found = [["none", *map(_rate, before.values()), "", "", ""]]
+    audited = [""] if _is_audited(content) else []
+    found = [["none", *map(_rate, before.values()), "", "", "", *audited]]
     for number, part in enumerate(content["requests"], start=1):
         cells = [_rate(part["own"][name]) if name in part["own"] else "" for name in before]
         kid = (part.get("kid") or {}).get("value")
@@ -34,6 +41,7 @@ def rows(content: Content) -> list[list[str]]:
                 *cells,
                 *(f"{part[key]['value']:.1%}" for key in ("FA", "RA")),
                 distance,
+                *([_audit(part)] if audited else []),
             ]
         )
     return found
@@ -42,6 +50,17 @@ def rows(content: Content) -> list[list[str]]:
 def _rate(part: Mapping[str, Any]) -> str:
     low, high = part["ci95"]
     return f"{part['value']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _audit(part: Mapping[str, Any]) -> str:
+    """What the audit of all classes so far decided, with its surest excess."""
+    if "audit" not in part:
+        return "not audited"
+    if (worst := part["audit"]["headline"]) is None:
+        return "no control"
+    low, high = (100 * side for side in worst["interval"])
+    excess = f"{100 * worst['difference']:+.1f} pp ({low:+.1f} to {high:+.1f})"
+    return f"{worst['decision']}: {excess}, {worst['probe']}"
 
 
 def sentences(content: Content) -> list[str]:

@@ -40,6 +40,7 @@ def audit(
     budget_name: str,
     probes: Sequence[str] = (),
     controls: Controls | None = None,
+    first: RunFolder | None = None,
 ) -> Audit:
     """Runs probes on all models, writes audit.json and the report; cached trials are not run again.
 
@@ -47,6 +48,7 @@ def audit(
         budget: equal for all models.
         probes: those of the budget if none are named.
         controls: where the models come from that have never seen the class; by default those trained here before.
+        first: the run that the experiment's base model belongs to, where it is another (`runs.finished.open_chain`).
 
     Raises:
         InputError: if the run, a control or the judge does not fit.
@@ -55,7 +57,7 @@ def audit(
     with locked_run(run, experiment.accelerator):
         if folder.results.is_file():
             folder.read_results()  # damaged ones are refused before any attack
-        opened = open_audit(experiment, folder, budget, probes, controls or Controls())
+        opened = open_audit(experiment, folder, budget, probes, controls or Controls(), first)
         context, models, sources, chosen, work = opened
         units = units_of(context, models, work)
         if len(sources) < 2:
@@ -90,15 +92,16 @@ def audit(
 
 
 def plan_audit(
-    experiment: Experiment, run: Path, budget: Budget, probes: Sequence[str] = (), controls: Controls | None = None
-) -> dict[str, Any]:
+    experiment: Experiment, run: Path, budget: Budget, probes: Sequence[str] = (), controls: Controls | None = None,
+    first: RunFolder | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """What `audit` would do: trials of each probe, passes through the network, seconds and bytes. Nothing is trained.
 
     Raises:
         InputError: as `audit` does.
     """
     controls = controls or Controls()
-    opened = open_audit(experiment, RunFolder(run), budget, probes, replace(controls, retrain=False))
+    opened = open_audit(experiment, RunFolder(run), budget, probes, replace(controls, retrain=False), first)
     missing = controls.count - len(opened.sources) if controls.retrain else 0
     untrained = [replace(opened.models[0], role="control", sha256=f"not trained yet, {i}") for i in range(missing)]
     units = units_of(opened.context, [*opened.models, *untrained], opened.work)

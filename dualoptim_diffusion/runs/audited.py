@@ -49,12 +49,14 @@ class Opened(NamedTuple):
 
 
 def open_audit(
-    experiment: Experiment, folder: RunFolder, budget: Budget, probes: Sequence[str], controls: Controls
-) -> Opened:
+    experiment: Experiment, folder: RunFolder, budget: Budget, probes: Sequence[str], controls: Controls,
+    first: RunFolder | None = None,
+) -> Opened:  # fmt: skip
     """The models, what they share, and what is to be done with them.
 
     Args:
         probes: those of the budget if none are named.
+        first: the run that the experiment's base model belongs to, where it is another (`runs.finished.open_chain`).
 
     Raises:
         InputError: if the run, a control or the judge does not fit.
@@ -67,7 +69,7 @@ def open_audit(
     folder.check_origin("classifier_sha256", classifier.sha256, "classifier", JUDGE)
     check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     ids = match_classes(classifier, experiment.labels)
-    models = list(open_both_models(experiment, folder).items())
+    models = list(open_both_models(experiment, folder, first).items())
     original = models[0][1].model
     found = open_controls(experiment, original, controls)
     more = [("control", model) for model in found.values()]
@@ -76,6 +78,7 @@ def open_audit(
     for role, model in more:
         experiment.prepare(model)
         models.append((role, OpenedModel(model, model_sha256(model))))
+    has_mask = folder.mask.is_file() and (first is None or first.path == folder.path)  # of earlier runs there are more
     forget_set, retain_set = experiment.training_sets(original)
     train, held_out = experiment.data
     audited = [AuditedModel(role, *model) for role, model in models]
@@ -92,7 +95,7 @@ def open_audit(
         settings=experiment.sampling,
         budget=budget,
         original=original,
-        mask=load_mask(folder.mask, original, experiment.forget_labels) if folder.mask.is_file() else None,
+        mask=load_mask(folder.mask, original, experiment.forget_labels) if has_mask else None,
         accelerator=accelerator,
         horizontal_flip=recipe.data.horizontal_flip,
         controls=tuple(one for one in audited if one.role == "control"),

@@ -1,8 +1,10 @@
 """A finished run: found to be one thing, and opened with what it was made from, wherever that lies now."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from dualoptim_diffusion.core.classes import resolve_classes
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.recipes import load_recipe
@@ -34,6 +36,41 @@ def open_run(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = 
     if experiment.facts.missing is None and "data_sha256" in folder.read_provenance():
         folder.check_origin("data_sha256", experiment.data_sha256, "data set", "data.path=FOLDER")
     return experiment
+
+
+def open_chain(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] = ()) -> tuple[Experiment, RunFolder]:
+    """The experiment of all classes that a run's model was made to forget, and the run that it began with.
+
+    Where a run's base model is the model of another run, as of `forget --then`, that run's classes are added, and its
+    base model takes the place of the run's; and so on. With `model.path` among the overrides the run stands alone.
+
+    Raises:
+        InputError: as `open_run` does.
+    """
+    experiment, first = open_run(run, overrides, allowed), RunFolder(run)
+    if any(override.startswith("model.") for override in overrides):
+        return experiment, first
+    names = list(experiment.forget_names)
+    while (before := _run_before(experiment)) is not None:
+        first, earlier = before, open_run(before.path)
+        names = [*earlier.forget_names, *names]
+        experiment = replace(
+            experiment,
+            recipe=experiment.recipe.model_copy(update={"model": earlier.recipe.model}),
+            pretrain_recipe=earlier.pretrain_recipe,
+            forget_classes=resolve_classes(names, experiment.facts.id2label, {}),
+            left_out=earlier.left_out,
+        )
+    return experiment, first
+
+
+def _run_before(experiment: Experiment) -> RunFolder | None:
+    """The run whose model an experiment starts from."""
+    path = experiment.recipe.model.path
+    if path is None or is_hub_id(path):
+        return None
+    folders = [RunFolder(folder) for folder in (Path(path), Path(path).parent)]
+    return next((folder for folder in folders if folder.recipe.is_file() and folder.model.is_dir()), None)
 
 
 def open_recipes(

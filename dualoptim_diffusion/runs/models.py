@@ -37,8 +37,13 @@ def open_base_model(experiment: Experiment) -> OpenedModel:
     return OpenedModel(model, model_sha256(model))
 
 
-def open_both_models(experiment: Experiment, folder: RunFolder) -> dict[str, OpenedModel]:
+def open_both_models(
+    experiment: Experiment, folder: RunFolder, first: RunFolder | None = None
+) -> dict[str, OpenedModel]:
     """The original and the unlearned model of a run, prepared for drawing.
+
+    Args:
+        first: the run that the original is the base model of, where it is another.
 
     Raises:
         InputError: if one cannot be had, or the original is not the one that the run was made with.
@@ -48,7 +53,7 @@ def open_both_models(experiment: Experiment, folder: RunFolder) -> dict[str, Ope
         "unlearned": load_model(folder.model, experiment.accelerator.device),
     }
     opened = {role: OpenedModel(model, model_sha256(model)) for role, model in models.items()}
-    folder.check_origin("base_model_sha256", opened["original"].sha256, "base model", "model.path=FOLDER")
+    (first or folder).check_origin("base_model_sha256", opened["original"].sha256, "base model", "model.path=FOLDER")
     for model in models.values():
         experiment.prepare(model)
     return opened

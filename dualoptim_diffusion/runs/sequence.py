@@ -1,6 +1,6 @@
 """`dualoptim forget --then`: request after request, each on the model before it, and what became of earlier ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,45 @@ def forget_in_turn(
         model = load_model(folder.model, experiment.accelerator.device)
         content["requests"].append(_request(experiment, whole, folder, model, classifier, so_far, done))
         _name_revived(content["requests"])
-        write_json(out / "sequence.json", content)
-        (out / "sequence.md").write_text(markdown(content), encoding="utf-8")
-        draw(content, out / "sequence.png")
+        _write(out, content)
         words = [*overrides, f"model.path={folder.model}"]
     return content
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The runs of a sequence in their order; of anything else the folder itself.
+
+    Raises:
+        InputError: if sequence.json is damaged.
+    """
+    if not (folder / "sequence.json").is_file():
+        return [folder]
+    if not (requests := _kept(folder)):
+        raise InputError(f"{folder / 'sequence.json'} is not what `dualoptim forget --then` writes; restore it.")
+    return [folder / part["run"] for part in requests]
+
+
+def audit_in_turn(out: Path, attack: Callable[[Path], Mapping[str, Any]]) -> Sequence_:
+    """Audits the model after each request for all classes that it was made to forget, and adds what is decided.
+
+    Args:
+        attack: audits the run in a folder and returns the content of its audit.json.
+
+    Raises:
+        InputError: if sequence.json is damaged, or an audit cannot be made.
+    """
+    runs, content = runs_of(out), read_json(out / "sequence.json")
+    for run, part in zip(runs, content["requests"], strict=True):
+        audit = attack(run)
+        part["audit"] = {key: audit[key] for key in ("forgotten", "plain", "headline")}
+        _write(out, content)
+    return dict(content)
+
+
+def _write(out: Path, content: Sequence_) -> None:
+    write_json(out / "sequence.json", content)
+    (out / "sequence.md").write_text(markdown(content), encoding="utf-8")
+    draw(content, out / "sequence.png")
 
 
 def _in_order(whole: Experiment, requests: Sequence[Sequence[str]]) -> list[int]:
@@ -123,6 +157,7 @@ def _request(
         **drawn,
         "RA": {key: figures["RA"][key] for key in ("value", "hits", "n", "ci95")},
         "kid": figures.get("kid"),
+        **{key: known[0][key] for key in ("audit",) if known and key in known[0]},
     }
 
 

@@ -1,6 +1,7 @@
 """One request after another: each starts from the model before it, and earlier classes are counted again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -74,6 +75,47 @@ def test_a_sequence_that_was_stopped_goes_on_to_the_same_models(
     assert [part["model_sha256"] for part in again["requests"]] == [
         part["model_sha256"] for part in whole["requests"][:2]
     ]
+
+
+SMALL = ("audit.images=2", "audit.relearn=[1]", "audit.relearn_steps=[0,1]", "audit.batch_size=4", "--probe", "relearn")
+
+
+def test_the_model_after_each_request_is_audited_for_all_classes_so_far_beside_models_without_any_of_them(
+    dualoptim: Command, tiny: str, chain: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "out"
+    shutil.copytree(chain, copied)
+    planned = dualoptim("audit", copied, *SMALL, "--retrain", "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    plans = json.loads(planned.out)
+    assert {name: plan["forget"] for name, plan in plans.items()} == {
+        "1-three": ["three"], "2-eight": ["three", "eight"], "3-five": ["three", "five", "eight"],
+    }  # fmt: skip
+    done = dualoptim("audit", copied, *SMALL, "--retrain", "--controls", "1", "--json")
+    assert done.code == 0, done.err
+    content = json.loads(done.out)
+    assert content == json.loads((copied / "sequence.json").read_text())
+    first, second, _ = (json.loads((copied / part["run"] / "audit.json").read_text()) for part in content["requests"])
+    assert second["forgotten"] == ["three", "eight"]
+    assert second["plain"]["unlearned"]["n"] == 2 * first["plain"]["unlearned"]["n"] == 4
+    assert second["models"]["original"] == first["models"]["original"], "what was there before any request"
+    assert second["models"]["control"] != first["models"]["control"]
+    for part, audit in zip(content["requests"], (first, second), strict=False):
+        assert part["audit"]["headline"] == audit["headline"]
+        assert f"{audit['headline']['decision']}: " in (copied / "sequence.md").read_text()
+    assert "“three” and “eight” draw" in (copied / "2-eight" / "report.html").read_text()
+    kept = dualoptim(
+        "forget", tiny, "--class", "three", "--then", "eight", "--then", "five", "--out", copied, "--resume"
+    )
+    assert kept.code == 0, kept.err
+    assert json.loads((copied / "sequence.json").read_text()) == content
+
+
+def test_a_moved_base_model_is_audited_for_the_classes_of_its_own_run(dualoptim: Command, chain: Path) -> None:
+    moved = f"model.path={chain / '1-three' / 'model'}"
+    planned = dualoptim("audit", chain / "2-eight", *SMALL, moved, "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    assert json.loads(planned.out)["forget"] == ["eight"]
 
 
 @pytest.mark.parametrize(
