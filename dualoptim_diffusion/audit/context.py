@@ -1,23 +1,41 @@
 """What all probes of an audit share: classifier, data, settings; and the models they probe."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
-from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, draw
+from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, draw, padded_chunks
 from dualoptim_diffusion.drawing.samples import LazySamples, describe
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
 from dualoptim_diffusion.unlearning.saliency import Mask
+
+
+class Cost(NamedTuple):
+    """Passes of one image through the diffusion network, and seconds of all else that takes long.
+
+    Attributes:
+        forward: without gradients.
+        backward: forward and back.
+        other: measures seconds.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    other: Callable[["AuditContext"], float] | None = None
+
+
+FREE = Cost()
 
 
 @dataclass(frozen=True)
@@ -83,32 +101,34 @@ class AuditContext:
                 self.drawn[how, str(label), str(n)] = self.hits(samples[label])
         return sum(self.drawn[how, str(label), str(n)] for label in labels), n * len(labels)
 
-    def passes(self, count: int, steps: int | None = None, scale: float | None = None) -> int:
-        """Passes of one image through the network that it takes to draw so many, in steps and under guidance."""
-        steps = self.settings.num_inference_steps if steps is None else steps
-        scale = self.settings.guidance_scale if scale is None else scale
-        return count * steps * (1 if scale == 1 else 2)
+    def passes(self, times: int, steps: int | None = None, scale: float | None = None) -> int:
+        """That it takes to draw the images of one label so many times, in steps and under guidance."""
+        size = min(self.budget.images, self.settings.batch_size)
+        padded = math.ceil(self.budget.images / size) * size
+        return times * padded * self.passes_an_image(steps, scale)
 
-    @property
-    def asked(self) -> int:
-        """Images that are drawn to ask the forgotten labels once."""
-        return self.budget.images * len(self.forget_classes)
+    def passes_an_image(self, steps: int | None = None, scale: float | None = None) -> int:
+        """The same of one image."""
+        steps = self.settings.num_inference_steps if steps is None else steps
+        return steps * (1 if (self.settings.guidance_scale if scale is None else scale) == 1 else 2)
+
+    def predictor(self, model: DenoisingModel) -> GuidedPredictor:
+        """The model as images are drawn with it."""
+        return partial(model.predict, guidance_channels=self.settings.guidance_channels)
 
     @torch.no_grad()
     def count_drawn(self, model: DenoisingModel, predict: GuidedPredictor, scheduler: Any) -> tuple[int, int]:
         """The same of images drawn with the forgotten labels by a predictor or a scheduler of a probe's own."""
         model.network.eval()
-        settings = self.settings
-        asked = [(label, seed) for label in self.forget_classes for seed in range(self.budget.images)]
-        hits, size = 0, min(self.budget.images, settings.batch_size)
-        for first in range(0, len(asked), size):
-            labels, seeds = zip(*asked[first : first + size], strict=True)
-            drawn = draw(
-                predict, scheduler, model.x_0_shape, labels, seeds, settings.num_inference_steps,
-                settings.guidance_scale, self.device,
-            )  # fmt: skip
-            hits += self.hits(model.decode(drawn))
-        return hits, len(asked)
+        settings, n, hits = self.settings, self.budget.images, 0
+        for label in self.forget_classes:
+            for seeds, padded in padded_chunks(range(n), min(n, settings.batch_size)):
+                drawn = draw(
+                    predict, scheduler, model.x_0_shape, [label] * len(padded), padded, settings.num_inference_steps,
+                    settings.guidance_scale, self.device,
+                )  # fmt: skip
+                hits += self.hits(model.decode(drawn)[: len(seeds)])
+        return hits, n * len(self.forget_classes)
 
     def some_of_the_class(self, k: int) -> ImageSet:
         """k images of each forgotten class, or all where there are fewer, as a model trains on them."""
@@ -126,6 +146,11 @@ class AuditContext:
         found = ((gone if forgotten else ~gone) & drawn).nonzero()[:, 0]
         order = torch.randperm(len(found), generator=generator(self.budget.seed, "audit", "real"))
         return images.at(found[order[: self.budget.real_images]])
+
+    def unseen(self, forgotten: bool) -> ImageSet:
+        """The same of held-out images, or of training images where none are held out."""
+        held_out = self.real(self.held_out, forgotten)
+        return held_out if len(held_out) else self.real(self.train, forgotten)
 
     def parts(self, model: DenoisingModel, images: ImageSet) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Real images a batch at a time: number of the first, x_0 [B, C, H, W], labels [B]."""
@@ -162,16 +187,6 @@ class AuditedModel:
     sha256: str
 
 
-class Passes(NamedTuple):
-    """Of one image through the network: forward alone, and forward and back."""
-
-    forward: int = 0
-    backward: int = 0
-
-
-NONE = Passes()
-
-
 @dataclass(frozen=True)
 class Trial:
     """One piece of a probe's work on one model.
@@ -183,7 +198,7 @@ class Trial:
         settings: of the budget, those that it reads, by name.
         axis: what an attack runs over; None where nothing is attacked.
         made_from: what else the outcome depends on, besides model and context.
-        passes: what it takes, to tell its time beforehand.
+        cost: to tell its time beforehand.
     """
 
     name: str
@@ -191,7 +206,7 @@ class Trial:
     settings: tuple[str, ...] = ()
     axis: str | None = None
     made_from: str = ""
-    passes: Passes = NONE
+    cost: Cost = FREE
 
     def seeds(self, budget: Budget, role: str) -> range:
         """Those that it is made with: several where an attack draws lots, and its verdict rests on the model."""
@@ -214,51 +229,3 @@ class Probe:
     source: str
     trials: Callable[[AuditContext], list[Trial]]
     with_random: bool = False
-
-
-def curve(points: Sequence[tuple[Any, tuple[int, int]]]) -> dict[str, Any]:
-    """(where, (hits, n)) of an attack, as plain data."""
-    return {
-        "at": [where for where, _ in points],
-        "hits": [hits for _, (hits, _) in points],
-        "n": [n for _, (_, n) in points],
-    }
-
-
-def along(
-    context: AuditContext, model: DenoisingModel, steps: Sequence[int], advance: Callable[[int], None]
-) -> dict[str, Any]:
-    """FA after so many steps of an attack, the first 0; `advance` makes the one of that number."""
-    points = []
-    for step in range(steps[-1] + 1):
-        if step in steps:
-            points.append((step, context.count(model, context.forget_classes)))
-        if step < steps[-1]:
-            advance(step)
-    return curve(points)
-
-
-def passes_along(context: AuditContext, steps: Sequence[int], first_is_drawn: bool = True) -> Passes:
-    """What `along` takes; the first point is mostly that of the model as it is, which is drawn once for all."""
-    points = len(steps) - first_is_drawn
-    return Passes(context.passes(points * context.asked), steps[-1] * context.budget.batch_size)
-
-
-@contextmanager
-def restored(network: nn.Module) -> Iterator[None]:
-    """Whatever the block trains, the network ends as it began, bit for bit."""
-    weights = {name: value.clone() for name, value in network.state_dict().items()}
-    training, trainable = network.training, [p.requires_grad for p in network.parameters()]
-    try:
-        yield
-    finally:
-        network.load_state_dict(weights)
-        network.zero_grad(set_to_none=True)
-        network.train(training)
-        for parameter, flag in zip(network.parameters(), trainable, strict=True):
-            parameter.requires_grad_(flag)
-
-
-def table_scale(tables: Sequence[nn.Parameter]) -> float:
-    """Root mean square of the class tables: the unit of steps on them."""
-    return torch.stack([table.detach().square().mean() for table in tables]).mean().sqrt().item()

@@ -7,16 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.context import (
-    AuditContext,
-    AuditedModel,
-    Probe,
-    Trial,
-    along,
-    passes_along,
-    restored,
-    table_scale,
-)
+from dualoptim_diffusion.audit.attack import along, cost_along, restored, table_scale
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
 
 SETTINGS = ("images", "seed", "embedding_images", "embedding_steps", "embedding_lr", "batch_size")
 
@@ -83,7 +75,7 @@ def trials(context: AuditContext) -> list[Trial]:
     return [
         Trial(
             f"{what}, {k} images", partial(attack, mixture=mixture), SETTINGS, "step",
-            passes=passes_along(context, steps, first_is_drawn=not mixture),
+            cost=cost_along(context, steps, first_is_drawn=not mixture),
         )
         for what, mixture in (("any embedding", False), ("mixture of labels", True))
     ]  # fmt: skip

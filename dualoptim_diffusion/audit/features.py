@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
@@ -104,11 +104,11 @@ def middle_features(context: AuditContext, model: DenoisingModel, images: ImageS
 def trials(context: AuditContext) -> list[Trial]:
     settings = ("seed", "real_images", "feature_timestep")
     n = 2 * context.budget.real_images  # of the class and of others
-    found = [Trial("linear probe", linear_probe, settings, passes=Passes(2 * n))]
+    found = [Trial("linear probe", linear_probe, settings, cost=Cost(2 * n))]
     if context.controls:
         shas = "".join(sorted(control.sha256 for control in context.controls))
-        passes = Passes(n * (1 + len(context.controls)))
-        found.append(Trial("likeness", likeness, settings, made_from=shas, passes=passes))
+        cost = Cost(n * (1 + len(context.controls)))
+        found.append(Trial("likeness", likeness, settings, made_from=shas, cost=cost))
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
@@ -75,10 +75,10 @@ def _mean(values: Tensor) -> tuple[float | None, float | None]:
 
 def trials(context: AuditContext) -> list[Trial]:
     n, timesteps = sum(map(len, groups(context).values())), context.budget.loss_timesteps
-    settings, there_and_back = ("seed", "real_images"), context.passes(2 * n, scale=1)
+    settings, there_and_back = ("seed", "real_images"), 2 * n * context.passes_an_image(scale=1)
     return [
-        Trial("losses", losses, (*settings, "loss_timesteps"), passes=Passes(n * len(timesteps))),
-        Trial("reconstruction", reconstruction, settings, passes=Passes(there_and_back)),
+        Trial("losses", losses, (*settings, "loss_timesteps"), cost=Cost(n * len(timesteps))),
+        Trial("reconstruction", reconstruction, settings, cost=Cost(there_and_back)),
     ]
 
 

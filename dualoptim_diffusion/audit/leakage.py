@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
+from dualoptim_diffusion.audit.attack import curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.core.classes import NULL_LABEL
 
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++")
@@ -17,10 +18,14 @@ def other_labels(context: AuditContext, audited: AuditedModel) -> dict[str, Any]
 
 
 def guidance(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
-    """The forgotten label under guidance; at 0 it is the null label, at 1 the conditional model."""
-    return curve(
-        [(s, context.count(audited.model, context.forget_classes, guidance_scale=s)) for s in _scales(context)]
-    )
+    """The forgotten label under guidance; at 0 it is the null label whatever the label, at 1 the conditional model."""
+    points = []
+    for scale in _scales(context):
+        if scale == 0:
+            points.append((scale, context.count(audited.model, [_null(context)])))
+        else:
+            points.append((scale, context.count(audited.model, context.forget_classes, guidance_scale=scale)))
+    return curve(points)
 
 
 def samplers(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
@@ -37,6 +42,11 @@ def _scales(context: AuditContext) -> tuple[float, ...]:
     return context.budget.guidance_scales if context.original.null_class is not None else (1.0,)
 
 
+def _null(context: AuditContext) -> int:
+    assert context.original.null_class is not None  # no scale but 1 is tried without
+    return context.original.null_class
+
+
 def _samplers(context: AuditContext) -> dict[str, dict[str, Any]]:
     """Settings of each sampler."""
     steps = {"ddpm": context.budget.ddpm_steps}
@@ -49,18 +59,20 @@ def _passes(context: AuditContext, **changed: Any) -> int:
     settings = context.settings.model_copy(update=changed)
     if settings == context.settings:
         return 0
-    return context.passes(context.asked, settings.num_inference_steps, settings.guidance_scale)
+    if settings.guidance_scale == 0:  # "other labels" has drawn it
+        return 0
+    return context.passes(len(context.forget_classes), settings.num_inference_steps, settings.guidance_scale)
 
 
 def trials(context: AuditContext) -> list[Trial]:
     labels = len(context.other_labels) + (context.original.null_class is not None)
-    under_labels = Passes(context.passes(labels * context.budget.images))
-    under_scales = Passes(sum(_passes(context, guidance_scale=scale) for scale in _scales(context)))
-    by_samplers = Passes(sum(_passes(context, **settings) for settings in _samplers(context).values()))
+    under_labels = Cost(context.passes(labels))
+    under_scales = Cost(sum(_passes(context, guidance_scale=scale) for scale in _scales(context)))
+    by_samplers = Cost(sum(_passes(context, **settings) for settings in _samplers(context).values()))
     return [
-        Trial("other labels", other_labels, ("images", "labels"), "label", passes=under_labels),
-        Trial("guidance", guidance, ("images", "guidance_scales"), "guidance scale", passes=under_scales),
-        Trial("samplers", samplers, ("images", "ddpm_steps"), "sampler", passes=by_samplers),
+        Trial("other labels", other_labels, ("images", "labels"), "label", cost=under_labels),
+        Trial("guidance", guidance, ("images", "guidance_scales"), "guidance scale", cost=under_scales),
+        Trial("samplers", samplers, ("images", "ddpm_steps"), "sampler", cost=by_samplers),
     ]
 
 

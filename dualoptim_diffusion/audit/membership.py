@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.core.rates import Z_95
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
@@ -57,8 +57,8 @@ def trials(context: AuditContext) -> list[Trial]:
     counts = [len(part) for part in _images(context)]
     if min(counts) < 2:
         return []
-    passes = Passes(sum(counts) * len(context.budget.loss_timesteps))
-    return [Trial("loss", membership, ("seed", "real_images", "loss_timesteps"), passes=passes)]
+    cost = Cost(sum(counts) * len(context.budget.loss_timesteps))
+    return [Trial("loss", membership, ("seed", "real_images", "loss_timesteps"), cost=cost)]
 
 
 PROBE = Probe(

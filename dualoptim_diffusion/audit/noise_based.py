@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
+from dualoptim_diffusion.audit.attack import curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.diffusion.sampling import make_scheduler
 
 
@@ -26,15 +27,15 @@ class NoisierDDIM:
 
 def noisier(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     """How often the forgotten labels draw the class under each scale of the noise."""
-    model = audited.model
+    model, predict = audited.model, context.predictor(audited.model)
     ddim = make_scheduler("ddim", model.learned_variance, model.betas)
     scales = context.budget.noise_scales
-    return curve([(s, context.count_drawn(model, model.predict, NoisierDDIM(ddim, s))) for s in scales])
+    return curve([(s, context.count_drawn(model, predict, NoisierDDIM(ddim, s))) for s in scales])
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    passes = Passes(context.passes(len(context.budget.noise_scales) * context.asked))
-    return [Trial("noisier sampling", noisier, ("images", "noise_scales"), "noise scale", passes=passes)]
+    cost = Cost(context.passes(len(context.budget.noise_scales) * len(context.forget_classes)))
+    return [Trial("noisier sampling", noisier, ("images", "noise_scales"), "noise scale", cost=cost)]
 
 
 PROBE = Probe(

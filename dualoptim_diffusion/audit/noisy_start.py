@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve
+from dualoptim_diffusion.audit.attack import curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
@@ -16,19 +17,14 @@ SETTINGS = ("seed", "timesteps", "real_images")
 
 def recovered(context: AuditContext, audited: AuditedModel, with_label: bool) -> dict[str, Any]:
     """How many images are still of the class after noise up to each timestep and DDIM back."""
-    images = real_images(context)
+    images = context.unseen(forgotten=True)
     return curve([(t, _count(context, audited.model, images, t, with_label)) for t in context.budget.timesteps])
-
-
-def real_images(context: AuditContext) -> ImageSet:
-    """Of the class: held-out ones, or training images where none are held out."""
-    held_out = context.real(context.held_out, forgotten=True)
-    return held_out if len(held_out) else context.real(context.train, forgotten=True)
 
 
 @torch.no_grad()
 def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: int, with_label: bool) -> tuple[int, int]:
     model.network.eval()
+    predict = context.predictor(model)
     scheduler = make_scheduler("ddim", model.learned_variance, model.betas)
     scheduler.set_timesteps(context.settings.num_inference_steps)
     timesteps = scheduler.timesteps[scheduler.timesteps < t]
@@ -42,17 +38,17 @@ def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: in
             labels if with_label else torch.full_like(labels, model.null_class or 0)
         )  # no trial without a null class
         scale = context.settings.guidance_scale
-        drawn = denoise(model.predict, scheduler, x_t, asked.tolist(), timesteps, scale, generators)
+        drawn = denoise(predict, scheduler, x_t, asked.tolist(), timesteps, scale, generators)
         hits += context.hits(model.decode(drawn))
     return hits, len(images)
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    n, steps = len(real_images(context)), context.settings.num_inference_steps
-    passes = Passes(sum(context.passes(n, max(1, steps * t // 1000)) for t in context.budget.timesteps))
+    n, steps = len(context.unseen(forgotten=True)), context.settings.num_inference_steps
+    cost = Cost(sum(n * context.passes_an_image(max(1, steps * t // 1000)) for t in context.budget.timesteps))
     asked = {"forgotten label": True} | ({NULL_LABEL: False} if context.original.null_class is not None else {})
     return [
-        Trial(name, partial(recovered, with_label=with_label), SETTINGS, "timestep", passes=passes)
+        Trial(name, partial(recovered, with_label=with_label), SETTINGS, "timestep", cost=cost)
         for name, with_label in asked.items()
     ]
 

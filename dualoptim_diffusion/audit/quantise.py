@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Passes, Probe, Trial, curve, restored
+from dualoptim_diffusion.audit.attack import curve, restored
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -34,8 +35,8 @@ def quantised(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    passes = Passes(context.passes(len(context.budget.weight_bits) * context.asked))
-    return [Trial("rounded weights", quantised, ("images", "weight_bits"), "bits", passes=passes)]
+    cost = Cost(context.passes(len(context.budget.weight_bits) * len(context.forget_classes)))
+    return [Trial("rounded weights", quantised, ("images", "weight_bits"), "bits", cost=cost)]
 
 
 PROBE = Probe(

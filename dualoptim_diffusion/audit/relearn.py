@@ -7,16 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from dualoptim_diffusion.audit.context import (
-    AuditContext,
-    AuditedModel,
-    Probe,
-    Trial,
-    along,
-    passes_along,
-    restored,
-    table_scale,
-)
+from dualoptim_diffusion.audit.attack import along, cost_along, restored, table_scale
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial
 from dualoptim_diffusion.data import ImageSet
 
 AUXILIARY = "auxiliary"
@@ -65,14 +57,14 @@ def _images(context: AuditContext, kind: int | str) -> ImageSet:
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    passes = passes_along(context, context.budget.relearn_steps)
+    cost = cost_along(context, context.budget.relearn_steps)
     found = []
     for kind in context.budget.relearn:
         name = "retained data" if kind == "retained" else f"{kind} image{'s' if kind != 1 else ''} of the class"
-        found.append(Trial(name, partial(relearn, kind=kind), SETTINGS, "step", passes=passes))
+        found.append(Trial(name, partial(relearn, kind=kind), SETTINGS, "step", cost=cost))
     if context.auxiliary is not None:
         work, made_from = partial(relearn, kind=AUXILIARY), context.auxiliary.sha256
-        found.append(Trial("auxiliary data", work, SETTINGS, "step", made_from, passes))
+        found.append(Trial("auxiliary data", work, SETTINGS, "step", made_from, cost))
     return found
 
 

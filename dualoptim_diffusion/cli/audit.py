@@ -1,7 +1,7 @@
 """`dualoptim audit`."""
 
+from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,30 +68,31 @@ def audit(
     values = {"audit": BUDGETS[budget.value].model_dump()}
     spent = parse_recipe(AuditConfig, values, own, "The audit's budget").audit
     starting(f"Auditing {run}")
-    from dualoptim_diffusion.report.audits import text
-    from dualoptim_diffusion.report.sequence import text as sequence_text
-    from dualoptim_diffusion.runs import audit as runs_audit
+    from dualoptim_diffusion.runs.audited import Request
+    from dualoptim_diffusion.runs.controls import Controls
+
+    controls_asked = Controls(tuple(control or ()), controls, retrain)
+    _attack(run, others, Request(spent, budget.value, tuple(probe or ()), controls_asked), dry_run, as_json)
+
+
+def _attack(run: Path, overrides: list[str], request: Any, dry_run: bool, as_json: bool) -> None:
+    """Audits a run, or the runs of a sequence, or tells what would be done."""
+    from dualoptim_diffusion.report import audits, sequence
+    from dualoptim_diffusion.runs.audit import audit, plan_audit
     from dualoptim_diffusion.runs.finished import open_chain
     from dualoptim_diffusion.runs.sequence import audit_in_turn, runs_of
 
-    chosen = runs_audit.Controls(tuple(control or ()), controls, retrain)
-
-    opened = partial(open_chain, overrides=others, allowed=("audit", "sampling"))
-
-    def plan(one: Path) -> dict[str, Any]:
-        experiment, first = opened(one)
-        return runs_audit.plan_audit(experiment, one, spent, probe or (), chosen, first)
-
-    def attack(one: Path) -> dict[str, Any]:
-        experiment, first = opened(one)
-        return runs_audit.audit(experiment, one, spent, budget.value, probe or (), chosen, first)
+    def of(one: Path, work: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        experiment, first = open_chain(one, overrides, allowed=("audit", "sampling"))
+        return work(experiment, one, request, first)
 
     runs = runs_of(run)
     if dry_run:
-        planned({one.name: plan(one) for one in runs} if len(runs) > 1 else plan(runs[0]), as_json)
+        plans = {one.name: of(one, plan_audit) for one in runs}
+        planned(plans if len(runs) > 1 else plans[runs[0].name], as_json)
     elif runs == [run]:
-        content = attack(run)
-        result(content if as_json else text(content), as_json)
+        content = of(run, audit)
+        result(content if as_json else audits.text(content), as_json)
     else:
-        sequence = audit_in_turn(run, attack)
-        result(sequence if as_json else f"{sequence_text(sequence)}\n\n{run / 'sequence.md'}", as_json)
+        done = audit_in_turn(run, lambda one: of(one, audit))
+        result(done if as_json else f"{sequence.text(done)}\n\n{run / 'sequence.md'}", as_json)

@@ -75,6 +75,18 @@ class Membership(Part):
     others: Images
 
 
+class ToldApart(Part):
+    timesteps: Annotated[list[Count], Field(min_length=1)]
+    found: list[Rate]
+    false_alarms: list[Rate]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "ToldApart":
+        if not len(self.timesteps) == len(self.found) == len(self.false_alarms):
+            raise ValueError("as many rates as timesteps")
+        return self
+
+
 class Layer(Part):
     distance: Length | None
 
@@ -92,6 +104,7 @@ class Distances(Part):
 FIGURES: dict[tuple[str, str], type[Part]] = {  # of trials that are no attacks
     ("inversion", "losses"): Losses,
     ("inversion", "reconstruction"): Reconstruction,
+    ("classifier_guided", "classifier"): ToldApart,
     ("features", "linear probe"): LinearProbe,
     ("features", "likeness"): Likeness,
     ("membership", "loss"): Membership,

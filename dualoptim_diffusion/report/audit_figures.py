@@ -48,6 +48,19 @@ def _draw_attack(axes: Any, axis: str, outcomes: Outcomes) -> None:
     axes.set_xlabel("" if named else {"step": "steps", "timestep": "noised to t"}.get(axis, axis))
 
 
+def _draw_guided(trials: Trials) -> Rendered:
+    figure, _ = _draw_attacks({name: part for name, part in trials.items() if part["axis"] is not None})
+    told = trials["classifier"]["outcomes"]["unlearned"]
+    parts = [
+        f"{found['value']:.0%} and {false['value']:.0%} at t = {t}"
+        for t, found, false in zip(told["timesteps"], told["found"], told["false_alarms"], strict=True)
+    ]
+    return figure, (
+        "The classifier that guides was trained here. Of noisy images of the class it finds, and of other classes it "
+        f"takes for the class: {', '.join(parts)}. Where it cannot tell them apart, no excess says nothing."
+    )
+
+
 def _draw_features(trials: Trials) -> Rendered:
     outcomes = trials["linear probe"]["outcomes"]
     with panels(1, (6.4, 2.2)) as (figure, (axes,)):
@@ -176,6 +189,7 @@ def _off_mask(found: Mapping[str, int] | None) -> str:
 
 
 RENDERERS: dict[str, Callable[[Trials], Rendered]] = {  # of probes that are more than attacks
+    "classifier_guided": _draw_guided,
     "features": _draw_features,
     "inversion": _draw_inversion,
     "membership": _draw_membership,

@@ -54,6 +54,7 @@ def excess(content: Audit) -> Measure | None:
     budget = {key: value for key, value in content["budget"].items() if key not in ("name", "seed")}
     attacks = sorted((name, *sorted(probe["trials"])) for name, probe in content["probes"].items())
     shared = [budget, content.get("sampling"), content["classifier"]["sha256"], attacks]
+    shared += [len(content["forgotten"])] * (len(content["forgotten"]) > 1)
     name = f"excess[{content['budget']['name']} {json_sha256(shared)[:6]}]"
     point = {key: worst[key] for key in ("probe", "attack", "at")}
     return Measure("excess", name, "excess", worst["difference"], {"ci95": worst["interval"], **point})

@@ -9,7 +9,6 @@ from typing import Any
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial
 from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.verdict import attacks, excesses, headline, steps_to_half
-from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.errors import InputError
 from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.terminal import say
@@ -19,10 +18,10 @@ from dualoptim_diffusion.files.locks import locked_run
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.report import write_report
 from dualoptim_diffusion.runs.audit_work import PLAIN, forecast, run_units, units_of
-from dualoptim_diffusion.runs.audited import open_audit
-from dualoptim_diffusion.runs.controls import Controls
+from dualoptim_diffusion.runs.audited import Request, open_audit
+from dualoptim_diffusion.runs.controls import NO_RECIPE
 from dualoptim_diffusion.runs.experiment import Experiment
-from dualoptim_diffusion.runs.forecast import Speed, speed_of
+from dualoptim_diffusion.runs.forecast import speed
 
 Audit = dict[str, Any]
 KIND = "dualoptim audit"
@@ -33,21 +32,10 @@ WITHOUT = (
 ONE = "One control does not tell how far retrained models differ, so the verdict holds against this one; give two."
 
 
-def audit(
-    experiment: Experiment,
-    run: Path,
-    budget: Budget,
-    budget_name: str,
-    probes: Sequence[str] = (),
-    controls: Controls | None = None,
-    first: RunFolder | None = None,
-) -> Audit:
+def audit(experiment: Experiment, run: Path, request: Request, first: RunFolder | None = None) -> Audit:
     """Runs probes on all models, writes audit.json and the report; cached trials are not run again.
 
     Args:
-        budget: equal for all models.
-        probes: those of the budget if none are named.
-        controls: where the models come from that have never seen the class; by default those trained here before.
         first: the run that the experiment's base model belongs to, where it is another (`runs.finished.open_chain`).
 
     Raises:
@@ -57,15 +45,12 @@ def audit(
     with locked_run(run, experiment.accelerator):
         if folder.results.is_file():
             folder.read_results()  # damaged ones are refused before any attack
-        opened = open_audit(experiment, folder, budget, probes, controls or Controls(), first)
+        opened = open_audit(experiment, folder, request, first)
         context, models, sources, chosen, work = opened
         units = units_of(context, models, work)
         if len(sources) < 2:
             say(ONE if sources else WITHOUT)
-        if left := [unit for unit in units if not unit.path.exists()]:
-            seconds = forecast(units, _speed(opened.context))["estimated_seconds"]
-            say(f"{len(left)} of {len(units)} trials are to be made, in about {_readable(seconds)}.")
-        content = _identity(context, models, sources, budget_name)
+        content = _identity(context, models, sources, request.budget_name)
         done = run_units(units, ", ".join(experiment.forget_names))
         plain = {role: rate(part["hits"][0], part["n"][0]) for role, part in done[PLAIN, PLAIN].items()}
         found = {
@@ -91,44 +76,40 @@ def audit(
     return content
 
 
-def plan_audit(
-    experiment: Experiment, run: Path, budget: Budget, probes: Sequence[str] = (), controls: Controls | None = None,
-    first: RunFolder | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """What `audit` would do: trials of each probe, passes through the network, seconds and bytes. Nothing is trained.
+def plan_audit(experiment: Experiment, run: Path, request: Request, first: RunFolder | None = None) -> dict[str, Any]:
+    """What `audit` would do: trials of each probe, passes, seconds and bytes. No control is trained.
 
     Raises:
         InputError: as `audit` does.
     """
-    controls = controls or Controls()
-    opened = open_audit(experiment, RunFolder(run), budget, probes, replace(controls, retrain=False), first)
-    missing = controls.count - len(opened.sources) if controls.retrain else 0
-    untrained = [replace(opened.models[0], role="control", sha256=f"not trained yet, {i}") for i in range(missing)]
-    units = units_of(opened.context, [*opened.models, *untrained], opened.work)
+    controls = request.controls
+    if controls.retrain and experiment.retraining_recipe is None:
+        raise InputError(NO_RECIPE)
+    without = request._replace(controls=replace(controls, retrain=False))
+    opened = open_audit(experiment, RunFolder(run), without, first)
+    context, models, recipe = opened.context, opened.models, experiment.retraining_recipe
+    missing = controls.count - len(opened.sources) if controls.retrain and recipe else 0
+    untrained = [replace(models[0], role="control", sha256=f"not trained yet, {i}") for i in range(missing)]
+    units = units_of(context, [*models, *untrained], opened.work)
+    found = speed(context.original.copied(), experiment.accelerator, experiment.recipe.run, request.budget.batch_size)
+    training = missing * recipe.training.num_steps * found.update(recipe.data.batch_size) if recipe else 0.0
     return {
         "forget": experiment.forget_names,
         "controls": opened.sources,
-        "controls_to_be_trained": missing,
-        **forecast(units, _speed(opened.context)),
+        "controls_to_be_trained": {"models": missing, "estimated_seconds": round(training, 1)},
+        **forecast(units, found),
     }
-
-
-def _speed(context: AuditContext) -> Speed:
-    return speed_of(context.original, context.device, context.budget.batch_size)
-
-
-def _readable(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 
 def _identity(context: AuditContext, models: Sequence[AuditedModel], sources: list[str], budget_name: str) -> Audit:
     """What two audits must share to stand in one file."""
     info = context.classifier.info
     forgotten = [context.labels[label] for label in context.forget_classes]
+    auxiliary = {"auxiliary": context.auxiliary.sha256} if context.auxiliary is not None else {}
     return {
         "kind": KIND,
         "forgotten": forgotten,
-        "budget": {"name": budget_name} | context.budget.model_dump(mode="json", exclude={"probes"}),
+        "budget": {"name": budget_name, **context.budget.model_dump(mode="json", exclude={"probes"}), **auxiliary},
         "models": {
             role: [audited.sha256 for audited in models if audited.role == role]
             for role in ("original", "unlearned", "control")

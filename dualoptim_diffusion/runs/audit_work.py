@@ -92,24 +92,27 @@ def _write_outcome(path: Path, outcome: dict[str, Any]) -> None:
 
 
 def forecast(units: Sequence[Unit], speed: Speed) -> dict[str, Any]:
-    """Of each probe what is still to be made, with its passes, seconds and bytes, and of all of them together."""
-    network = units[0].context.original.network
-    weights, models = FP32_BYTES * num_parameters(network), {unit.audited.sha256 for unit in units}
+    """Of each probe what is still to be made, with its passes, seconds and bytes, and of all of them together.
+
+    Bytes are those of weights, and where an attack trains, of its copies of them and the activations of a batch.
+    """
+    context = units[0].context
+    weights, models = FP32_BYTES * num_parameters(context.original.network), {unit.audited.sha256 for unit in units}
+    training = COPIES * weights + bytes_of_activations(context.original.copied(), context.budget.batch_size)
     found: dict[str, dict[str, Any]] = {}
     for probe in dict.fromkeys(unit.probe for unit in units):
         left = [unit for unit in units if unit.probe == probe and not unit.path.exists()]
-        forward, backward = (sum(unit.trial.passes[i] for unit in left) for i in range(2))
-        needed = len(models) * weights
-        if backward:
-            size = units[0].context.budget.batch_size
-            needed += COPIES * weights + bytes_of_activations(units[0].context.original.copied(), size)
+        forward, backward = sum(u.trial.cost.forward for u in left), sum(u.trial.cost.backward for u in left)
+        measures = [measure for unit in left if (measure := unit.trial.cost.other) is not None]
+        seconds = {measure: measure(context) for measure in dict.fromkeys(measures)}
+        other = sum(seconds[measure] for measure in measures)
         found[probe] = {
             "trials": sum(unit.probe == probe for unit in units),
             "kept": sum(unit.probe == probe for unit in units) - len(left),
             "forward_passes": forward,
             "training_passes": backward,
-            "estimated_seconds": round(forward * speed.forward + backward * speed.backward, 1),
-            "bytes_of_weights_and_activations": needed,
+            "estimated_seconds": round(forward * speed.forward + backward * speed.backward + other, 1),
+            "bytes_of_weights_and_activations": len(models) * weights + (training if backward else 0),
         }
     return {
         "probes": found,

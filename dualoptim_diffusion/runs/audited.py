@@ -1,11 +1,12 @@
 """What an audit works on: its models, what they share, and the trials of its probes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Probe, Trial, curve
+from dualoptim_diffusion.audit.attack import curve
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.audit.probes import find_probe, trials_of
 from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.config import DataConfig
@@ -29,7 +30,19 @@ def _plain(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
     return curve([(0, context.count(audited.model, context.forget_classes))])
 
 
-ASKED = (PLAIN, Trial(PLAIN, _plain, ("images",), "step"))  # beside the probes' trials
+class Request(NamedTuple):
+    """What is asked of an audit.
+
+    Attributes:
+        budget: equal for all models.
+        probes: those of the budget if none are named.
+        controls: where the models come from that have never seen the class; by default those trained here before.
+    """
+
+    budget: Budget
+    budget_name: str
+    probes: tuple[str, ...] = ()
+    controls: Controls = Controls()
 
 
 class Opened(NamedTuple):
@@ -48,14 +61,10 @@ class Opened(NamedTuple):
     work: list[tuple[str, Trial]]
 
 
-def open_audit(
-    experiment: Experiment, folder: RunFolder, budget: Budget, probes: Sequence[str], controls: Controls,
-    first: RunFolder | None = None,
-) -> Opened:  # fmt: skip
+def open_audit(experiment: Experiment, folder: RunFolder, request: Request, first: RunFolder | None = None) -> Opened:
     """The models, what they share, and what is to be done with them.
 
     Args:
-        probes: those of the budget if none are named.
         first: the run that the experiment's base model belongs to, where it is another (`runs.finished.open_chain`).
 
     Raises:
@@ -63,15 +72,15 @@ def open_audit(
     """
     if experiment.accelerator.num_processes > 1:
         raise InputError("An audit runs in one process; start it without a launcher.")
-    chosen = {name: find_probe(name) for name in probes or budget.probes}
-    recipe, accelerator = experiment.recipe, experiment.accelerator
+    chosen = {name: find_probe(name) for name in request.probes or request.budget.probes}
+    recipe, accelerator, budget = experiment.recipe, experiment.accelerator, request.budget
     classifier = open_classifier(experiment)
     folder.check_origin("classifier_sha256", classifier.sha256, "classifier", JUDGE)
     check_judge(classifier, experiment.forget_names, recipe.evaluation.min_accuracy)
     ids = match_classes(classifier, experiment.labels)
     models = list(open_both_models(experiment, folder, first).items())
     original = models[0][1].model
-    found = open_controls(experiment, original, controls)
+    found = open_controls(experiment, original, request.controls)
     more = [("control", model) for model in found.values()]
     if any(probe.with_random for probe in chosen.values()):
         more.append(("random", _random(original, budget.seed)))
@@ -99,26 +108,34 @@ def open_audit(
         accelerator=accelerator,
         horizontal_flip=recipe.data.horizontal_flip,
         controls=tuple(one for one in audited if one.role == "control"),
-        auxiliary=None if budget.auxiliary is None else _auxiliary(budget.auxiliary, original, experiment.labels),
+        auxiliary=_auxiliary(experiment, budget.auxiliary, original) if "relearn" in chosen else None,
     )
-    work = [ASKED, *((name, trial) for name in chosen for trial in trials_of(name, context))]
+    cost = Cost(context.passes(len(context.forget_classes)))
+    work = [(PLAIN, Trial(PLAIN, _plain, ("images",), "step", cost=cost))]
+    work += [(name, trial) for name in chosen for trial in trials_of(name, context)]
     for name in [name for name in chosen if all(of != name for of, _ in work)]:
         say(f"The probe {name} has nothing to measure on: it needs held-out images of the class.")
         del chosen[name]
     return Opened(context, audited, list(found), chosen, work)
 
 
-def _auxiliary(path: str, original: DenoisingModel, labels: Mapping[int, str]) -> ImageSet:
-    """Images of a folder as the model draws them, each with any of its labels.
+def _auxiliary(experiment: Experiment, path: str | None, original: DenoisingModel) -> ImageSet | None:
+    """Images of a folder as the model draws them, each with any retained label; None where none is named.
 
     Raises:
         InputError: if there are none, or one cannot be read.
     """
+    if path is None:
+        return None
     channels, side = original.image_shape[0], original.image_shape[-1]
     config = DataConfig(name="image_folder", path=path, image_size=side, channels=1 if channels == 1 else 3)
-    images = load_dataset(config)[0].images
-    chosen = torch.randint(len(labels), (len(images),), generator=generator(0, "auxiliary"))
-    return ImageSet(images, torch.tensor(list(labels))[chosen], dict(original.id2label))
+    try:
+        images = load_dataset(config)[0].images
+    except InputError as error:
+        raise InputError(f"audit.auxiliary is of no use: {error}") from None
+    retained = torch.tensor(experiment.retained_classes)
+    chosen = torch.randint(len(retained), (len(images),), generator=generator(0, "auxiliary"))
+    return ImageSet(images, retained[chosen], dict(original.id2label))
 
 
 def _check_distinct(models: Sequence[AuditedModel]) -> None:

@@ -13,6 +13,8 @@ from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.obtain import find_pretrained, obtain_pretrained
 
+NO_RECIPE = "--retrain needs a pretraining recipe, but the run's model was given as a folder."
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -40,7 +42,7 @@ def open_controls(experiment: Experiment, original: DenoisingModel, controls: Co
     device, recipe = experiment.accelerator.device, experiment.retraining_recipe
     if recipe is None:
         if controls.retrain:
-            raise InputError("--retrain needs a pretraining recipe, but the run's model was given as a folder.")
+            raise InputError(NO_RECIPE)
         return {}
     found, retain_set, first = {}, experiment.sets[1], recipe.run.seed
     for seed in range(first, first + controls.count):

@@ -7,11 +7,12 @@ from pathlib import Path
 from dualoptim_diffusion.core.classes import resolve_classes
 from dualoptim_diffusion.core.config import ForgetRecipe
 from dualoptim_diffusion.core.errors import InputError
-from dualoptim_diffusion.core.recipes import load_recipe
+from dualoptim_diffusion.core.recipes import load_recipe, read_yaml
 from dualoptim_diffusion.files.pipeline_folder import is_hub_id
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.runs.experiment import Experiment, open_experiment
 
+MODEL_PATH = "model.path=FOLDER"
 PLACES = (  # keys that say where something lies; what it holds is compared with what the run was made from
     *("data.path", "data.latents", "model.path"),
     *("evaluation.classifier", "evaluation.features", "evaluation.features_weights"),
@@ -42,17 +43,24 @@ def open_chain(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] 
     """The experiment of all classes that a run's model was made to forget, and the run that it began with.
 
     Where a run's base model is the model of another run, as of `forget --then`, that run's classes are added, and its
-    base model takes the place of the run's; and so on. With `model.path` among the overrides the run stands alone.
+    base model takes the place of the run's; and so on. A run that was moved is looked for beside. With `model.path`
+    among the overrides the run stands alone.
 
     Raises:
-        InputError: as `open_run` does.
+        InputError: as `open_run` does, or if a run was made with another model than the run before it has now.
     """
-    experiment, first = open_run(run, overrides, allowed), RunFolder(run)
-    if any(override.startswith("model.") for override in overrides):
-        return experiment, first
+    first, places = RunFolder(run), [word for word in overrides if word.startswith(("data.", "evaluation."))]
+    if any(word.startswith("model.") for word in overrides):
+        return open_run(run, overrides, allowed), first
+    before = _run_before(first)
+    moved = [] if before is None else [f"model.path={before.model}"]
+    experiment = open_run(run, [*overrides, *moved], allowed)
     names = list(experiment.forget_names)
-    while (before := _run_before(experiment)) is not None:
-        first, earlier = before, open_run(before.path)
+    while before is not None:
+        first.check_origin("base_model_sha256", before.read_provenance().get("model_sha256"), "base model", MODEL_PATH)
+        first, before = before, _run_before(before)
+        moved = [] if before is None else [f"model.path={before.model}"]
+        earlier = open_run(first.path, [*places, *moved])
         names = [*earlier.forget_names, *names]
         experiment = replace(
             experiment,
@@ -64,13 +72,16 @@ def open_chain(run: Path, overrides: Sequence[str] = (), allowed: Sequence[str] 
     return experiment, first
 
 
-def _run_before(experiment: Experiment) -> RunFolder | None:
-    """The run whose model an experiment starts from."""
-    path = experiment.recipe.model.path
-    if path is None or is_hub_id(path):
+def _run_before(folder: RunFolder) -> RunFolder | None:
+    """The run whose model a run starts from, where it says so or beside the run."""
+    content = read_yaml(folder.recipe).get("model") if folder.recipe.is_file() else None
+    path = content.get("path") if isinstance(content, dict) else None
+    if not isinstance(path, str) or is_hub_id(path):
         return None
-    folders = [RunFolder(folder) for folder in (Path(path), Path(path).parent)]
-    return next((folder for folder in folders if folder.recipe.is_file() and folder.model.is_dir()), None)
+    named = [Path(path), Path(path).parent]
+    beside = [folder.path.parent / place.name for place in named]
+    found = [RunFolder(place) for place in (*named, *beside)]
+    return next((one for one in found if one.recipe.is_file() and one.model.is_dir() and one.path != folder.path), None)
 
 
 def open_recipes(

@@ -88,13 +88,9 @@ class Speed(NamedTuple):
 
 
 def speed(model: DenoisingModel, accelerator: Accelerator, run: DenoiserRunConfig, batch_size: int) -> Speed:
-    """How fast the model trains with such batches and draws, once it is prepared as the run says."""
+    """How fast the model trains with such batches and draws."""
     model.prepare(accelerator, run.precision, run.channels_last)
-    return speed_of(model, accelerator.device, batch_size)
-
-
-def speed_of(model: DenoisingModel, device: torch.device, batch_size: int) -> Speed:
-    """The same of a prepared model; its weights stay, and it is left without gradients."""
+    device = accelerator.device
     torch.manual_seed(derive_seed(0, "probe"))
 
     def forward(count: int) -> torch.Tensor:
@@ -105,9 +101,7 @@ def speed_of(model: DenoisingModel, device: torch.device, batch_size: int) -> Sp
     with torch.no_grad():
         alone = measured(forward, device)
     backward = measured(lambda count: forward(count).backward(), device, batch_size)
-    found = Speed(alone, backward, seconds_of_step(model.network, device))
-    model.network.zero_grad(set_to_none=True)
-    return found
+    return Speed(alone, backward, seconds_of_step(model.network, device))
 
 
 @torch.no_grad()

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from dualoptim_diffusion.core.classes import file_name, resolve_class
-from dualoptim_diffusion.core.errors import InputError
+from dualoptim_diffusion.core.errors import InputError, reason
 from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.terminal import say
 from dualoptim_diffusion.drawing.samples import LazySamples
 from dualoptim_diffusion.evaluation import match_classes
-from dualoptim_diffusion.files.json_files import read_json, write_json
+from dualoptim_diffusion.files.json_files import Part, read_checked, write_json
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import DenoisingModel, model_sha256
@@ -25,6 +25,26 @@ from dualoptim_diffusion.runs.models import open_base_model
 
 KIND = "dualoptim sequence"
 Sequence_ = dict[str, Any]  # the content of sequence.json
+
+
+class RequestPart(Part):
+    """One request; what is drawn from it is checked where it is read."""
+
+    forgotten: list[str]
+    run: str
+    model_sha256: str
+    own: dict[str, Rate]
+    FA: Rate
+    RA: Rate
+
+
+class SequenceFile(Part):
+    """sequence.json."""
+
+    kind: Literal["dualoptim sequence"]
+    recipe: str
+    before: dict[str, Rate]
+    requests: list[RequestPart]
 
 
 def forget_in_turn(
@@ -89,9 +109,7 @@ def runs_of(folder: Path) -> list[Path]:
     """
     if not (folder / "sequence.json").is_file():
         return [folder]
-    if not (requests := _kept(folder)):
-        raise InputError(f"{folder / 'sequence.json'} is not what `dualoptim forget --then` writes; restore it.")
-    return [folder / part["run"] for part in requests]
+    return [folder / part["run"] for part in _read(folder)["requests"]]
 
 
 def audit_in_turn(out: Path, attack: Callable[[Path], Mapping[str, Any]]) -> Sequence_:
@@ -103,12 +121,12 @@ def audit_in_turn(out: Path, attack: Callable[[Path], Mapping[str, Any]]) -> Seq
     Raises:
         InputError: if sequence.json is damaged, or an audit cannot be made.
     """
-    runs, content = runs_of(out), read_json(out / "sequence.json")
+    runs, content = runs_of(out), _read(out)
     for run, part in zip(runs, content["requests"], strict=True):
         audit = attack(run)
         part["audit"] = {key: audit[key] for key in ("forgotten", "plain", "headline")}
         _write(out, content)
-    return dict(content)
+    return content
 
 
 def _write(out: Path, content: Sequence_) -> None:
@@ -135,9 +153,17 @@ def _in_order(whole: Experiment, requests: Sequence[Sequence[str]]) -> list[int]
 
 def _kept(out: Path) -> list[dict[str, Any]]:
     """The requests of an earlier call."""
-    path = out / "sequence.json"
-    content = read_json(path) if path.is_file() else {}
-    return list(content["requests"]) if content.get("kind") == KIND else []
+    return list(_read(out)["requests"]) if (out / "sequence.json").is_file() else []
+
+
+def _read(out: Path) -> Sequence_:
+    try:
+        return dict(read_checked(out / "sequence.json", SequenceFile))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{out / 'sequence.json'} is not what `dualoptim forget --then` writes ({reason(error)}); restore it, or "
+            "forget again with --overwrite."
+        ) from None
 
 
 def _request(

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from dualoptim_diffusion.audit.classifier_guided import guide, guided, slope_of
+from dualoptim_diffusion.audit.classifier_guided import guided, told_apart
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel
 from dualoptim_diffusion.audit.features import likeness, linear_cka
+from dualoptim_diffusion.audit.guide import Guide, guide, slope_of
 from dualoptim_diffusion.audit.membership import auc, membership
 from dualoptim_diffusion.audit.membership import trials as membership_trials
 from dualoptim_diffusion.audit.noise_based import NoisierDDIM
 from dualoptim_diffusion.audit.quantise import quantised, round_weights, rounded
 from dualoptim_diffusion.core.budget import Budget
 from dualoptim_diffusion.core.config import DataConfig, SamplingConfig
+from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.data import load_dataset, split
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.models import model_sha256
@@ -142,33 +145,38 @@ def test_the_exact_classifier_leads_a_model_of_all_images_to_the_one_of_the_clas
     def spread(t: Tensor) -> Tensor:
         return (1 - ddim.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
 
-    class Known:
-        def predict(self, x_t: Tensor, t: Tensor, class_labels: Tensor, scale: float) -> Tensor:
-            labels.extend(class_labels.tolist())
-            return torch.cat([spread(t) * x_t, torch.ones_like(x_t)], 1)  # with a variance, which stays
+    def of_all(x_t: Tensor, t: Tensor, class_labels: Tensor, _: float) -> Tensor:
+        labels.extend(class_labels.tolist())
+        return torch.cat([spread(t) * x_t, torch.ones_like(x_t)], 1)  # with a variance, which stays
 
-        def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-            times.append(t)
-            return x_0 + spread(t) * noise
+    def add_noise(x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return x_0 + spread(t) * noise
 
-    times: list[Tensor] = []
-    model: Any = Known()
-
-    def predict(scale: float) -> Any:
-        def at(x_t: Tensor, t: Tensor, class_labels: Tensor, s: float) -> Tensor:
+    def led(scale: float) -> Any:
+        def predict(x_t: Tensor, t: Tensor, class_labels: Tensor, s: float) -> Tensor:
             var = spread(t).square()
-            exact = guided(model, lambda x, _: x - (x - (1 - var).sqrt() * m) / var, scale, asked)
+            exact = guided(of_all, add_noise, lambda x, _: x - (x - (1 - var).sqrt() * m) / var, scale, asked)
             predicted = exact(x_t, t, class_labels, s)
             assert predicted[:, 1:].eq(1).all()
             return predicted
 
-        return at
+        return predict
 
-    found = drawn(ddim, predict(1.0), [torch.Generator().manual_seed(i) for i in range(2)])
+    found = drawn(ddim, led(1.0), [torch.Generator().manual_seed(i) for i in range(2)])
     torch.testing.assert_close(found, m.expand(2, 1, 8, 8), rtol=0, atol=1e-4)
     assert {*labels} == {0 if asked is None else asked}
-    alone = drawn(ddim, predict(0.0), [torch.Generator().manual_seed(0)])
+    alone = drawn(ddim, led(0.0), [torch.Generator().manual_seed(0)])
     assert (alone[0] - m).abs().mean() > 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (4, 6, 5)])
+def test_resizing_before_the_classifier_is_bilinear_and_its_gradient_the_transpose(shape: tuple[int, ...]) -> None:
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(8), requires_grad=True)
+    resized = Guide(torch.nn.Identity(), shape, 12)(x)
+    torch.testing.assert_close(resized, interpolate(x, (12, 12), mode="bilinear"))
+    y = torch.randn_like(resized)
+    (slope,) = torch.autograd.grad((resized * y).sum(), x)
+    torch.testing.assert_close((slope * x).sum(), (resized * y).sum(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_slope_is_the_gradient_of_the_log_probability_of_each_images_own_answer() -> None:
@@ -185,20 +193,36 @@ def test_the_slope_is_the_gradient_of_the_log_probability_of_each_images_own_ans
     torch.testing.assert_close(found.flatten(1), chosen)
 
 
-def test_the_guide_learns_to_tell_noisy_images_of_the_class_and_is_the_same_for_every_model(
-    scene: AuditContext,
+def test_the_guide_learns_to_tell_noisy_images_of_the_class_and_says_how_well(
+    scene: AuditContext, subject: AuditedModel
 ) -> None:
-    longer = replace(scene, budget=scene.budget.model_copy(update={"guide_steps": 60}))
+    longer = replace(scene, budget=scene.budget.model_copy(update={"guide_steps": 60, "batch_size": 16}))
     network = guide(longer)
     images = scene.held_out
     noise = torch.randn(len(images), *scene.original.x_0_shape, generator=torch.Generator().manual_seed(7))
     x_t = scene.original.add_noise(scene.original.encode(images.images[:]), noise, torch.full((len(images),), 100))
-    told = network(x_t).argmax(1).eq(0)
-    gone = images.class_labels == THREE
+    told, gone = network(x_t).argmax(1).eq(0), images.class_labels == THREE
     assert told[gone].double().mean() > 0.8
     assert told[~gone].double().mean() < 0.2
     again = guide(longer).state_dict()
     assert all(value.equal(again[name]) for name, value in network.state_dict().items())
+    figures = told_apart(longer, subject)
+    assert figures["timesteps"][0] == 100
+    assert figures["found"][0]["value"] > 0.7
+    assert figures["false_alarms"][0]["value"] < 0.35  # of 30 images
+    curve = {"at": [1.0], "hits": [0], "n": [4], "each": [[[0]]]}
+    attack = {"axis": "classifier scale", "outcomes": {"unlearned": curve}}
+    _, note = render(
+        "classifier_guided", {"null label": attack, "classifier": {"axis": None, "outcomes": {"unlearned": figures}}}
+    )
+    assert f"{figures['found'][0]['value']:.0%} and {figures['false_alarms'][0]['value']:.0%} at t = 100" in note
+
+
+def test_a_guide_whose_loss_is_no_number_stops_the_audit(scene: AuditContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = replace(scene, budget=scene.budget.model_copy(update={"guide_steps": 3, "seed": 9}))
+    monkeypatch.setattr(scene.original, "add_noise", lambda x_0, *_: x_0 * torch.nan)
+    with pytest.raises(NonFiniteError, match="At step 1 the loss of the classifier that guides is nan"):
+        guide(longer)
 
 
 # Membership

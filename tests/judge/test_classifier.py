@@ -151,7 +151,7 @@ def test_a_batch_is_turned_by_right_angles_and_says_by_how_many() -> None:
 def test_a_network_that_tells_rotations_has_never_been_asked_for_a_class() -> None:
     """Its features are the same whatever the classes are called and whichever image is of which."""
     train, held_out = load_dataset(DataConfig(name="digits"))
-    settings = {"data": {"name": "digits"}, "classifier": {"name": "test_resnet", "image_size": 32}}
+    settings = {"data": {"name": "digits", "batch_size": 16}, "classifier": {"name": "test_resnet", "image_size": 32}}
     settings["training"] = {"task": "rotations", "num_steps": 40, "lr": 2e-3}
     recipe = ClassifierRecipe.model_validate(settings)
     one = train_classifier(recipe, train, held_out, "cpu")

@@ -111,6 +111,31 @@ def test_the_model_after_each_request_is_audited_for_all_classes_so_far_beside_m
     assert json.loads((copied / "sequence.json").read_text()) == content
 
 
+def test_a_sequence_that_was_moved_is_audited_and_one_whose_model_was_replaced_is_refused(
+    dualoptim: Command, tiny: str, chain: Path, tmp_path: Path
+) -> None:
+    words = (*SMALL, "--dry-run", "--json")
+    assert dualoptim("forget", tiny, "--class", "one", "--then", "two", "--out", tmp_path / "out").code == 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    planned = dualoptim("audit", tmp_path / "moved" / "2-two", *words)
+    assert planned.code == 0, planned.err
+    assert json.loads(planned.out)["forget"] == ["one", "two"]
+    shutil.rmtree(tmp_path / "moved" / "1-one")
+    shutil.copytree(chain / "1-three", tmp_path / "moved" / "1-one")
+    refused = dualoptim("audit", tmp_path / "moved" / "2-two", *words)
+    assert refused.code == 1
+    assert "The base model is not the one that the run" in refused.err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kind": "dualoptim sequence"}', '{"kind": "x", "requests": []}'])
+def test_a_damaged_sequence_is_one_sentence(dualoptim: Command, tmp_path: Path, content: str) -> None:
+    (tmp_path / "sequence.json").write_text(content)
+    refused = dualoptim("audit", tmp_path)
+    assert refused.code == 1
+    assert "is not what `dualoptim forget --then` writes" in refused.err
+    assert len(refused.err.strip().splitlines()) == 1
+
+
 def test_a_moved_base_model_is_audited_for_the_classes_of_its_own_run(dualoptim: Command, chain: Path) -> None:
     moved = f"model.path={chain / '1-three' / 'model'}"
     planned = dualoptim("audit", chain / "2-eight", *SMALL, moved, "--dry-run", "--json")
