@@ -20,7 +20,7 @@ VERDICTS = {
 }
 A_POINT = {
     "step": "after {} steps", "timestep": "from t = {}", "guidance scale": "at guidance_scale {}",
-    "noise scale": "at {} times the noise", "classifier scale": "at {} times the gradient", "bits": "in {} bits",
+    "noise scale": "at {} times the noise", "classifier scale": "at scale {}", "bits": "in {} bits",
 }  # fmt: skip
 
 

@@ -30,8 +30,7 @@ from command import command_line, dualoptim, parse, parser
 from tables import read_json
 
 HIDDEN = ("zeroed", "swapped", "stopped early", "of low rank", "below the grid")
-METHOD, NARROW = "digits_sfron_dual", "method.mask.threshold=3"  # with a mask of which the audit finds something left
-THIRD, RANK = "method.num_steps=67", 2
+METHOD, THIRD, RANK = "digits_sfron_dual", "method.num_steps=67", 2
 BITS, BELOW = 4, 0.45  # of a grid; the largest change, of its step
 SETTINGS = ("sampling.seeds=0-99", "evaluation.protocol=seeds", "run.device=cpu")
 DECISIONS = ("left", "cannot tell", "gone")
@@ -68,9 +67,9 @@ class Study:
         """A run folder whose model hides the class."""
         folder = self.folder(kind, class_name)
         if kind == "stopped early":
-            self.forget(METHOD, folder, class_name, NARROW, THIRD)
+            self.forget(METHOD, folder, class_name, THIRD)
         elif kind in ("of low rank", "below the grid"):
-            self.forget(METHOD, folder, class_name, NARROW)
+            self.forget(METHOD, folder, class_name)
             self.replace(folder, _keep_low_rank if kind == "of low rank" else _keep_below_grid)
         else:
             self.forget("digits_finetune", folder, class_name, "method.num_steps=1", "method.retain_lr=1e-12")

@@ -130,7 +130,8 @@ def tabulate(found: Mapping[str, Any], command: str) -> str:
     ]  # fmt: skip
     if tested := found.get("tested"):
         lines += [*of_tested(tested, rates), ""]
-    if any((factors := found.get("factors", {})).values()):
+    factors: Mapping[tuple[str, str], list[Found]] = found.get("factors", {})
+    if any(runs for (change, arm), runs in factors.items() if change and not arm.startswith(FINETUNING)):
         lines += ["One factor changed at a time, first of the base models:", "", *of_factors(factors), ""]
     if trials := {key: runs for key, runs in found.get("choosing_optimizers", {}).items() if runs}:
         compared = Compared(run for part in choosing.values() for run in part)
