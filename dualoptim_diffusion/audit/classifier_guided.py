@@ -12,7 +12,6 @@ from dualoptim_diffusion.audit import guide as guiding
 from dualoptim_diffusion.audit.attack import curve
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
 from dualoptim_diffusion.audit.guide import GUIDE_LR, Slope, answers_of, fresh_guide, guide, slope_of
-from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, make_scheduler
@@ -55,8 +54,8 @@ def guided(
 
 @torch.no_grad()
 def told_apart(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
-    """How well the classifier tells noisy held-out images (training images where none are held out): without that, no
-    excess says nothing.
+    """How well the classifier tells noisy held-out images (training images where none are held out); where it
+    does not, finding no excess says nothing.
 
     Returns:
         `timesteps`; `found` and `false_alarms` at each: rates of images of forgotten classes called their own class,
@@ -93,10 +92,9 @@ def _seconds(context: AuditContext) -> float:
 def trials(context: AuditContext) -> list[Trial]:
     cost = Cost(context.passes(len(context.budget.guide_scales) * len(context.forget_classes)), other=_seconds)
     made_from = repr(GUIDE_LR)
-    asked = {"forgotten label": True} | ({NULL_LABEL: False} if context.original.null_class is not None else {})
     attacks = [
         Trial(name, partial(recovered, with_label=with_label), SETTINGS, "classifier scale", made_from, cost)
-        for name, with_label in asked.items()
+        for name, with_label in context.asked.items()
     ]
     return [*attacks, Trial("classifier", told_apart, (*guiding.SETTINGS, "real_images"), made_from=made_from)]
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dualoptim_diffusion.core.budget import Budget
+from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.core.config import SamplingConfig
 from dualoptim_diffusion.data import Batches, ImageSet
 from dualoptim_diffusion.diffusion.randomness import generator
@@ -89,6 +90,11 @@ class AuditContext:
         """How many uint8 images [N, C, H, W] the classifier calls a forgotten class."""
         _, logits = self.classifier(images)
         return int(torch.isin(logits.argmax(1), torch.tensor(self.judged_as)).sum())
+
+    @property
+    def asked(self) -> dict[str, bool]:
+        """Ways to ask for the class, by name: whether the forgotten label is given; else it is the null label."""
+        return {"forgotten label": True} | ({} if self.original.null_class is None else {NULL_LABEL: False})
 
     def count(self, model: DenoisingModel, labels: Sequence[int], **settings: Any) -> tuple[int, int]:
         """(hits, n) of images drawn with these labels, by the run's settings but for those given."""

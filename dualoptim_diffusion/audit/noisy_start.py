@@ -7,7 +7,6 @@ import torch
 
 from dualoptim_diffusion.audit.attack import curve
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Probe, Trial
-from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.data import ImageSet
 from dualoptim_diffusion.diffusion.sampling import denoise, make_scheduler
 from dualoptim_diffusion.models import DenoisingModel
@@ -46,10 +45,9 @@ def _count(context: AuditContext, model: DenoisingModel, images: ImageSet, t: in
 def trials(context: AuditContext) -> list[Trial]:
     n, steps = len(context.unseen(forgotten=True)), context.settings.num_inference_steps
     cost = Cost(sum(n * context.passes_an_image(max(1, steps * t // 1000)) for t in context.budget.timesteps))
-    asked = {"forgotten label": True} | ({NULL_LABEL: False} if context.original.null_class is not None else {})
     return [
         Trial(name, partial(recovered, with_label=with_label), SETTINGS, "timestep", cost=cost)
-        for name, with_label in asked.items()
+        for name, with_label in context.asked.items()
     ]
 
 

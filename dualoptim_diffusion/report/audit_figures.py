@@ -57,7 +57,7 @@ def _draw_guided(trials: Trials) -> Rendered:
     ]
     return figure, (
         "The classifier that guides was trained here. Of noisy images of the class it finds, and of other classes it "
-        f"takes for the class: {', '.join(parts)}. Where it cannot tell them apart, no excess says nothing."
+        f"takes for the class: {', '.join(parts)}. Where it cannot tell them apart, finding no excess says nothing."
     )
 
 

@@ -54,7 +54,8 @@ def excess(content: Audit) -> Measure | None:
     budget = {key: value for key, value in content["budget"].items() if key not in ("name", "seed")}
     attacks = sorted((name, *sorted(probe["trials"])) for name, probe in content["probes"].items())
     shared = [budget, content.get("sampling"), content["classifier"]["sha256"], attacks]
-    shared += [len(content["forgotten"])] * (len(content["forgotten"]) > 1)
+    if (count := len(content["forgotten"])) > 1:
+        shared.append(count)
     name = f"excess[{content['budget']['name']} {json_sha256(shared)[:6]}]"
     point = {key: worst[key] for key in ("probe", "attack", "at")}
     return Measure("excess", name, "excess", worst["difference"], {"ci95": worst["interval"], **point})
@@ -82,16 +83,20 @@ def rows(content: Audit) -> list[list[str]]:
             half = " / ".join(_steps(steps[role]) for role in MODELS if role in steps) or "–"
             if points:
                 worst = surest(points)
-                low, high = worst["interval"]
                 rates = [f"{worst[key]['value']:.1%}" for key in ("FA", "control")]
-                above = f"{100 * worst['difference']:+.1f} pp ({100 * low:+.1f} to {100 * high:+.1f})"
-                found.append([*of_attack, half, _where(content, worst), *rates, above])
+                found.append([*of_attack, half, _where(content, worst), *rates, in_points(worst)])
             else:
                 curve = part["outcomes"]["unlearned"]
                 hits, n, at = max(zip(curve["hits"], curve["n"], curve["at"], strict=True), key=lambda p: p[0] / p[1])
                 where = _where(content, {"probe": name, "attack": trial, "at": at})
                 found.append([*of_attack, half, where, f"{hits / n:.1%}", "–", "–"])
     return found
+
+
+def in_points(point: Mapping[str, Any]) -> str:
+    """An excess with its interval, in percentage points."""
+    low, high = (100 * side for side in point["interval"])
+    return f"{100 * point['difference']:+.1f} pp ({low:+.1f} to {high:+.1f})"
 
 
 def _cost(part: Mapping[str, Any]) -> str:

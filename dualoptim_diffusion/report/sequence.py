@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dualoptim_diffusion.report.audits import in_points
 from dualoptim_diffusion.report.notes import quoted
 from dualoptim_diffusion.report.svg import INK, panels
 from dualoptim_diffusion.report.tables import aligned, escape
@@ -58,9 +59,7 @@ def _audit(part: Mapping[str, Any]) -> str:
         return "not audited"
     if (worst := part["audit"]["headline"]) is None:
         return "no control"
-    low, high = (100 * side for side in worst["interval"])
-    excess = f"{100 * worst['difference']:+.1f} pp ({low:+.1f} to {high:+.1f})"
-    return f"{worst['decision']}: {excess}, {worst['probe']}"
+    return f"{worst['decision']}: {in_points(worst)}, {worst['probe']}"
 
 
 def sentences(content: Content) -> list[str]:

@@ -11,8 +11,8 @@ from dualoptim_diffusion.core.recipes import load_recipe, read_yaml
 from dualoptim_diffusion.files.pipeline_folder import is_hub_id
 from dualoptim_diffusion.files.run_folder import RunFolder
 from dualoptim_diffusion.runs.experiment import Experiment, open_experiment
+from dualoptim_diffusion.runs.models import MODEL_PATH
 
-MODEL_PATH = "model.path=FOLDER"
 PLACES = (  # keys that say where something lies; what it holds is compared with what the run was made from
     *("data.path", "data.latents", "model.path"),
     *("evaluation.classifier", "evaluation.features", "evaluation.features_weights"),

@@ -11,6 +11,8 @@ from dualoptim_diffusion.models.loading import load_model
 from dualoptim_diffusion.runs.experiment import Experiment
 from dualoptim_diffusion.runs.obtain import obtain_model
 
+MODEL_PATH = "model.path=FOLDER"  # says where a base model lies now
+
 
 class OpenedModel(NamedTuple):
     """A model and the hash of its weights."""
@@ -53,7 +55,7 @@ def open_both_models(
         "unlearned": load_model(folder.model, experiment.accelerator.device),
     }
     opened = {role: OpenedModel(model, model_sha256(model)) for role, model in models.items()}
-    (first or folder).check_origin("base_model_sha256", opened["original"].sha256, "base model", "model.path=FOLDER")
+    (first or folder).check_origin("base_model_sha256", opened["original"].sha256, "base model", MODEL_PATH)
     for model in models.values():
         experiment.prepare(model)
     return opened

@@ -1,10 +1,9 @@
 """What does each recipe of the digits reach, and what does the audit say of it? Forgets one class with every recipe of
 a family of networks, audits the results beside two retrained models, and writes digits_recipes.json and .md, of the DiT
-digits_dit_recipes. Finished runs are kept. With probes of its own it writes digits_recipes_PROBE.json and .md.
+digits_dit_recipes. Finished runs are kept.
 
     python scripts/studies/recipes.py --class three
     python scripts/studies/recipes.py --class three --family dit
-    python scripts/studies/recipes.py --class three --probe classifier_guided
 """
 
 import sys
@@ -80,13 +79,13 @@ def said(recipe: str, headline: dict[str, Any] | None) -> str:
     )
 
 
-def tabulate(found: dict[str, Any], class_name: str, command: str, controls: int = 2) -> str:
+def tabulate(found: dict[str, Any], class_name: str, command: str) -> str:
     body = [
         [recipe, reached(part["results"]), draws(part["results"], class_name), said(recipe, part["headline"])]
         for recipe, part in found.items()
     ]
     audited = any(part["headline"] for part in found.values())
-    audits = f" Audits: budget quick, {controls} controls." if audited else ""
+    audits = " Audits: budget quick, two controls." if audited else ""
     first = next(iter(found.values()))["results"]
     before = first["original"]
     kid = before["kid"]
@@ -113,16 +112,9 @@ def main(words: Sequence[str] | None = None) -> None:
     options.add_argument("--class", dest="class_name", default="three", help="[default: %(default)s]")
     options.add_argument("--family", choices=list(RECIPES), default="ddpm", help="[default: %(default)s]")
     options.add_argument("--no-audit", action="store_true", help="only forget and score")
-    options.add_argument("--probe", action="append", default=[], help="repeat for several [default: those of quick]")
-    options.add_argument(
-        "--controls", type=int, default=2, help="retrained models of each audit [default: %(default)s]"
-    )
     options.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="[default: %(default)s]")
     arguments = parse(options, words)
-    recipes, runs, overrides = RECIPES[arguments.family], arguments.runs, arguments.overrides
-    audit = ["--retrain", "--controls", str(arguments.controls)]
-    audit += [word for probe in arguments.probe for word in ("--probe", probe)]
-    stem = "_".join([NAMES[arguments.family], *arguments.probe])
+    recipes, runs, overrides, audit = RECIPES[arguments.family], arguments.runs, arguments.overrides, ["--retrain"]
     if arguments.toy:
         recipes, runs, audit = ("digits_sfron_dual", "digits_salun_dual"), arguments.out / "runs", [*toy.AUDIT, *audit]
         overrides = [*toy.overrides(arguments.out / "recipes"), *toy.MASK]
@@ -132,8 +124,8 @@ def main(words: Sequence[str] | None = None) -> None:
         words_of_audit = None if arguments.no_audit else audit
         found[recipe] = make(recipe, arguments.class_name, runs, overrides, words_of_audit, arguments.toy)
         print(recipe, reached(found[recipe]["results"]), said(recipe, found[recipe]["headline"]), flush=True)
-        text = tabulate(found, arguments.class_name, command, arguments.controls)
-        tables.write(arguments.out / stem, {"command": command, "recipes": found}, text)
+        text = tabulate(found, arguments.class_name, command)
+        tables.write(arguments.out / NAMES[arguments.family], {"command": command, "recipes": found}, text)
 
 
 if __name__ == "__main__":
