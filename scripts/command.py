@@ -14,7 +14,7 @@ from typing import IO
 from dualoptim_diffusion.core.threads import choose_wait_policy
 from tables import RESULTS
 
-ELSEWHERE = ("--out", "--runs")  # where files lie changes no figure
+ELSEWHERE = ("--out", "--runs", "--jobs")  # where files lie and how many are made at once changes no figure
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.setenv("DUALOPTIM_CACHE", str(folder))
     patch.setattr("dualoptim_diffusion.runs.forecast.LARGEST_PROBE", 2)  # a dry run need not time many passes
-    patch.setattr("dualoptim_diffusion.report.page.draw_curves", drawn_once())  # most runs here are alike
+    for place in ("page.draw_curves", "audits.render"):  # most runs here are alike
+        patch.setattr(f"dualoptim_diffusion.report.{place}", drawn_once(place))
     return folder
 
 
-def drawn_once() -> Callable[[Any], list[tuple[str, str]]]:
-    """`draw_curves`, which remembers what it drew: a page takes longer to draw than a tiny model to train."""
-    from dualoptim_diffusion.report.curves import draw_curves
+def drawn_once(place: str) -> Callable[..., Any]:
+    """The function that draws figures, but each only once: a page takes longer than a tiny model's training."""
+    module, name = place.split(".")
+    draw = getattr(import_module(f"dualoptim_diffusion.report.{module}"), name)
+    drawn: dict[str, Any] = {}
 
-    drawn: dict[str, list[tuple[str, str]]] = {}
-
-    def remembered(records: Any) -> list[tuple[str, str]]:
-        key = repr(records)
+    def remembered(*content: Any) -> Any:
+        key = repr(content)
         if key not in drawn:
-            drawn[key] = draw_curves(records)
+            drawn[key] = draw(*content)
         return drawn[key]
 
     return remembered

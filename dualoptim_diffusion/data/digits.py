@@ -1,6 +1,7 @@
 """scikit-learn's handwritten digits (Alpaydin and Kaynak, 1998), read from its own file: loading it loads scipy."""
 
 import gzip
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 FILE = "datasets/data/digits.csv.gz"
 
 
+@cache
 def read() -> npt.NDArray[np.float64]:
     """1,797 rows of 64 grey levels from 0 to 16, then the digit."""
     spec = find_spec("sklearn")

@@ -82,11 +82,15 @@ def nearest_classes(
     Args:
         forgotten: the classifier's ids.
     """
-    each, confused = max(1, MOST_CONFUSED // len(retained)), {}
-    for label in retained:
-        if len(images := real.of_classes([label]).images[:each]):
-            logits = classifier(images)[1][:, : classifier.num_classes]
-            confused[label] = logits.double().softmax(1)[:, list(forgotten)].sum(1).mean().item()
+    each = max(1, MOST_CONFUSED // len(retained))
+    chosen = real.at(torch.cat([(real.class_labels == label).nonzero()[:each, 0] for label in retained]))
+    if not len(chosen):
+        return ()
+    probabilities = classifier(chosen.images[:])[1][:, : classifier.num_classes].double().softmax(1)
+    taken = probabilities[:, list(forgotten)].sum(1)
+    confused = {
+        label: taken[chosen.class_labels == label].mean().item() for label in chosen.class_labels.unique().tolist()
+    }
     order = sorted(confused, key=lambda label: -confused[label])
     return tuple(order[: min(MOST_NEAREST, len(retained) // 3)])
 

@@ -2,8 +2,9 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualoptim_diffusion.core.classes import NULL_LABEL
 from dualoptim_diffusion.files.atomic import seen
@@ -13,6 +14,9 @@ from dualoptim_diffusion.report.comparison import Run
 from dualoptim_diffusion.report.curves import draw_curves
 from dualoptim_diffusion.report.notes import costs, found, headline, listed, tiles
 from dualoptim_diffusion.report.tables import Table
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MODELS = ("original", "unlearned")
 MOST_BARS = 8
@@ -27,12 +31,9 @@ def render_page(table: Table, runs: Sequence[Run]) -> str:
     Raises:
         InputError: if a run's metrics.jsonl is damaged.
     """
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("dualoptim_diffusion.report"), autoescape=True, trim_blocks=True)
     single = runs[0] if len(runs) == 1 else None
     title = f"Forgetting {listed(single.forgotten)}" if single else f"{len(runs)} runs compared"
-    return environment.get_template("report.html").render(
+    return _template().render(
         title=title,
         single=single,
         found=" ".join(found(single.results)) if single else None,
@@ -42,6 +43,15 @@ def render_page(table: Table, runs: Sequence[Run]) -> str:
         table=table,
         runs=[_sections(run) for run in runs],
     )
+
+
+@cache
+def _template() -> "Template":
+    """One for the process: compiling it takes longer than filling it."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("dualoptim_diffusion.report")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
 
 
 def _sections(run: Run) -> dict[str, Any]:
