@@ -179,6 +179,7 @@ class MethodConfig(Section):
     retain_weight: float = Field(1e-3, ge=0)  # of the retain loss in a joint update
     loss_exponent: float = Field(0.5, ge=0)  # lambda
     forget_ceiling: float | None = Field(None, gt=0)  # times the base model's loss without a label: ascent ends there
+    negative_guidance: float = Field(0.0, ge=0)  # eta of ESD: how far beyond no label, away from the class
     replay_per_class: int = Field(500, ge=1)  # images the base model draws of each retained class
     fisher_timesteps: int | None = Field(None, ge=1)  # random ones for each replay image; null = all
     penalty_weight: float = Field(10.0, ge=0)  # lambda of elastic weight consolidation

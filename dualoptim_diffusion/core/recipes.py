@@ -24,7 +24,9 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000  # of one class
 # Keys that came later, with their defaults: left out of the hash there, so that what was made before is found again.
-ADDED: dict[str, dict[str, Any]] = {"data": {"channels": None, "background": "white"}, "model": {"family": None}}
+ADDED: dict[str, dict[str, Any]] = {
+    "data": {"channels": None, "background": "white"}, "model": {"family": None}, "method": {"negative_guidance": 0.0},
+}  # fmt: skip
 
 # Which keys change nothing about results and so stay out of the hash.
 UNHASHED = {"run": {"device", "gradient_checkpointing", "log_cosine", "checkpoint_every"}}

@@ -1,9 +1,10 @@
 """Forgets every class of a recipe's data in turn, and any groups asked for, and tabulates what each run reached. Every
 run has a folder below --runs. Finished runs are only scored again and interrupted ones continue, so the command can
-be stopped and run again. Writes every_class_RECIPE.json and .md, and every_class.md with a line for each recipe whose
-results are there.
+be stopped and run again. Writes every_class_RECIPE.json and .md, named after overrides too. With --table it runs
+nothing, and writes every_class.md: a line for each recipe whose results are there.
 
-    python scripts/studies/every_class.py digits_sfron_dual --group three,eight
+    python scripts/studies/every_class.py digits_sfron_dual --group three,eight --jobs 2
+    python scripts/studies/every_class.py --table
 """
 
 import sys
@@ -65,23 +66,26 @@ SUMMARY = (
     "largest loss of RA, points", "farther from real images", "label draws mostly no class",
 )  # fmt: skip
 
+PAIRS = (("digits_sfron_dual", "digits_sfron_shared"), ("digits_salun_dual", "digits_salun_joint"))  # and their rates
+DIFFERENCE = ("two optimizers less one", "classes", "FA, points", "RA, points", "KID x 1000")
+
 
 def summary_line(recipe: str, found: dict[str, dict[str, Any]]) -> list[str]:
     """What the recipe reaches at worst; classes are left out where nothing is to be said of them."""
     one = {name: results for name, results in found.items() if "," not in name}
     rates = {name: results["unlearned"]["FA"] for name, results in found.items()}
-    worst = max(one, key=lambda name: rates[name]["value"])
-    lost = {name: r["original"]["RA"]["value"] - r["unlearned"]["RA"]["value"] for name, r in one.items()}
+    worst = max(one, key=lambda name: rates[name]["value"], default=None)
+    lost = {name: r["original"]["RA"]["value"] - r["unlearned"]["RA"]["value"] for name, r in found.items()}
     most = max(lost, key=lost.__getitem__)
-    farther = [name for name, r in one.items() if r["changes"]["kid"]["difference_ci95"][0] > 0]
+    farther = [name for name, r in found.items() if r["changes"]["kid"]["difference_ci95"][0] > 0]
     empty = [name for name, r in found.items() if mostly_none(r)]
     return [
         recipe,
-        f"{worst}, {tables.rate(rates[worst])}",
+        f"{worst}, {tables.rate(rates[worst])}" if worst else "",
         ", ".join(f"{name} {rates[name]['value']:.1%}" for name in one if rates[name]["value"] > BOUND),
         ", ".join(f"{spaced(name)}: {rate['value']:.1%}" for name, rate in rates.items() if name not in one),
-        f"{most} {100 * lost[most]:.1f}",
-        ", ".join(farther),
+        f"{spaced(most)} {100 * lost[most]:.1f}",
+        "; ".join(map(spaced, farther)),
         "; ".join(map(spaced, empty)),
     ]
 
@@ -97,10 +101,27 @@ def spaced(names: str) -> str:
 
 
 def summary(folder: Path) -> str:
-    """A line for each recipe whose results are in the folder."""
+    """A line for each recipe whose results are in the folder, and one for each two that differ in their optimizers."""
     found = {path.stem: tables.read_json(path) for path in sorted(folder.glob("every_class_*.json"))}
-    body = [summary_line(stem.removeprefix("every_class_"), results) for stem, results in found.items()]
-    return "\n".join(["# Every class, at worst", "", *tables.table(SUMMARY, body, rule="---")]) + "\n"
+    found = {stem.removeprefix("every_class_"): results for stem, results in found.items()}
+    body = [summary_line(recipe, results) for recipe, results in found.items()]
+    lines = ["# Every class, at worst", "", *tables.table(SUMMARY, body, rule="---")]
+    if pairs := [(two, one) for two, one in PAIRS if {two, one} <= found.keys()]:
+        body = [difference_line(two, one, found) for two, one in pairs]
+        lines += ["", "Means over single classes, with 95% intervals by Student's t:", ""]
+        lines += tables.table(DIFFERENCE, body, rule="---")
+    return "\n".join(lines) + "\n"
+
+
+def difference_line(two: str, one: str, found: dict[str, dict[str, Any]]) -> list[str]:
+    """Mean paired differences over the classes that both forgot alone."""
+    names = [name for name in found[two] if "," not in name and name in found[one]]
+
+    def difference(key: str, scale: float) -> str:
+        values = [[found[recipe][name]["unlearned"][key]["value"] for name in names] for recipe in (two, one)]
+        return tables.mean_with_interval([scale * (a - b) for a, b in zip(*values, strict=True)], ".2f")
+
+    return [f"{two} less {one}", str(len(names)), difference("FA", 100), difference("RA", 100), difference("kid", 1000)]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -108,16 +129,22 @@ def main(words: Sequence[str] | None = None) -> None:
     options.add_argument("recipe", nargs="?", default="digits_sfron_dual", help="[default: %(default)s]")
     options.add_argument("overrides", nargs="*", help="section.key=value")
     options.add_argument("--group", action="append", default=[], help="classes to forget together, such as three,eight")
+    options.add_argument("--groups-only", action="store_true", help="no class alone")
     options.add_argument("--jobs", type=int, default=1, help="runs side by side [default: %(default)s]")
     options.add_argument("--runs", type=Path, default=Path("runs/every_class"), help="[default: %(default)s]")
+    options.add_argument("--table", action="store_true", help="run nothing")
     arguments = parse(options, words)
+    if arguments.table:
+        (arguments.out / "every_class.md").write_text(summary(arguments.out), encoding="utf-8")
+        return
     from dualoptim_diffusion.core.config import ForgetRecipe
     from dualoptim_diffusion.core.recipes import find_recipe, load_recipe
     from dualoptim_diffusion.data import data_facts
 
     stem, overrides, runs = find_recipe(arguments.recipe).stem, arguments.overrides, arguments.runs
     recipe = load_recipe(ForgetRecipe, arguments.recipe, overrides)
-    cells = [*data_facts(recipe.data).id2label.values(), *arguments.group]
+    cells = [*([] if arguments.groups_only else data_facts(recipe.data).id2label.values()), *arguments.group]
+    stem = "_".join([stem, *(change.rpartition(".")[2] for change in overrides)])  # other settings, other results
     if arguments.toy:
         overrides, runs, cells = toy.overrides(arguments.out / "recipes"), arguments.out / "runs", ["one,two"]
 
@@ -137,7 +164,6 @@ def main(words: Sequence[str] | None = None) -> None:
             print(tables.row(line(cell, results)), flush=True)
             text = tabulate(found, stem, command_line(__file__, words))
             tables.write(arguments.out / f"every_class_{stem}", found, text)
-    (arguments.out / "every_class.md").write_text(summary(arguments.out), encoding="utf-8")
 
 
 if __name__ == "__main__":

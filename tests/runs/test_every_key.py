@@ -27,6 +27,7 @@ OTHER: dict[str, list[Any]] = {  # values that differ from the tiny recipe's and
     "method.retain_weight": [0.5],
     "method.loss_exponent": [0.25],
     "method.forget_ceiling": [2.0],
+    "method.negative_guidance": [0.5],
     "method.replay_per_class": [3],
     "method.fisher_timesteps": [2],
     "method.penalty_weight": [3.0],

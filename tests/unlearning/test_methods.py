@@ -124,6 +124,20 @@ def test_null_matching_pulls_the_forgotten_row_to_the_base_models_null_row() -> 
 
 
 @pytest.mark.numerical
+def test_negative_guidance_moves_the_target_of_null_matching_away_from_the_class() -> None:
+    model, b, method = ToyModel(), batch([1] * 4), make("null_matching", negative_guidance=0.5)
+    method.prepare(model, None)
+    own, null = model.network.weight[[1, 4]].tolist()
+    target = null - 0.5 * (own - null)
+    with torch.no_grad():
+        model.network.weight[1] = 7.0  # the target is the frozen model's, whatever the forgotten row becomes
+    x_t = model.add_noise(b.x_0, b.noise, b.timesteps)
+    assert method.forget_loss(model, b).item() == pytest.approx(
+        ((7.0 - target) ** 2 * x_t.square().mean()).item(), rel=1e-12
+    )
+
+
+@pytest.mark.numerical
 def test_ascent_ends_for_the_samples_above_the_ceiling_and_for_no_other() -> None:
     model, b = ToyModel(), batch([1] * 6)
     null = torch.full_like(b.class_labels, 4)

@@ -9,12 +9,13 @@ from dualoptim_diffusion.unlearning.methods.method import FORGET_KEYS, RETAIN_KE
 
 
 class NullMatching(Method):
-    """Trains the forgotten label to draw what the base model draws without a label.
+    """Trains the forgotten label to draw what the base model draws without a label, or what is farther from the class.
 
-    The prediction for c_f is matched to the frozen base model's for the null label: a bounded target cannot diverge.
+    The prediction for c_f is matched to the frozen base model's e(null) - eta (e(c_f) - e(null)), eta being
+    `negative_guidance`, which ESD sets to 1. A target that stands still cannot diverge.
     """
 
-    reads = RETAIN_KEYS | FORGET_KEYS | {"mask"}
+    reads = RETAIN_KEYS | FORGET_KEYS | {"mask", "negative_guidance"}
 
     @property
     def uses_null(self) -> bool:
@@ -22,6 +23,13 @@ class NullMatching(Method):
 
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         x_t = model.add_noise(batch.x_0, batch.noise, batch.timesteps)
-        with torch.no_grad():
-            target = self.base.noise_pred(x_t, batch.timesteps, null_labels(self.base, batch))
-        return (model.noise_pred(x_t, batch.timesteps, batch.class_labels) - target).square().mean()
+        return (model.noise_pred(x_t, batch.timesteps, batch.class_labels) - self._target(x_t, batch)).square().mean()
+
+    @torch.no_grad()
+    def _target(self, x_t: Tensor, batch: Batch) -> Tensor:
+        null = self.base.noise_pred(x_t, batch.timesteps, null_labels(self.base, batch))
+        if self.settings.negative_guidance == 0:
+            return null
+        return null - self.settings.negative_guidance * (
+            self.base.noise_pred(x_t, batch.timesteps, batch.class_labels) - null
+        )
