@@ -286,6 +286,15 @@ def test_the_readmes_first_result_is_that_of_its_recipe() -> None:
         assert all(part in line for part in numbers), line
 
 
+def test_the_readmes_largest_fa_of_a_digit_is_that_of_the_results() -> None:
+    said = " ".join(PAGES["README.md"].split())
+    for recipe, sentence in (("digits_salun_joint", "at most {} with `{}`"), ("digits_sfron_dual", "and {} with `{}`")):
+        alone = {names: run for names, run in result(f"every_class_{recipe}").items() if "," not in names}
+        assert len(alone) == 10
+        largest = max(run["unlearned"]["FA"]["value"] for run in alone.values())
+        assert sentence.format(f"{largest:.1%}", recipe) in said
+
+
 @pytest.mark.parametrize("stem", ["every_class", "digits_recipes", "intervals", "audit_errors"])
 def test_the_tables_of_the_studies_page_are_those_of_the_results(stem: str) -> None:
     page = PAGES["scripts/studies/README.md"]
