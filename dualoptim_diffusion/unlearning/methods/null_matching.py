@@ -9,7 +9,7 @@ from dualoptim_diffusion.unlearning.methods.method import FORGET_KEYS, RETAIN_KE
 
 
 class NullMatching(Method):
-    """Trains the forgotten label to draw what the base model draws without a label, or what is farther from the class.
+    """Trains the forgotten label to draw what the base model draws without a label, or away from the class.
 
     The prediction for c_f is matched to the frozen base model's e(null) - eta (e(c_f) - e(null)), eta being
     `negative_guidance`, which ESD sets to 1. A target that stands still cannot diverge.
