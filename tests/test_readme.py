@@ -308,7 +308,9 @@ def test_the_tables_of_the_studies_page_are_those_of_the_results(stem: str) -> N
     written = (RESULTS / f"{stem}.md").read_text(encoding="utf-8")
     tables = [part.strip() for part in written.split("\n\n") if part.startswith("|")]
     assert tables
-    assert all(table in page for table in tables)
+    for table in tables:
+        assert len(table.splitlines()) > 2
+        assert table in page
 
 
 def test_the_pages_list_every_floor_probe_budget_and_protocol() -> None:

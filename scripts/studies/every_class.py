@@ -158,6 +158,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     found: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(arguments.jobs) as pool:
+        # the toy runs in this process, whose signals only its main thread can handle
         made = map(forgotten, cells) if arguments.jobs == 1 else pool.map(forgotten, cells)
         for cell, results in zip(cells, made, strict=True):
             found[cell] = results
