@@ -352,22 +352,33 @@ def test_the_controls_of_a_finished_audit_may_be_fewer_as_if_it_had_been_made_be
 
 
 def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:
-    return {
-        "method": method, "class": "three", "seed": 0, "FA": fa, "RA": 0.98, "KID ratio": 1.0,
-        "headline": {"difference": excess, "interval": [low, 1.0], "decision": "left" if low > 0 else "cannot tell"},
-        "excess": dict.fromkeys(audit_study.ATTACKS, excess),
-        "steps_to_half": {"relearn, 10 images": {"unlearned": 10, "control": None}},
-        "curves": {"relearn, 10 images": {"unlearned": {"at": [0, 5], "hits": [0, 3], "n": [10, 10]}}},
-    }  # fmt: skip
+    """A run and its audit, as `dualoptim` leaves them, and what the study keeps of both."""
+    figures = {"FA": {"value": fa}, "RA": {"value": 0.98}, "kid": {"value": 0.003}}
+    audit: dict[str, Any] = {"models": {}, "probes": {}, "excess": []}
+    for probe, attack, difference in (("relearn", "10 images of the class", excess), ("quantise", "rounded", 0.0)):
+        for at, less in ((0, 0.0), (5, 0.1)):
+            point = {"probe": probe, "attack": attack, "at": at, "difference": difference - less}
+            point |= {"FA": {"value": difference + 0.1 - less}, "control": {"value": 0.1}}
+            audit["excess"].append(point | {"interval": [low + less / 2, 1.0]})  # the second is surer
+    audit["headline"] = audit["excess"][1] | {"decision": "left" if low > 0 else "cannot tell"}
+    curves = {role: {"at": [0, 5], "hits": [0, 3], "n": [10, 10]} for role in ("unlearned", "control")}
+    trial = {"outcomes": curves, "steps_to_half": {"unlearned": 5, "control": None}}
+    audit["probes"]["relearn"] = {"trials": {"10 images of the class": trial}}
+    audit["probes"]["membership"] = {"trials": {"loss": {"outcomes": {role: {"AUC": 0.5} for role in curves}}}}
+    where = {"group": method, "class_name": "three", "seed": 0}
+    return where | audit_study.kept({"original": figures, "unlearned": figures}, audit)
 
 
 def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_path: Path) -> None:
-    runs = [studied("finetune", 0.97, 0.0), studied("salun_dual", 0.01, 0.4, 0.2), studied("sfron_dual", 0.0, 0.1)]
+    runs = [studied("finetune", 0.97, 0.1), studied("salun_dual", 0.01, 0.4, 0.2), studied("sfron_dual", 0.0, 0.2)]
     assert [method for method, _ in audit_study.ranking(runs)] == ["sfron_dual", "salun_dual", "finetune"]
-    lines = [line for line in audit_study.tabulate(runs, "command").splitlines() if line.startswith("| S")]
-    assert lines[0].startswith("| SFRon + DualOptim | 0.0 | 98.0 | 1.00 | 10.0 | 0 of 1 |")
-    assert lines[1].split(" | ")[5] == "1 of 1"
-    assert lines[1].endswith("| 10 (never) |")
-    assert lines[2:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
+    text = audit_study.tabulate(runs, "command")
+    lines = [line for line in text.splitlines() if line.startswith(("| S", "| relearn", "| quantise"))]
+    assert lines[0] == "| SFRon + DualOptim | 1 | 0.0 | 98.0 | 0.0 | 0 | 1 | 0 | 10.0 |  | 5 (never) |"
+    assert lines[1] == "| SalUn + DualOptim | 1 | 1.0 | 98.0 | 0.0 | 1 | 0 | 0 | 30.0 | relearn 1 | 5 (never) |"
+    assert lines[2] == "| relearn: 10 images of the class | 20 (+10) | 40 (+30) | 10 (+0) |"
+    assert lines[3] == "| quantise: rounded | 0 (-10) | 0 (-10) | 0 (-10) |"
+    assert lines[4:6] == ["| SFRon + DualOptim | 0.50 (0.50) |", "| SalUn + DualOptim | 0.50 (0.50) |"]
+    assert lines[6:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
     audit_study.draw(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000

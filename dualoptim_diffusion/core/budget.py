@@ -123,10 +123,4 @@ BUDGETS = {
         real_images=2000,
         ddpm_steps=1000,
     ),
-    "study": Budget(
-        probes=("relearn", "embedding_attack", "noisy_start", "classifier_guided"),
-        relearn=(10, "retained"),
-        relearn_steps=(0, 2, 5, 10, 20, 50),
-        embedding_steps=(0, 10, 50),
-    ),
 }

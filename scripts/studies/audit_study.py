@@ -1,18 +1,19 @@
-"""Which methods remove a class, and which only hide it? Forgets digits by all methods, attacks every result, and ranks
-the methods. Each seed has a base model of its own. Each result is audited with `--budget study` beside the original and
-two models retrained without the class under other seeds or the same; a retrained model is audited beside the other
-two, which shows what chance alone gives. Finished runs and audits are not made again. Writes audit_study.json, .md and
-.png.
+"""Which methods remove a class, and which only hide it? Forgets digits by all methods and attacks every result with all
+probes at the budget `quick`. Each seed has a base model of its own. Each result is audited beside the original and two
+models retrained without the class, of this seed and the next; a retrained model beside the two others, which shows what
+chance alone gives. Finished runs and audits are not made again. Writes audit_study.json, .md and .png.
 
     python scripts/studies/audit_study.py --jobs 2
-    python scripts/studies/audit_study.py --table    # table and figure of the results that are there
+    python scripts/studies/audit_study.py --jobs 0    # table and figure of what is finished
 """
 
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,67 +25,72 @@ import tables
 import toy
 from command import command_line, dualoptim, parse, parser
 from studies.reproduce_table2 import METHODS, Table
-from studies.runner import Cell, write_bases
+from studies.runner import Cell, run_study, write_bases
 from tables import read_json
 
-STUDIED = (
-    "sfron_shared", "sfron_dual", "salun_joint", "salun_dual", "null_matching", "sa", "gradient_ascent", "finetune",
-    "retrain",
-)  # fmt: skip
-SETTINGS = ("sampling.seeds=0-199", "sampling.batch_size=200", "run.device=cpu", "evaluation.protocol=seeds")
+SETTINGS = ("sampling.seeds=0-99", "run.device=cpu", "evaluation.protocol=seeds")
 CONTROLS = 2  # of an audit
-ATTACKS = {  # title: probe, trial
-    "relearn, 10 images": ("relearn", "10 images of the class"),
-    "relearn, retained data": ("relearn", "retained data"),
-    "any embedding": ("embedding_attack", "any embedding, 10 images"),
-    "mixture of labels": ("embedding_attack", "mixture of labels, 10 images"),
-    "noisy start, label": ("noisy_start", "forgotten label"),
-    "noisy start, null": ("noisy_start", "null label"),
-    "classifier, label": ("classifier_guided", "forgotten label"),
-    "classifier, null": ("classifier_guided", "null label"),
+DECISIONS = ("left", "cannot tell", "gone")
+MEASURES = {  # title: probe, trial, figure
+    "membership, AUC": ("membership", "loss", "AUC"),
+    "linear probe, AUC": ("features", "linear probe", "AUC"),
+    "CKA to retrained, the class": ("features", "likeness", "forgotten"),
+    "CKA to retrained, others": ("features", "likeness", "retained"),
 }
+Run = dict[str, Any]
 
 
-def audited(table: Table, cell: Cell, seeds: Sequence[int], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What the study keeps of one run's audit; the run and its control are there."""
+def audited(table: Table, seeds: Sequence[int], overrides: Sequence[str], cell: Cell) -> Run:
+    """What the study keeps of one run and its audit; its controls are there."""
+    from dualoptim_diffusion.core.budget import PROBE_NAMES
+
+    if not table.finished(cell) and (problem := table.run(cell)[1]):
+        raise RuntimeError(problem)
     folder = table.folder(cell)
-    words = [str(folder), f"audit.seed={cell.seed}", *overrides, "--budget", "study"]
-    others = [seed for seed in seeds if cell.group != "retrain" or seed != cell.seed]
-    for seed in others[:CONTROLS]:
-        words += ["--control", str(table.folder(table.cell("retrain", cell.class_name, seed)))]
-    log = folder.with_suffix(".audit.log")
-    with log.open("w", encoding="utf-8") as stream:
-        code = dualoptim("audit", *words, log=stream, here=table.here, threads=table.threads)
-    if code:
-        raise RuntimeError(f"the audit of {folder} ended with {code}; see {log}")
-    audit = read_json(folder / "audit.json")
-    results = read_json(folder / "results.json")
-    trials = {title: audit["probes"][probe]["trials"][trial] for title, (probe, trial) in ATTACKS.items()}
+    words = [str(folder), *overrides, *(word for name in PROBE_NAMES for word in ("--probe", name))]
+    place = seeds.index(cell.seed) + (cell.group == "retrain")
+    for i in range(CONTROLS):
+        control = table.cell("retrain", cell.class_name, seeds[(place + i) % len(seeds)])
+        words += ["--control", str(table.folder(control))]
+    with folder.with_suffix(".audit.log").open("w", encoding="utf-8") as log:
+        if code := dualoptim("audit", *words, log=log, here=table.here, threads=table.threads):
+            raise RuntimeError(f"the audit of {folder} ended with {code}; see {log.name}")
+    return asdict(cell) | kept(read_json(folder / "results.json"), read_json(folder / "audit.json"))
+
+
+def kept(results: Mapping[str, Any], audit: Mapping[str, Any]) -> Run:
+    """The figures of a run; of each attack its surest point, that of the largest lower end of the excess."""
+    before, after = results["original"], results["unlearned"]
+    surest: dict[str, Any] = {}
+    for point in audit["excess"]:
+        name = f"{point['probe']}: {point['attack']}"
+        if name not in surest or point["interval"][0] > surest[name]["low"]:
+            rates = {role: point[key]["value"] for role, key in (("unlearned", "FA"), ("control", "control"))}
+            surest[name] = {"at": point["at"], "low": point["interval"][0], "difference": point["difference"], **rates}
+    probes = audit["probes"]
+    relearned = probes["relearn"]["trials"]["10 images of the class"]
     return {
-        "method": cell.group,
-        "class": cell.class_name,
-        "seed": cell.seed,
-        "FA": results["unlearned"]["FA"]["value"],
-        "RA": results["unlearned"]["RA"]["value"],
-        "KID ratio": results["unlearned"]["kid"]["value"] / results["original"]["kid"]["value"],
+        "FA": after["FA"]["value"],
+        "RA": after["RA"]["value"],
+        "KID change": after["kid"]["value"] - before["kid"]["value"],
         "headline": audit["headline"],
-        "excess": {title: largest(audit, *ATTACKS[title]) for title in ATTACKS},
-        "curves": {title: trial["outcomes"] for title, trial in trials.items()},
-        "steps_to_half": {title: t["steps_to_half"] for title, t in trials.items() if "steps_to_half" in t},
+        "attacks": surest,
+        "relearned": {role: relearned["outcomes"][role] for role in ("unlearned", "control")},
+        "steps_to_half": {role: relearned["steps_to_half"][role] for role in ("unlearned", "control")},
+        "measures": {
+            title: {role: probes[probe]["trials"][trial]["outcomes"][role][figure] for role in ("unlearned", "control")}
+            for title, (probe, trial, figure) in MEASURES.items()
+            if trial in probes.get(probe, {"trials": ()})["trials"]
+        },
         "models": audit["models"],
     }
 
 
-def largest(audit: dict[str, Any], probe: str, trial: str) -> float:
-    """Excess of one attack at its worst point."""
-    return max(p["difference"] for p in audit["excess"] if (p["probe"], p["attack"]) == (probe, trial))
+def ranking(found: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Methods with their runs: those that forget (mean FA at most 5%) by mean surest excess, then the others by FA."""
+    groups = [(name, [r for r in found if r["group"] == name]) for name in {r["group"]: 0 for r in found}]
 
-
-def ranking(found: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Methods with their runs: those that forget (mean FA at most 5%) by mean excess, then the others by FA."""
-    groups = [(name, [r for r in found if r["method"] == name]) for name in {r["method"]: 0 for r in found}]
-
-    def order(group: tuple[str, list[dict[str, Any]]]) -> tuple[bool, float]:
+    def order(group: tuple[str, list[Run]]) -> tuple[bool, float]:
         fa = mean(r["FA"] for r in group[1])
         return fa > 0.05, fa if fa > 0.05 else mean(r["headline"]["difference"] for r in group[1])
 
@@ -95,117 +101,148 @@ def percent(values: Iterable[float]) -> str:
     return tables.spread([100 * value for value in values])
 
 
-def steps(runs: Sequence[dict[str, Any]], role: str) -> str:
+def steps(runs: Sequence[Run], role: str) -> str:
     """Median steps of relearning on ten images until half, `never` beyond the budget."""
-    values = sorted(s for r in runs if (s := r["steps_to_half"]["relearn, 10 images"][role]) is not None)
+    values = sorted(s for r in runs if (s := r["steps_to_half"][role]) is not None)
     place = (len(runs) - 1) // 2
     return str(values[place]) if place < len(values) else "never"
 
 
-def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
-    head = ["method", "FA %", "RA %", "KID ratio", "surest excess, pp", "left", *(f"{t}, pp" for t in ATTACKS)]
-    head += ["steps to half: unlearned (control)"]
-    body = [
-        [
-            METHODS.get(method, method),
-            percent(r["FA"] for r in runs),
-            percent(r["RA"] for r in runs),
-            tables.spread([r["KID ratio"] for r in runs], ".2f"),
-            percent(r["headline"]["difference"] for r in runs),
-            f"{sum(r['headline']['decision'] == 'left' for r in runs)} of {len(runs)}",
-            *(percent(r["excess"][title] for r in runs) for title in ATTACKS),
-            f"{steps(runs, 'unlearned')} ({steps(runs, 'control')})",
-        ]
-        for method, runs in ranking(found)
-    ]
+def tabulate(found: Sequence[Run], command: str) -> str:
+    groups = ranking(found)
+    places = {(r["class_name"], r["seed"]) for r in found}
     lines = [
         "# Hidden or gone: methods under attack", "", f"`{command}`", "",
-        f"{len(found)} runs on the digits, mean ± standard deviation over classes and seeds. Excess: the class is "
-        "drawn more often than from models retrained without it, under the same attack at its worst point; left: "
-        "runs of which the audit says that something of the class is left. The row of retrain is one retrained "
-        "model against others: what chance alone gives. Steps: relearning on ten images, median.", "",
-        *tables.table(head, body), "", *relearned(found),
+        f"{len(found)} runs on the digits: {len({c for c, _ in places})} classes, {len({s for _, s in places})} base "
+        "models. Mean ± standard deviation over classes and base models. Budget quick: 50 images a rate, two seeds an "
+        "attack, two controls. Excess: the class is drawn more often than from models retrained without it, under the "
+        "same attack; surest: at the point of the largest lower end. The row of retrain is one retrained model against "
+        "others: what chance alone gives. Steps: relearning on ten images until half of the images are the class, "
+        "median.", "", *_decided(groups), "",
+        "The class under each attack at its surest point, % of images (excess over the controls, points):", "",
+        *_by_attack(groups), "", "What is measured beside attacks (the controls' in brackets):", "",
+        *_measured(groups), "", "The class drawn after so many steps of relearning on ten images, %, mean over runs:",
+        "", *_relearned(groups),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def relearned(found: Sequence[dict[str, Any]]) -> list[str]:
-    """How often the class is drawn along the steps of relearning on ten images: means of all runs."""
-    curves = {name: [r["curves"]["relearn, 10 images"]["unlearned"] for r in runs] for name, runs in ranking(found)}
-    at = next(iter(curves.values()))[0]["at"]
+def _named(groups: Sequence[tuple[str, list[Run]]]) -> list[tuple[str, list[Run]]]:
+    return [(METHODS.get(name, name), runs) for name, runs in groups]
+
+
+def _decided(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
+    head = ["method", "runs", "FA %", "RA %", "KID x 1000, change", *DECISIONS, "surest excess, pp", "surest under"]
+    head += ["steps to half: unlearned (control)"]
     body = []
-    for name, part in curves.items():
+    for name, runs in _named(groups):
+        decided = Counter(r["headline"]["decision"] for r in runs)
+        probes = Counter(r["headline"]["probe"] for r in runs if r["headline"]["decision"] == "left")
+        body.append(
+            [
+                name, len(runs), percent(r["FA"] for r in runs), percent(r["RA"] for r in runs),
+                tables.spread([1000 * r["KID change"] for r in runs]), *(decided[word] for word in DECISIONS),
+                percent(r["headline"]["difference"] for r in runs),
+                ", ".join(f"{probe} {n}" for probe, n in probes.most_common()),
+                f"{steps(runs, 'unlearned')} ({steps(runs, 'control')})",
+            ]
+        )  # fmt: skip
+    return tables.table(head, body)
+
+
+def _by_attack(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
+    body = []
+    for attack in groups[0][1][0]["attacks"]:
+        of = [[r["attacks"][attack] for r in runs] for _, runs in groups]
+        cells = (100 * mean(p["unlearned"] for p in part) for part in of)
+        excesses = (100 * mean(p["difference"] for p in part) for part in of)
+        body.append([attack, *(f"{value:.0f} ({excess:+.0f})" for value, excess in zip(cells, excesses, strict=True))])
+    return tables.table(["attack", *(name for name, _ in _named(groups))], body)
+
+
+def _measured(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
+    titles = list(groups[0][1][0]["measures"])
+    body = []
+    for name, runs in _named(groups):
+        own = [tables.spread([r["measures"][title]["unlearned"] for r in runs], ".2f") for title in titles]
+        control = [f"{mean(r['measures'][title]['control'] for r in runs):.2f}" for title in titles]
+        body.append([name, *(f"{value} ({beside})" for value, beside in zip(own, control, strict=True))])
+    return tables.table(["method", *titles], body)
+
+
+def _relearned(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
+    at = groups[0][1][0]["relearned"]["unlearned"]["at"]
+    body = []
+    for name, runs in _named(groups):
+        part = [r["relearned"]["unlearned"] for r in runs]
         values = [mean(100 * curve["hits"][i] / curve["n"][i] for curve in part) for i in range(len(at))]
-        body.append([METHODS.get(name, name), *(f"{value:.0f}" for value in values)])
-    title = "The class drawn after so many steps of relearning on ten images, %, mean over runs:"
-    return [title, "", *tables.table(["method", *map(str, at)], body)]
+        body.append([name, *(f"{value:.0f}" for value in values)])
+    return tables.table(["method", *map(str, at)], body)
 
 
-def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel an attack: the excess of every run, a line a method."""
+def draw(found: Sequence[Run], path: Path) -> None:
+    """A panel an attack: the excess of every run at its surest point, a line a method."""
     from matplotlib.figure import Figure
 
-    groups = ranking(found)[::-1]
-    figure = Figure(figsize=(13, 1.2 + 0.42 * len(groups)), layout="constrained")
-    panels = figure.subplots(1, len(ATTACKS), sharey=True)
-    for axes, title in zip(panels, ATTACKS, strict=True):
+    groups = _named(ranking(found)[::-1])
+    attacks = list(groups[0][1][0]["attacks"])
+    across = (len(attacks) + 1) // 2
+    figure = Figure(figsize=(2 + 1.7 * across, 2 * (1.2 + 0.3 * len(groups))), layout="constrained")
+    panels = figure.subplots(2, across, sharey=True, sharex=True, squeeze=False).flat
+    for axes, title in zip(panels, attacks, strict=False):
         for i, (_, runs) in enumerate(groups):
-            values = [100 * r["excess"][title] for r in runs]
-            axes.plot(values, [i] * len(values), "o", alpha=0.5, color="#b9302a", markersize=5)
+            values = [100 * r["attacks"][title]["difference"] for r in runs]
+            axes.plot(values, [i] * len(values), "o", alpha=0.5, color="#b9302a", markersize=4)
             axes.plot([mean(values)] * 2, [i - 0.3, i + 0.3], color="#1b1f24", linewidth=2)
         axes.axvline(0, color="#5b6470", linewidth=1)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("excess, pp")
-        axes.set_yticks(range(len(groups)), [METHODS.get(name, name) for name, _ in groups])
+        axes.set_title(title.replace(": ", "\n", 1), fontsize=8)
+        axes.set_yticks(range(len(groups)), [name for name, _ in groups])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    for axes in panels:
+        axes.set_visible(False)
+    figure.supxlabel("excess over models that never saw the class, points", fontsize=9)
+    figure.savefig(path, dpi=110)
 
 
 def arguments_of(words: Sequence[str] | None) -> Namespace:
     options = parser(__file__, __doc__)
     options.add_argument("overrides", nargs="*", help="section.key=value for every run")
-    options.add_argument("--methods", nargs="+", default=list(STUDIED), metavar="METHOD", help="recipes digits_METHOD")
+    options.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="recipes digits_METHOD")
     options.add_argument("--classes", nargs="+", default=["three", "five", "eight"], metavar="CLASS")
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
-    options.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
+    options.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each; 0: only the table")
     options.add_argument("--runs", type=Path, default=Path("runs/audit_study"), help="[default: %(default)s]")
-    options.add_argument("--stem", default="audit_study", help="name of the result files")
-    options.add_argument("--table", action="store_true", help="only write table and figure of the JSON there is")
     arguments = parse(options, words)
     if len(arguments.seeds) < 3:
         options.error("the study needs three seeds or more: retrained models are controls of each other")
     arguments.overrides = [*SETTINGS, *arguments.overrides]
     if arguments.toy:
-        arguments.methods, arguments.classes, arguments.seeds = ["retrain"], ["three"], [0, 1, 2]
+        arguments.methods, arguments.classes, arguments.seeds, arguments.jobs = ["retrain"], ["three"], [0, 1, 2], 1
         arguments.runs = arguments.out / "runs"
         arguments.overrides += toy.overrides(arguments.out / "recipes")
     return arguments
 
 
-def study(arguments: Namespace) -> list[dict[str, Any]]:
-    """Makes all runs, controls first, and audits them."""
+def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
+    """Makes all runs, controls first, and audits them; `out` (JSON) holds what is finished."""
+    jobs, seeds = arguments.jobs, arguments.seeds
     table = Table("digits", arguments.runs, arguments.overrides, 1, here=arguments.toy)
-    grid = [(c, s) for s in arguments.seeds for c in arguments.classes]
     bases = {} if arguments.toy else _bases(arguments)
-    controls = [table.cell("retrain", c, s) for c, s in grid]
+    grid = [(c, s) for s in seeds for c in arguments.classes]
     cells = [_on(bases, table.cell(m, c, s)) for c, s in grid for m in arguments.methods]
-
-    def make(cell: Cell) -> None:
-        if not table.finished(cell) and (problem := table.run(cell)[1]):
+    waiting = [cell for cell in (table.cell("retrain", c, s) for c, s in grid) if not table.finished(cell)]
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        problems = list(tqdm(pool.map(table.run, waiting if jobs else ()), total=len(waiting), desc="retraining"))
+    for _, problem in problems:
+        if problem:
             raise RuntimeError(problem)
+    work: Callable[[Cell], Run] = partial(audited, table, seeds, toy.AUDIT if arguments.toy else ())
+    about = {"command": command, "settings": arguments.overrides}
+    return run_study(cells, out, about, jobs, work, brief=_told)
 
-    def attack(cell: Cell) -> dict[str, Any]:
-        make(cell)
-        return audited(table, cell, arguments.seeds, toy.AUDIT if arguments.toy else ())
 
-    def every(work: Callable[[Cell], Any], cells: Sequence[Cell], title: str) -> list[Any]:
-        if table.here:
-            return list(map(work, cells))
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            return list(tqdm(pool.map(work, cells), total=len(cells), desc=title, unit="run"))
-
-    every(make, controls, "retraining")
-    return every(attack, cells, "forgetting and auditing")
+def _told(run: Run) -> str:
+    return f"{run['group']} {run['class_name']} seed {run['seed']}: {run['headline']['decision']}"
 
 
 def _bases(arguments: Namespace) -> dict[int, str]:
@@ -223,15 +260,13 @@ def _on(bases: Mapping[int, str], cell: Cell) -> Cell:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = arguments_of(words)
-    stem = arguments.out / arguments.stem
-    if arguments.table:
-        content = read_json(stem.with_suffix(".json"))
-    else:
-        command = command_line(__file__, words)
-        content = {"command": command, "settings": arguments.overrides, "runs": study(arguments)}
-    text = tabulate(content["runs"], content["command"])
-    tables.write(stem, content, text)
-    draw(content["runs"], stem.with_suffix(".png"))
+    stem, command = arguments.out / "audit_study", command_line(__file__, words)
+    found = study(arguments, stem.with_suffix(".json"), command)
+    if not found:
+        sys.exit(f"No run of {stem.with_suffix('.json')} is finished.")
+    text = tabulate(found, command)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    draw(found, stem.with_suffix(".png"))
     print(text)
 
 

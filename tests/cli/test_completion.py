@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "classes that only torch could list": ("forget imagenet_dit_sfron_dual --class ", set()),
     "classes of a recipe that is not there": ("forget nowhere --class ", set()),
     "classes without a recipe": ("forget --class ", set()),
-    "values of an option": ("audit runs/demo --budget s", {"standard", "study"}),
+    "values of an option": ("audit runs/demo --budget s", {"standard"}),
     "options": ("forget tiny.yaml --dry", {"--dry-run"}),
 }
 
