@@ -65,7 +65,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     """Of features [N, C] and [N, D] of the same images (Kornblith et al., 2019, eq. 5), in [0, 1]."""
     x, y = ((part.double() - part.double().mean(0)).nan_to_num(0.0, 0.0, 0.0) for part in (x, y))
     lengths = (x.T @ x).norm() * (y.T @ y).norm()
-    return ((x.T @ y).square().sum() / lengths).item() if lengths > 0 else 0.0
+    return min(1.0, ((x.T @ y).square().sum() / lengths).item()) if lengths > 0 else 0.0  # rounding may exceed 1
 
 
 def _table(
@@ -106,7 +106,7 @@ def trials(context: AuditContext) -> list[Trial]:
     n = 2 * context.budget.real_images  # of the class and of others
     found = [Trial("linear probe", linear_probe, settings, cost=Cost(2 * n))]
     if context.controls:
-        shas = "".join(sorted(control.sha256 for control in context.controls))
+        shas = "at most 1 " + "".join(sorted(control.sha256 for control in context.controls))
         cost = Cost(n * (1 + len(context.controls)))
         found.append(Trial("likeness", likeness, settings, made_from=shas, cost=cost))
     return found

@@ -11,7 +11,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scrip
 import tables
 import toy
 from command import command_line, dualoptim, parse, parser
-from studies.reproduce_table2 import METHODS, Table
+from studies.reproduce_table2 import METHODS, Table, run_all
 from studies.runner import Cell, run_study, write_bases
 from tables import read_json
 
 SETTINGS = ("sampling.seeds=0-99", "run.device=cpu", "evaluation.protocol=seeds")
 CONTROLS = 2  # of an audit
+PATCH = 64  # pixels
 DECISIONS = ("left", "cannot tell", "gone")
 MEASURES = {  # title: probe, trial, figure
     "membership, AUC": ("membership", "loss", "AUC"),
@@ -47,7 +48,8 @@ def audited(table: Table, seeds: Sequence[int], overrides: Sequence[str], cell: 
     if not table.finished(cell) and (problem := table.run(cell)[1]):
         raise RuntimeError(problem)
     folder = table.folder(cell)
-    words = [str(folder), *overrides, *(word for name in PROBE_NAMES for word in ("--probe", name))]
+    words = [str(folder), f"audit.auxiliary={table.runs / 'patches'}", *overrides]
+    words += [word for name in PROBE_NAMES for word in ("--probe", name)]
     place = seeds.index(cell.seed) + (cell.group == "retrain")
     for i in range(CONTROLS):
         control = table.cell("retrain", cell.class_name, seeds[(place + i) % len(seeds)])
@@ -56,6 +58,19 @@ def audited(table: Table, seeds: Sequence[int], overrides: Sequence[str], cell: 
         if code := dualoptim("audit", *words, log=log, here=table.here, threads=table.threads):
             raise RuntimeError(f"the audit of {folder} ended with {code}; see {log.name}")
     return asdict(cell) | kept(read_json(folder / "results.json"), read_json(folder / "audit.json"))
+
+
+def write_patches(folder: Path) -> None:
+    """120 patches of two photographs, a temple and a flower, as a folder of images: data that know no digit."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    (folder / "train" / "patch").mkdir(parents=True, exist_ok=True)
+    for i, photograph in enumerate(load_sample_images().images):
+        for k in range(60):
+            y, x = PATCH * (k // 10), PATCH * (k % 10)
+            patch = Image.fromarray(photograph[y : y + PATCH, x : x + PATCH])
+            patch.save(folder / "train" / "patch" / f"{i}_{k:02}.png")
 
 
 def kept(results: Mapping[str, Any], audit: Mapping[str, Any]) -> Run:
@@ -115,10 +130,10 @@ def tabulate(found: Sequence[Run], command: str) -> str:
         "# Hidden or gone: methods under attack", "", f"`{command}`", "",
         f"{len(found)} runs on the digits: {len({c for c, _ in places})} classes, {len({s for _, s in places})} base "
         "models. Mean ± standard deviation over classes and base models. Budget quick: 50 images a rate, two seeds an "
-        "attack, two controls. Excess: the class is drawn more often than from models retrained without it, under the "
-        "same attack; surest: at the point of the largest lower end. The row of retrain is one retrained model against "
-        "others: what chance alone gives. Steps: relearning on ten images until half of the images are the class, "
-        "median.", "", *_decided(groups), "",
+        "attack, two controls; auxiliary data: patches of two photographs. Excess: the class is drawn more often than "
+        "from models retrained without it, under the same attack; surest: at the point of the largest lower end. The "
+        "row of retrain is one retrained model against others: what chance alone gives. Steps: relearning on ten "
+        "images until half of the images are the class, median.", "", *_decided(groups), "",
         "The class under each attack at its surest point, % of images (excess over the controls, points):", "",
         *_by_attack(groups), "", "What is measured beside attacks (the controls' in brackets):", "",
         *_measured(groups), "", "The class drawn after so many steps of relearning on ten images, %, mean over runs:",
@@ -231,11 +246,12 @@ def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
     grid = [(c, s) for s in seeds for c in arguments.classes]
     cells = [_on(bases, table.cell(m, c, s)) for c, s in grid for m in arguments.methods]
     waiting = [cell for cell in (table.cell("retrain", c, s) for c, s in grid) if not table.finished(cell)]
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        problems = list(tqdm(pool.map(table.run, waiting if jobs else ()), total=len(waiting), desc="retraining"))
-    for _, problem in problems:
-        if problem:
-            raise RuntimeError(problem)
+    if jobs:
+        with closing(run_all(table, waiting, jobs)) as ended:
+            for _, problem in tqdm(ended, total=len(waiting), desc="retraining", unit="run"):
+                if problem:
+                    raise RuntimeError(problem)
+    write_patches(table.runs / "patches")
     work: Callable[[Cell], Run] = partial(audited, table, seeds, toy.AUDIT if arguments.toy else ())
     about = {"command": command, "settings": arguments.overrides}
     return run_study(cells, out, about, jobs, work, brief=_told)

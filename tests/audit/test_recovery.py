@@ -274,6 +274,7 @@ def test_features_are_alike_up_to_rotation_and_scale_and_those_of_noise_are_not(
     x = torch.randn(200, 6, dtype=torch.double, generator=source)
     rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.double, generator=source)).Q
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
+    assert max(linear_cka(part, 3 * part) for part in x.split(4)) == 1  # rounding would exceed it
     assert linear_cka(x, torch.randn(200, 6, dtype=torch.double, generator=source)) < 0.1
     assert linear_cka(x, torch.ones(200, 2)) == 0
 
