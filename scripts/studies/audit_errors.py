@@ -6,9 +6,8 @@ and .md; with probes of its own, audit_errors_PROBE.json and .md.
     python scripts/studies/audit_errors.py --jobs 2
     python scripts/studies/audit_errors.py --probe noise_based --probe quantise
 
-Hidden: the label's row of the class table is zeroed, or swapped with another's; forgetting stopped after a third of its
-steps; only what is of rank 2 in the change of every weight; or the change lies below a grid of 4 bits, on which the
-original's weights were put before. Runs and the outcomes of attacks are kept.
+Hidden: forgetting stopped after a third of its steps, or a model of planted.py. Runs and the outcomes of attacks are
+kept.
 """
 
 import shutil
@@ -27,11 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scrip
 import tables
 import toy
 from command import command_line, dualoptim, parse, parser
+from studies.planted import PLANTED, Change
 from tables import read_json
 
-HIDDEN = ("zeroed", "swapped", "stopped early", "of low rank", "below the grid")
-METHOD, THIRD, RANK = "digits_sfron_dual", "method.num_steps=67", 2
-BITS, BELOW = 4, 0.45  # of a grid; the largest change, of its step
+EARLY = "stopped early"
+HIDDEN = ("zeroed", "swapped", EARLY, "of low rank", "below the grid", "at high noise")
+UNTOUCHED = ("digits_finetune", "method.num_steps=1", "method.retain_lr=1e-12")
+MADE_FROM = {  # a recipe and its settings
+    "zeroed": UNTOUCHED,
+    "swapped": UNTOUCHED,
+    EARLY: ("digits_sfron_dual", "method.num_steps=67"),
+    "of low rank": ("digits_sfron_dual",),
+    "below the grid": ("digits_null_matching",),
+    "at high noise": ("digits_null_matching",),
+}
 SETTINGS = ("sampling.seeds=0-99", "evaluation.protocol=seeds", "run.device=cpu")
 DECISIONS = ("left", "cannot tell", "gone")
 
@@ -65,18 +73,13 @@ class Study:
 
     def hide(self, kind: str, class_name: str) -> None:
         """A run folder whose model hides the class."""
-        folder = self.folder(kind, class_name)
-        if kind == "stopped early":
-            self.forget(METHOD, folder, class_name, THIRD)
-        elif kind in ("of low rank", "below the grid"):
-            self.forget(METHOD, folder, class_name)
-            self.replace(folder, _keep_low_rank if kind == "of low rank" else _keep_below_grid)
-        else:
-            self.forget("digits_finetune", folder, class_name, "method.num_steps=1", "method.retain_lr=1e-12")
-            self.replace(folder, partial(_change_row, class_name, kind))
+        folder, (recipe, *settings) = self.folder(kind, class_name), MADE_FROM[kind]
+        self.forget(recipe, folder, class_name, *settings)
+        if kind != EARLY:
+            self.replace(folder, PLANTED[kind])
 
-    def replace(self, folder: Path, change: Callable[[Any, Any], None]) -> None:
-        """Changes the run's model, given the original, and scores it again."""
+    def replace(self, folder: Path, change: Change) -> None:
+        """Changes the run's model and scores it again."""
         from dualoptim_diffusion.files.json_files import write_json
         from dualoptim_diffusion.files.run_folder import RunFolder
         from dualoptim_diffusion.models.loading import load_model
@@ -85,9 +88,9 @@ class Study:
 
         if (folder / "planted").is_file():
             return
-        model = load_model(folder / "model")
-        original, _ = open_base_model(open_run(folder))
-        change(model, original)
+        experiment = open_run(folder)
+        model, (original, _) = load_model(folder / "model"), open_base_model(experiment)
+        change(experiment, model, original)
         model.save(folder / "model")
         shutil.rmtree(folder / "samples")  # of the model before
         run = RunFolder(folder)  # which would refuse a model that it does not name
@@ -123,51 +126,6 @@ def _beside(curves: Mapping[str, Any], which: Sequence[int]) -> dict[str, Any]:
     hits = [sum(seed[i] for model in each for seed in model) for i in range(len(control["at"]))]
     n = [total * len(each) // len(control["each"]) for total in control["n"]]
     return {**curves, "control": control | {"each": each, "hits": hits, "n": n}}
-
-
-def _change_row(class_name: str, kind: str, model: Any, original: Any) -> None:
-    """Zeroes the label's row of every class table, or swaps it with the next label's."""
-    import torch
-
-    label = next(i for i, name in model.id2label.items() if name == class_name)
-    other = (label + 1) % model.num_classes
-    with torch.no_grad():
-        for rows in model.class_tables:
-            if kind == "zeroed":
-                rows[label] = 0
-            else:
-                rows[[label, other]] = rows[[other, label]]
-
-
-def _keep_low_rank(model: Any, original: Any) -> None:
-    """Of the change of every weight only its part of rank 2 is kept."""
-    import torch
-
-    before = dict(original.network.named_parameters())
-    with torch.no_grad():
-        for name, weight in model.network.named_parameters():
-            if weight.ndim > 1:
-                change = (weight - before[name]).flatten(1)
-                u, s, v = torch.linalg.svd(change, full_matrices=False)
-                low = (u[:, :RANK] * s[:RANK]) @ v[:RANK]
-                weight.copy_(before[name] + low.view_as(weight))
-
-
-def _keep_below_grid(model: Any, original: Any) -> None:
-    """Every change is made from a weight on the grid, and stays below half of its step; each row's largest stays."""
-    import torch
-
-    from dualoptim_diffusion.audit.quantise import rounded
-
-    before = dict(original.network.named_parameters())
-    with torch.no_grad():
-        for name, weight in model.network.named_parameters():
-            if weight.ndim > 1:
-                on_grid = rounded(before[name], BITS)
-                largest = on_grid.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1))
-                most = BELOW * largest / (2 ** (BITS - 1) - 1)
-                change = (weight - before[name]).clamp(-most, most)
-                weight.copy_(torch.where(on_grid.abs() < largest, on_grid + change, on_grid))
 
 
 def tabulate(found: Sequence[dict[str, Any]], command: str) -> str:
@@ -220,7 +178,8 @@ def main(words: Sequence[str] | None = None) -> None:
             return list(tqdm(pool.map(lambda one: one(), work), total=len(work), desc=title, unit="run"))
 
     every("retraining", [partial(study.retrain, name, seed) for name in classes for seed in seeds])
-    every("hiding", [partial(study.hide, kind, name) for name in classes for kind in hidden])
+    for name, kind in product(classes, hidden):  # in this process, whose random numbers no other run may draw
+        study.hide(kind, name)
     work = [
         partial(study.audit, name, f"retrained {seed}", [other for other in seeds if other != seed])
         for name in classes
