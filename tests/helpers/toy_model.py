@@ -30,6 +30,7 @@ class ToyModel:
 
     def __init__(self) -> None:
         self.id2label = dict(enumerate("abcd"))
+        self.forgotten: list[str] = []
         self.network = ToyNetwork(4)
 
     def add_noise(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

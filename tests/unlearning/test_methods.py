@@ -68,10 +68,12 @@ def test_gradient_ascent_is_the_negative_mean_loss() -> None:
 
 
 def test_salun_matches_the_next_retained_class_cyclically() -> None:
-    labels = torch.arange(4)
-    assert make("salun", (1,)).substitutes(labels)[1] == 2
-    assert make("salun", (3,)).substitutes(labels)[3] == 0
-    assert make("salun", (2, 3)).substitutes(labels)[2:].tolist() == [0, 0]
+    labels, model = torch.arange(4), ToyModel()
+    assert make("salun", (1,)).substitutes(labels, model)[1] == 2
+    assert make("salun", (3,)).substitutes(labels, model)[3] == 0
+    assert make("salun", (2, 3)).substitutes(labels, model)[2:].tolist() == [0, 0]
+    model.forgotten = ["c", "d"]  # by runs before
+    assert make("salun", (1,)).substitutes(labels, model)[1] == 0
 
 
 @pytest.mark.numerical

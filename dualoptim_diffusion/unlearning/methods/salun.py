@@ -27,16 +27,17 @@ class SalUn(Method):
     def forget_loss(self, model: DenoisingModel, batch: Batch) -> Tensor:
         x_t = model.add_noise(batch.x_0, batch.noise, batch.timesteps)
         with torch.no_grad():  # sg[eps(x_t, c')]
-            target = model.noise_pred(x_t, batch.timesteps, self.substitutes(batch.class_labels))
+            target = model.noise_pred(x_t, batch.timesteps, self.substitutes(batch.class_labels, model))
         noise_pred = model.noise_pred(x_t, batch.timesteps, batch.class_labels)
         return (noise_pred - target).square().mean()
 
-    def substitutes(self, class_labels: Tensor) -> Tensor:
-        """c': the next class, cyclically, that is retained; labels [B] -> [B]."""
+    def substitutes(self, class_labels: Tensor, model: DenoisingModel) -> Tensor:
+        """c': the next class, cyclically, that is retained, now and by runs before; labels [B] -> [B]."""
+        before = {i for i, name in model.id2label.items() if name in model.forgotten}
         table = []
         for class_id in range(self.num_classes):
             substitute = (class_id + 1) % self.num_classes
-            while substitute in self.forget_classes:
+            while substitute in self.forget_classes or substitute in before:
                 substitute = (substitute + 1) % self.num_classes
             table.append(substitute)
         return torch.tensor(table, device=class_labels.device)[class_labels]
