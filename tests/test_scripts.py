@@ -30,7 +30,7 @@ MODULES = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.rglob("*.py"))
 RUNNABLE = [path for path in MODULES if '__name__ == "__main__"' in (SCRIPTS / path).read_text()]
 OF_ALL = ("optimizer_state", "unet_step", "drawing", "evaluation", "dit_step")  # run by all.py at toy scale too
 SLOW = ("studies", "processes", "startup", "threads")  # in CI others of the same parts of scripts/ run
-ELSEWHERE = ("paper_scale", "claim")  # run by a test of its own in tests/studies
+ELSEWHERE = ("paper_scale", "latent_dit", "claim")  # run by a test of its own in tests/studies
 START = (
     "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
 )

@@ -1,4 +1,4 @@
-"""What the study at the paper's scale works with: one U-Net, its photographs and two judges, in one process.
+"""What an experiment on photographs works with: one network, its images and two judges, in one process.
 
 The network is compiled once a shape. Every later stage reuses these graphs: training and each forgetting run share the
 batch size, all drawing shares another.
@@ -20,12 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
-from dualoptim_diffusion.core.config import DataConfig, FisherRatioMask, ForgetRecipe
+from dualoptim_diffusion.core.config import DenoiserDataConfig, FisherRatioMask, ForgetRecipe
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.core.training_config import PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
+from dualoptim_diffusion.data.encoding import training_images
+from dualoptim_diffusion.data.latents import CachedMoments, every_way
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
 from dualoptim_diffusion.evaluation.accuracy import LabelScore, SeedRate, score_label
 from dualoptim_diffusion.evaluation.estimate import Estimate
@@ -52,6 +54,7 @@ from dualoptim_diffusion.unlearning.saliency import (
 )
 from machine import synchronise
 from studies.runner import Cell
+from studies.small_autoencoder import Autoencoder, obtain_autoencoder
 from studies.small_judges import train_judge, untrained
 
 JUDGES = {"judge": "resnet18", "features": "dla34"}  # networks by what they are for; seeds 0 and 1
@@ -63,7 +66,10 @@ class Scale:
     """How large everything is.
 
     Attributes:
-        unet: overrides of the recipe `cifar10_pretrain`.
+        pretrain, model: recipe of the base model, and overrides of it.
+        classes: of the folder, those that are used; all where none is named.
+        image_size: to which images are resized.
+        autoencoder: what is trained first, for a model of its latents.
         batch_size: of training and forgetting.
         drawn_at_once: rows of a pass of the network that draws; every one has this size, a guided image takes two.
         num_steps: of a sampler.
@@ -75,9 +81,14 @@ class Scale:
         ema_decay: of the base model's averaged weights.
         steps: of each forgetting run; None for the recipe's.
         dimensions: first features that distances are taken on; None for all.
+        samplers: that are compared, with their steps.
     """
 
-    unet: tuple[str, ...] = ()
+    pretrain: str = "cifar10_pretrain"
+    model: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    image_size: int | None = None
+    autoencoder: Autoencoder | None = None
     batch_size: int = 128
     drawn_at_once: int = 500
     num_steps: int = 25
@@ -90,17 +101,7 @@ class Scale:
     ema_decay: float = 0.999
     steps: int | None = None
     dimensions: int | None = None
-
-
-FULL = Scale(unet=("model.dropout=0",))  # for minutes of training; no parameter hangs on it
-TOY = Scale(
-    unet=(
-        "model.width=16", "model.multipliers=[1, 2]", "model.layers_per_block=1", "model.attention_resolutions=[]",
-        "model.mid_attention=false", "model.norm_groups=4", "run.precision=fp32", "run.compile=false",
-    ),
-    batch_size=4, drawn_at_once=8, num_steps=2, forgotten=4, retained=4, of_base=4, mask_batches=1, judge_epochs=1,
-    ema_decay=0.9, steps=2, dimensions=8,
-)  # fmt: skip
+    samplers: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
@@ -122,27 +123,59 @@ class Clock:
         found["seconds"] = self.seconds | found.get("seconds", {})
 
 
+def named_folders(data: Path, work: Path, classes: Sequence[str]) -> Path:
+    """The same images in folders with the first names of `classes.tsv` (folder, tab, names), as links; `data` itself
+    where it has no such file.
+
+    Args:
+        classes: those that are linked; all where none is named.
+    """
+    if not (data / "classes.tsv").is_file():
+        return data
+    photos = work / "photos"
+    for line in (data / "classes.tsv").read_text(encoding="utf-8").splitlines():
+        folder, names = line.split("\t")
+        name = names.split(",")[0]
+        for part in ("train", "val"):
+            link = photos / part / name
+            if (not classes or name in classes) and not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to((data / part / folder).resolve(), target_is_directory=True)
+    return photos
+
+
 class Study:
     """The model, its images and the judges.
 
     Args:
         data: folder with `train/CLASS` and `test/CLASS` or `val/CLASS`.
         seed: of the base model and of the draws of its training.
+        work: folder of what is trained once, judges and autoencoder.
     """
 
-    def __init__(self, data: Path, scale: Scale, seed: int) -> None:
-        self.scale, self.seed = scale, seed
-        self.train, self.held_out = load_dataset(DataConfig(name="image_folder", path=str(data), channels=3))
+    def __init__(self, data: Path, scale: Scale, seed: int, work: Path) -> None:
+        self.data, self.scale, self.seed, self.work = data, scale, seed, work
+        config = DenoiserDataConfig(
+            name="image_folder", path=str(data), channels=3, image_size=scale.image_size, latents=str(work / "latents")
+        )
+        self.train, self.held_out = load_dataset(config)
         self.id2label = self.train.id2label
         self.judges: dict[str, Classifier] = {}
+        self.accelerator = make_accelerator("auto")
+        self.device = self.accelerator.device
         self._open_model()
+        self.examples = training_images(self.train, config, self.model, self.accelerator)  # or their latents
         self._held_out_features: dict[int, Tensor] = {}
 
     def _open_model(self) -> None:
-        recipe = load_recipe(PretrainRecipe, "cifar10_pretrain", [*self.scale.unet, f"run.seed={self.seed}"])
-        self.recipe = recipe
-        self.accelerator = make_accelerator("auto")
-        self.device = self.accelerator.device
+        words = [*self.scale.model, f"run.seed={self.seed}"]
+        self.autoencoder_quality: dict[str, Any] = {}
+        if self.scale.autoencoder is not None:
+            folder = self.work / "autoencoder"
+            quality = obtain_autoencoder(self.scale.autoencoder, self.train, self.held_out, folder, self.device)
+            self.autoencoder_quality = {"autoencoder": quality}
+            words.append(f"model.vae={folder}")
+        self.recipe = recipe = load_recipe(PretrainRecipe, self.scale.pretrain, words)
         self.model = new_model(recipe, self.id2label, tuple(self.train.images.shape[1:]))
         compiled = recipe.run.compile and self.device.type == "cuda"
         self.model.prepare(self.accelerator, recipe.run.precision, recipe.run.channels_last, compiled)
@@ -157,22 +190,25 @@ class Study:
             horizontal_flip=True, device=self.device,
         )  # fmt: skip
 
-    def prepare(self, data: Path, work: Path) -> None:
-        """Trains the judges and compiles the two graphs, of a training step and of a step of drawing.
+    def prepare(self) -> None:
+        """Trains the judges, encodes the images of a model of latents, and compiles the two graphs, of a training step
+        and of a step of drawing.
 
         On a GPU these go on side by side in processes, and training passes are replayed as CUDA graphs. Other shapes of
         the network's inputs run uncompiled from then on.
         """
         if self.device.type == "cuda":
-            with in_another_process(_train_judges, data, self.scale, work) as judged:
-                with in_another_process(_compile_drawing, data, self.scale) as compiled:
+            with in_another_process(_train_judges, self.data, self.scale, self.work) as judged:
+                with in_another_process(_compile_drawing, self.data, self.scale, self.work) as compiled:
                     self._capture()
                     compiled()
                 self.compile_drawing()  # from the cache on disk
                 judged()
             torch.compiler.set_stance("eager_on_recompile")
             torch.backends.cudnn.benchmark = True
-        self.obtain_judges(work)
+        self.obtain_judges()
+        if isinstance(self.examples.images, CachedMoments):
+            self.examples.images.obtain(*every_way(len(self.train), mirrored=True))
 
     def _capture(self) -> None:
         """Compiled training passes as CUDA graphs; uncompiled ones where that fails."""
@@ -189,12 +225,12 @@ class Study:
 
     # The judges
 
-    def obtain_judges(self, folder: Path) -> None:
-        """The ten-way judge of FA and the network of features, trained once and kept in the folder."""
+    def obtain_judges(self) -> None:
+        """The judge of FA, of all classes, and the network of features, trained once and kept."""
         for role, architecture in JUDGES.items():
-            path = folder / f"judge_{role}.safetensors"
+            path = self.work / f"judge_{role}.safetensors"
             if path.is_file():
-                channels, side = self.model.x_0_shape[:2]
+                channels, side = self.train.images.shape[1:3]
                 judge = untrained(architecture, self.id2label, channels, side)
                 judge.network.load_state_dict(load_file(path))
                 judge.network.to(self.device)
@@ -223,7 +259,7 @@ class Study:
     def train_base(self, num_steps: int, lr: float, title: str = "base model") -> EMA:
         """Trains from the present weights; returns their moving average."""
         self.network.train()
-        batches = self.batches(self.train, "pretrain", self.seed)
+        batches = self.batches(self.examples, "pretrain", self.seed)
 
         def loss(update: int) -> Tensor:
             batch = batches(update)
@@ -281,7 +317,7 @@ class Study:
         return {label: diagonal_fisher(self._gradients(label)) for label in self.id2label}
 
     def _gradients(self, label: int) -> Iterator[Mapping[str, Tensor]]:
-        images = self.train.of_classes([label])
+        images = self.examples.of_classes([label])
         batches = self.batches(images, f"saliency-class{label}", self.seed)
         return gradients(self.model, batches, self.scale.mask_batches, "plain", "saliency")
 
@@ -310,7 +346,7 @@ class Study:
         form = indices_of if plan.needs_indices else smaller_form
         mask = None if whole is None else {name: form(part) for name, part in whole.items()}
         others = [i for i in self.id2label if i != label]
-        forget_set, retain_set = self.train.of_classes([label]), self.train.of_classes(others)
+        forget_set, retain_set = self.examples.of_classes([label]), self.examples.of_classes(others)
         sources = (self.batches(forget_set, "forget", cell.seed), self.batches(retain_set, "retain", cell.seed))
         self.network.train()
         method.prepare(self.model, retain_set)
@@ -348,7 +384,7 @@ class Study:
         guidance_scale = self.scale.guidance_scale
         size = self.scale.drawn_at_once // (1 if guidance_scale == 1 else 2)
         padded = wanted + wanted[-1:] * (-len(wanted) % size)
-        scheduler: Any = make_scheduler(sampler)  # type: ignore[arg-type]
+        scheduler: Any = make_scheduler(sampler, self.model.learned_variance, self.model.betas)  # type: ignore[arg-type]
         self.network.eval()
         parts = []
         for first in range(0, len(padded), size):
@@ -450,8 +486,8 @@ def in_another_process(work: Callable[..., None], *arguments: Any) -> Iterator[C
 
 
 def _train_judges(data: Path, scale: Scale, work: Path) -> None:
-    Study(data, scale, 0).obtain_judges(work)
+    Study(data, scale, 0, work).obtain_judges()
 
 
-def _compile_drawing(data: Path, scale: Scale) -> None:
-    Study(data, scale, 0).compile_drawing()
+def _compile_drawing(data: Path, scale: Scale, work: Path) -> None:
+    Study(data, scale, 0, work).compile_drawing()
