@@ -209,10 +209,8 @@ class Bench:
         found["seconds"] |= seconds
         if cell.group == DUAL and cell.seed == 0 and self.grids < IN_GRIDS:
             self.grids += 1
-            stem = self.results.stem
-            draw_pair(
-                stem.with_name(f"{stem.name}_{file_name(cell.class_name)}.png"), before, after, study.id2label, label
-            )
+            stem, name = self.results.stem, file_name(cell.class_name).replace(" ", "_")
+            draw_pair(stem.with_name(f"{stem.name}_{name}.png"), before, after, study.id2label, label)
         study.restore(self.weights)
         return found
 
