@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -77,20 +76,17 @@ def told_apart(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 
 
 def _seconds(context: AuditContext) -> float:
-    """Of the classifier in one attack, from one batch; its training is left out, which is made once for all models."""
-    size = min(context.budget.images, context.settings.batch_size)
-    network = fresh_guide(context).to(context.device).eval().requires_grad_(False)
-    slope, labels = slope_of(network, answers_of(context)), torch.full((size,), context.forget_classes[0])
-    x_t = torch.zeros(size, *context.original.x_0_shape, device=context.device)
-    for _ in range(2):  # the first one warms up
-        started = perf_counter()
-        slope(x_t, labels.to(context.device)).sum().item()
+    """Of the classifier in one attack, from one batch."""
+    x_t = guiding.example(context, guiding.drawn_at_once(context))
+    slope = slope_of(fresh_guide(context).to(context.device).eval().requires_grad_(False), answers_of(context))
+    labels = torch.full((len(x_t),), context.forget_classes[0], device=context.device)
     drawn = context.passes(len(context.budget.guide_scales) * len(context.forget_classes), scale=1)
-    return (perf_counter() - started) * drawn / size
+    return guiding.timed(lambda: slope(x_t, labels).sum().item()) * drawn / len(x_t)
 
 
 def trials(context: AuditContext) -> list[Trial]:
-    cost = Cost(context.passes(len(context.budget.guide_scales) * len(context.forget_classes)), other=_seconds)
+    passes = context.passes(len(context.budget.guide_scales) * len(context.forget_classes))
+    cost = Cost(passes, other=_seconds, once=guiding.seconds_of_training, bytes=guiding.bytes_needed)
     made_from = repr(GUIDE_LR)
     attacks = [
         Trial(name, partial(recovered, with_label=with_label), SETTINGS, "classifier scale", made_from, cost)

@@ -23,17 +23,21 @@ from dualoptim_diffusion.unlearning.saliency import Mask
 
 
 class Cost(NamedTuple):
-    """Passes of one image through the diffusion network, and seconds of all else that takes long.
+    """Passes of one image through the diffusion network, and all else that takes long or much memory.
 
     Attributes:
         forward: without gradients.
         backward: forward and back.
-        other: measures seconds.
+        other: measures seconds of something else.
+        once: the same of what is made once for all models and seeds.
+        bytes: memory of something else.
     """
 
     forward: int = 0
     backward: int = 0
     other: Callable[["AuditContext"], float] | None = None
+    once: Callable[["AuditContext"], float] | None = None
+    bytes: Callable[["AuditContext"], int] | None = None
 
 
 FREE = Cost()

@@ -1,21 +1,26 @@
 """A classifier of noisy images that leads a frozen diffusion network to a class by its gradient."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax
 
 from dualoptim_diffusion.audit.context import AuditContext
+from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.core.schedules import one_cycle
-from dualoptim_diffusion.diffusion.randomness import derive_seed
+from dualoptim_diffusion.diffusion.randomness import derive_seed, generator
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import model_sha256
 
 SETTINGS = ("seed", "guide_steps", "batch_size")  # of the budget
 GUIDE_LR = 2e-3  # at the top of one cycle
+COPIES = 4  # of the weights in training: they, their gradients, and Adam's two moments
 Slope = Callable[[Tensor, Tensor], Tensor]  # x_t and class labels -> gradient of log p(class | x_t) in x_t
 
 
@@ -45,15 +50,20 @@ def guide(context: AuditContext) -> Guide:
     Raises:
         NonFiniteError: if its loss stops being a finite number.
     """
-    made, info, model = fresh_guide(context), context.classifier.info, context.original
+    made = fresh_guide(context)
+    made.load_state_dict(get_or_make_tensors(place_of_guide(context), lambda: _trained(context, made)))
+    return made.to(context.device).eval().requires_grad_(False)
+
+
+def place_of_guide(context: AuditContext) -> Path:
+    """Its file in the cache."""
+    info, model = context.classifier.info, context.original
     made_from = (
         info.name, info.image_size, context.forget_set.sha256, context.retain_set.sha256, context.forget_classes,
         context.horizontal_flip, model.x_0_shape, None if model.betas is None else model.betas.tolist(), GUIDE_LR,
         *(getattr(context.budget, name) for name in SETTINGS),
     )  # fmt: skip
-    entry = cache_entry("guides", repr(made_from), model_sha256(model)).with_suffix(".safetensors")
-    made.load_state_dict(get_or_make_tensors(entry, lambda: _trained(context, made)))
-    return made.to(context.device).eval().requires_grad_(False)
+    return cache_entry("guides", repr(made_from), model_sha256(model)).with_suffix(".safetensors")
 
 
 def fresh_guide(context: AuditContext) -> Guide:
@@ -107,3 +117,44 @@ def slope_of(network: nn.Module, answers: Tensor) -> Slope:
         return torch.autograd.grad(told.sum(), x)[0]
 
     return slope
+
+
+def seconds_of_training(context: AuditContext) -> float:
+    """Of the classifiers, one a seed, that are not kept yet, from one batch."""
+    seeds = [{"seed": context.budget.seed + i} for i in range(context.budget.seeds)]
+    seeded = [replace(context, budget=context.budget.model_copy(update=seed)) for seed in seeds]
+    missing = sum(not place_of_guide(one).exists() for one in seeded)
+    network, x_t = fresh_guide(context).to(context.device).train(), example(context, 2 * context.budget.batch_size)
+
+    def step() -> None:
+        network(x_t).logsumexp(1).sum().backward()
+        next(network.parameters()).sum().item()  # waits for the device
+
+    return missing * context.budget.guide_steps * timed(step) if missing else 0.0
+
+
+def bytes_needed(context: AuditContext) -> int:
+    """Of the classifier: its weights with what training holds beside them, and activations of the largest batch."""
+    network = fresh_guide(context).to(context.device).train()
+    largest = max(2 * context.budget.batch_size, drawn_at_once(context))
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    # batch norms need two images, so one more is counted than given
+    return COPIES * weights + bytes_saved(network, lambda count: network(example(context, count + 1)), largest - 1)
+
+
+def drawn_at_once(context: AuditContext) -> int:
+    return min(context.budget.images, context.settings.batch_size)
+
+
+def example(context: AuditContext, count: int) -> Tensor:
+    """Noise in place of so many x_t."""
+    source = generator(context.budget.seed, "example", count)
+    return torch.randn(count, *context.original.x_0_shape, generator=source).to(context.device)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of the second of two calls; the first one warms up."""
+    work()
+    started = perf_counter()
+    work()
+    return perf_counter() - started

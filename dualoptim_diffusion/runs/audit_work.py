@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial
+import torch
+
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Trial
 from dualoptim_diffusion.audit.probes import find_probe
 from dualoptim_diffusion.audit.verdict import pool
 from dualoptim_diffusion.core.terminal import progress
@@ -99,23 +102,42 @@ def forecast(units: Sequence[Unit], speed: Speed) -> dict[str, Any]:
     context = units[0].context
     weights, models = FP32_BYTES * num_parameters(context.original.network), {unit.audited.sha256 for unit in units}
     training = COPIES * weights + bytes_of_activations(context.original.copied(), context.budget.batch_size)
+    judging = _seconds_of_judging(context) / context.passes_an_image()  # a pass, of the image that it helps to draw
     found: dict[str, dict[str, Any]] = {}
     for probe in dict.fromkeys(unit.probe for unit in units):
         left = [unit for unit in units if unit.probe == probe and not unit.path.exists()]
-        forward, backward = sum(u.trial.cost.forward for u in left), sum(u.trial.cost.backward for u in left)
-        measures = [measure for unit in left if (measure := unit.trial.cost.other) is not None]
-        seconds = {measure: measure(context) for measure in dict.fromkeys(measures)}
-        other = sum(seconds[measure] for measure in measures)
+        costs = [unit.trial.cost for unit in left]
+        forward, backward = sum(cost.forward for cost in costs), sum(cost.backward for cost in costs)
+        judged = sum(unit.trial.cost.forward for unit in left if unit.trial.axis is not None)
+        seconds = forward * speed.forward + judged * judging + backward * speed.backward + _others(costs, context)
+        beside = max((measure(context) for measure in {cost.bytes for cost in costs} if measure is not None), default=0)
         found[probe] = {
             "trials": sum(unit.probe == probe for unit in units),
             "kept": sum(unit.probe == probe for unit in units) - len(left),
             "forward_passes": forward,
             "training_passes": backward,
-            "estimated_seconds": round(forward * speed.forward + backward * speed.backward + other, 1),
-            "bytes_of_weights_and_activations": len(models) * weights + (training if backward else 0),
+            "estimated_seconds": round(seconds, 1),
+            "bytes_of_weights_and_activations": len(models) * weights + (training if backward else 0) + beside,
         }
     return {
         "probes": found,
         "estimated_seconds": round(sum(part["estimated_seconds"] for part in found.values()), 1),
         "bytes_of_weights_and_activations": max(p["bytes_of_weights_and_activations"] for p in found.values()),
     }
+
+
+def _others(costs: Sequence[Cost], context: AuditContext) -> float:
+    """Seconds of all that is no pass of the diffusion network; each kind is measured once."""
+    each = [cost.other for cost in costs if cost.other is not None]
+    once = {cost.once for cost in costs if cost.once is not None}
+    return sum(each.count(measure) * measure(context) for measure in set(each)) + sum(m(context) for m in once)
+
+
+def _seconds_of_judging(context: AuditContext) -> float:
+    """Of the judge on one image, from a batch of those that are drawn at once."""
+    size = min(context.budget.images, context.settings.batch_size)
+    images = torch.zeros(size, *context.original.image_shape, dtype=torch.uint8)
+    context.hits(images)  # warms up
+    started = perf_counter()
+    context.hits(images)
+    return (perf_counter() - started) / size

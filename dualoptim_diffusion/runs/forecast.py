@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.config import DenoiserRunConfig
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.models import DenoisingModel
@@ -39,34 +40,15 @@ def machine_bytes() -> int | None:
 
 
 def bytes_of_activations(model: DenoisingModel, batch_size: int) -> int:
-    """Bytes that a forward pass of this batch saves for the backward pass, from passes of one and of two images.
-
-    The passes are the model's own; of a network on the meta device nothing is allocated.
-    """
-    one, two = _saved(model, 1), _saved(model, 2)
-    return one + (batch_size - 1) * (two - one)
-
-
-def _saved(model: DenoisingModel, count: int) -> int:
-    """Bytes that a forward pass of so many images saves."""
+    """Bytes that a training pass of this batch saves; of a network on the meta device nothing is allocated."""
     network = model.network.train()
-    first = next(network.parameters())
-    weights = {p.untyped_storage()._cdata for p in network.parameters()}
-    saved: dict[int, int] = {}
-    kept = []  # so that no two storages have one address
+    device = next(network.parameters()).device
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            saved[storage._cdata] = storage.nbytes()
-            kept.append(storage)
-        return tensor
+    def forward(count: int) -> None:
+        x_0, labels = torch.zeros(count, *model.x_0_shape, device=device), torch.zeros(count, dtype=torch.long)
+        model.loss(x_0, labels.to(device), torch.zeros_like(x_0), labels.to(device))
 
-    x_0 = torch.zeros(count, *model.x_0_shape, device=first.device)
-    labels = torch.zeros(count, dtype=torch.long, device=first.device)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.loss(x_0, labels, torch.zeros_like(x_0), labels)
-    return sum(saved.values())
+    return bytes_saved(network, forward, batch_size)
 
 
 class Speed(NamedTuple):

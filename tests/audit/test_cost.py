@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dualoptim_diffusion.audit import guide
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel
 from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import AUXILIARY, relearn
+from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.budget import PROBE_NAMES
 from dualoptim_diffusion.data import ImageSet
 from tests.helpers.commands import Outcome
@@ -123,3 +125,29 @@ def test_a_dry_run_tells_what_is_left_to_do_and_changes_nothing(dualoptim: Comma
     again = json.loads(dualoptim(*words, "--dry-run", "--json").out)["probes"]
     assert again["relearn"]["kept"] == again["relearn"]["trials"]
     assert again["relearn"]["estimated_seconds"] == 0
+
+
+def test_the_classifier_that_guides_is_told_beforehand_until_it_is_kept(
+    dualoptim: Command, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DUALOPTIM_CACHE", str(tmp_path / "cache"))
+    words = ("audit", run, *TINY, "audit.guide_steps=2", "--probe", "classifier_guided", "--dry-run", "--json")
+    seconds, largest, attack = [], [], guide.timed
+    monkeypatch.setattr(guide, "timed", lambda work: (attack(work), 1.0)[1])  # each batch takes a second
+    for steps in (2, 202):
+        part = json.loads(dualoptim(*words, f"audit.guide_steps={steps}").out)["probes"]["classifier_guided"]
+        seconds.append(part["estimated_seconds"])
+        largest.append(part["bytes_of_weights_and_activations"])
+    assert seconds[1] - seconds[0] == pytest.approx(2 * 200, rel=0.1)  # steps more, of each of two classifiers
+    plain = json.loads(dualoptim("audit", run, *TINY, "--probe", "leakage", "--dry-run", "--json").out)
+    assert largest[0] == largest[1] > plain["bytes_of_weights_and_activations"]
+    assert dualoptim(*words[:-2]).code == 0
+    kept = json.loads(dualoptim(*words).out)["probes"]["classifier_guided"]
+    assert kept["estimated_seconds"] == 0
+    assert kept["bytes_of_weights_and_activations"] < largest[0]
+
+
+def test_the_memory_of_a_pass_is_counted_from_the_tensors_that_it_saves() -> None:
+    """A linear layer without a bias saves its input; a sigmoid its output."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.Sigmoid())
+    assert bytes_saved(network, lambda count: network(torch.ones(count, 3)), 7) == 7 * (3 + 5) * 4
