@@ -1,7 +1,8 @@
 """What happens when requests come one after another? Forgets nine of the ten digits in turn with each of several
 recipes, each request on the model that the one before it left, and counts after every request how often each label that
 was forgotten so far still draws its own class, and how often the labels that are left draw theirs. 100 images a label.
-Finished requests are kept, so the command can be stopped and run again. Writes sequences.json, .md and .png.
+After the third request the model is audited for all three digits, beside two models retrained without them. Finished
+requests and audits are kept, so the command can be stopped and run again. Writes sequences.json, .md and .png.
 
     python scripts/studies/sequences.py
     python scripts/studies/sequences.py digits_sfron_dual
@@ -18,7 +19,9 @@ import tables
 import toy
 from command import command_line, dualoptim, parse, parser
 
-RECIPES = ("digits_sfron_dual", "digits_sfron_shared", "digits_salun_dual", "digits_null_matching")
+RECIPES = (
+    "digits_sfron_dual", "digits_sfron_shared", "digits_salun_dual", "digits_salun_joint", "digits_null_matching",
+)  # fmt: skip
 DIGITS = ("three", "eight", "zero", "five", "one", "seven", "nine", "two", "six")  # four is left
 SETTING = ("evaluation.protocol=seeds", "sampling.seeds=0-99", "sampling.batch_size=100")
 Found = dict[str, Any]
@@ -34,14 +37,35 @@ def run(recipe: str, digits: Sequence[str], overrides: Sequence[str], out: Path,
     return found
 
 
+def attack(found: Found, requests: Sequence[int], settings: Sequence[str], out: Path, here: bool) -> None:
+    """Audits the models after the requests of these numbers, and adds what was decided."""
+    for number in requests:
+        request = found["requests"][number - 1]
+        folder = out / request["run"]
+        words = ("audit", str(folder), *settings, "--retrain")
+        if code := dualoptim(*words, here=here):
+            sys.exit(f"dualoptim {' '.join(words)} ended with {code}.")
+        audit = tables.read_json(folder / "audit.json")
+        request["audit"] = {key: audit[key] for key in ("plain", "headline", "budget")}
+
+
 def row(recipe: str, number: int, request: Found) -> list[object]:
     """Of one request."""
     rates = [part["value"] for part in request["own"].values()]
     kid = "" if request["kid"] is None else f"{1000 * request['kid']['value']:.2f}"
     return [
         recipe, f"{number}: {', '.join(request['forgotten'])}", f"{mean(rates):.1%}", f"{max(rates):.1%}",
-        f"{request['RA']['value']:.1%}", kid, ", ".join(request["revived"]) or "–",
+        f"{request['RA']['value']:.1%}", kid, ", ".join(request["revived"]) or "–", decided(request),
     ]  # fmt: skip
+
+
+def decided(request: Found) -> str:
+    """What the audit says of the model after a request."""
+    if "audit" not in request:
+        return ""
+    worst = request["audit"]["headline"]
+    low, high = (100 * side for side in worst["interval"])
+    return f"{worst['decision']}: {100 * worst['difference']:+.0f} pp ({low:+.0f} to {high:+.0f}), {worst['probe']}"
 
 
 def tabulate(found: dict[str, Found], command: str) -> str:
@@ -50,8 +74,9 @@ def tabulate(found: dict[str, Found], command: str) -> str:
     lines = [
         "# One request after another", "", f"`{command}`", "",
         "Digits, one sequence each; four is left. Drawn: how often a label that was forgotten so far draws its own "
-        "digit, by a classifier that must name one. Revived: surely more often than after the digit's own request.", "",
-        *tables.table(head, body),
+        "digit, by a classifier that must name one. Revived: surely more often than after the digit's own request. "
+        "Audit: surest excess over two models retrained without all digits so far, budget quick.", "",
+        *tables.table([*head, "audit"], body),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -84,15 +109,19 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser(__file__, __doc__)
     options.add_argument("recipes", nargs="*", default=list(RECIPES), help=f"[default: {' '.join(RECIPES)}]")
     options.add_argument("--runs", type=Path, default=Path("runs/sequences"), help="[default: %(default)s]")
+    options.add_argument("--audit", type=int, nargs="*", default=[3], metavar="N", help="requests [default: 3]")
     arguments = parse(options, words)
-    recipes, digits, overrides = arguments.recipes, DIGITS, SETTING
+    if not all(1 <= number <= len(DIGITS) for number in arguments.audit):
+        options.error(f"--audit: {arguments.audit}, expected numbers of requests from 1 to {len(DIGITS)}")
+    recipes, digits, overrides, settings = arguments.recipes, DIGITS, SETTING, ()
     if arguments.toy:
         recipes, digits, arguments.runs = [str(toy.write_recipes(arguments.out / "recipes"))], DIGITS[:2], arguments.out
-        overrides = ()
+        overrides, settings, arguments.audit = (), toy.AUDIT, [2]
     command, found = command_line(__file__, words), {}
     for recipe in recipes:
         name = Path(recipe).stem
         found[name] = run(recipe, digits, overrides, arguments.runs / name, arguments.toy)
+        attack(found[name], arguments.audit, settings, arguments.runs / name, arguments.toy)
         tables.write(arguments.out / "sequences", {"command": command, "recipes": found}, tabulate(found, command))
         draw(found, arguments.out / "sequences.png")
     print(tabulate(found, command))
