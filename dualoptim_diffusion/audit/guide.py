@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax
 
 from dualoptim_diffusion.audit.context import AuditContext
-from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.errors import NonFiniteError
 from dualoptim_diffusion.core.schedules import one_cycle
 from dualoptim_diffusion.diffusion.randomness import derive_seed, generator
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import model_sha256
+from dualoptim_diffusion.models.activations import bytes_saved
 
 SETTINGS = ("seed", "guide_steps", "batch_size")  # of the budget
 GUIDE_LR = 2e-3  # at the top of one cycle

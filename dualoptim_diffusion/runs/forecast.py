@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.config import DenoiserRunConfig
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.models import DenoisingModel
+from dualoptim_diffusion.models.activations import bytes_saved
 from dualoptim_diffusion.optim.plan import FP32_BYTES
 
 LARGEST_PROBE = 128  # images in a timed pass; small networks are timed on as many

@@ -16,9 +16,9 @@ from dualoptim_diffusion.audit import guide
 from dualoptim_diffusion.audit.context import AuditContext, AuditedModel
 from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import AUXILIARY, relearn
-from dualoptim_diffusion.core.activations import bytes_saved
 from dualoptim_diffusion.core.budget import PROBE_NAMES
 from dualoptim_diffusion.data import ImageSet
+from dualoptim_diffusion.models.activations import bytes_saved
 from tests.helpers.commands import Outcome
 
 Command = Callable[..., Outcome]
