@@ -117,10 +117,9 @@ def percent(values: Iterable[float]) -> str:
 
 
 def steps(runs: Sequence[Run], role: str) -> str:
-    """Median steps of relearning on ten images until half, `never` beyond the budget."""
-    values = sorted(s for r in runs if (s := r["steps_to_half"][role]) is not None)
-    place = (len(runs) - 1) // 2
-    return str(values[place]) if place < len(values) else "never"
+    """Steps of relearning on ten images until half, of every run in order; `never` beyond the budget."""
+    values = [float("inf") if (s := r["steps_to_half"][role]) is None else s for r in runs]
+    return ", ".join("never" if value == float("inf") else str(value) for value in sorted(values))
 
 
 def tabulate(found: Sequence[Run], command: str) -> str:
@@ -133,7 +132,9 @@ def tabulate(found: Sequence[Run], command: str) -> str:
         "attack, two controls; auxiliary data: patches of two photographs. Excess: the class is drawn more often than "
         "from models retrained without it, under the same attack; surest: at the point of the largest lower end. The "
         "row of retrain is one retrained model against others: what chance alone gives. Steps: relearning on ten "
-        "images until half of the images are the class, median.", "", *_decided(groups), "",
+        "images until half of the images are the class, each run. Where nothing is found the surest point is that of "
+        "the narrowest interval, often one before the attack begins: its excess is no measure of what is left.", "",
+        *_decided(groups), "",
         "The class under each attack at its surest point, % of images (excess over the controls, points):", "",
         *_by_attack(groups), "", "What is measured beside attacks (the controls' in brackets):", "",
         *_measured(groups), "", "The class drawn after so many steps of relearning on ten images, %, mean over runs:",
@@ -204,7 +205,7 @@ def draw(found: Sequence[Run], path: Path) -> None:
     across = (len(attacks) + 1) // 2
     figure = Figure(figsize=(2 + 1.7 * across, 2 * (1.2 + 0.3 * len(groups))), layout="constrained")
     panels = figure.subplots(2, across, sharey=True, sharex=True, squeeze=False).flat
-    for axes, title in zip(panels, attacks, strict=False):
+    for title, axes in zip(attacks, panels, strict=False):  # an axis more than titles is not taken
         for i, (_, runs) in enumerate(groups):
             values = [100 * r["attacks"][title]["difference"] for r in runs]
             axes.plot(values, [i] * len(values), "o", alpha=0.5, color="#b9302a", markersize=4)
@@ -251,7 +252,8 @@ def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
             for _, problem in tqdm(ended, total=len(waiting), desc="retraining", unit="run"):
                 if problem:
                     raise RuntimeError(problem)
-    write_patches(table.runs / "patches")
+    if jobs:
+        write_patches(table.runs / "patches")
     work: Callable[[Cell], Run] = partial(audited, table, seeds, toy.AUDIT if arguments.toy else ())
     about = {"command": command, "settings": arguments.overrides}
     return run_study(cells, out, about, jobs, work, brief=_told)

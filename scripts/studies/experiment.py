@@ -299,10 +299,11 @@ def run(stage: Stage, script: str, doc: str | None, words: Sequence[str] | None)
         toy.write_photographs(arguments.data, stage.classes)
     if arguments.data is None:
         options.error("--data names the folder of photographs")
-    work = arguments.work.resolve()
+    scaled = "" if arguments.scale in (next(iter(stage.scales)), "toy") else f"_{arguments.scale}"
+    work = arguments.work.resolve() / arguments.scale
     work.mkdir(parents=True, exist_ok=True)
     budget, clock = Budget(arguments.minutes or (60 if arguments.toy else 10)), Clock()
-    results = Results(arguments.out / stage.stem, stage.title, command_line(script, words))
+    results = Results(arguments.out / f"{stage.stem}{scaled}", stage.title, command_line(script, words))
     data = named_folders(arguments.data, work, scale.classes)
     with clock.part("reading the images" + (" and the autoencoder" if scale.autoencoder else "")):
         study = Study(data, scale, arguments.seed, work)

@@ -138,8 +138,9 @@ def named_folders(data: Path, work: Path, classes: Sequence[str]) -> Path:
         name = names.split(",")[0]
         for part in ("train", "val"):
             link = photos / part / name
-            if (not classes or name in classes) and not link.is_symlink():
+            if not classes or name in classes:
                 link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)  # of an earlier call with other data
                 link.symlink_to((data / part / folder).resolve(), target_is_directory=True)
     return photos
 
@@ -398,7 +399,7 @@ class Study:
         return dict(zip(counts, images, strict=True))
 
     def score(self, samples: Samples, forgotten: Sequence[int] = ()) -> dict[str, Any]:
-        """What every label draws, by the ten-way judge, and how far the retained ones are from held-out images.
+        """What every label draws, by the judge, and how far the retained ones are from held-out images.
 
         Returns:
             `FA`: share of the images of forgotten labels that the judge calls a forgotten class, where there are any;

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualoptim_diffusion.audit.quantise import round_weights
 
@@ -93,17 +93,18 @@ def _forget(
         }
         forgetting = replace(forgetting, **parts)
     training = forgetting.training()
+    if training.ema is not None:  # it averages weights as they are before `after_step`
+        raise ValueError("a planted model is made by a recipe without method.ema_decay")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as of the other runs
     try:
         unlearn(
-            training.network, training.optimizers, training.phases, training.num_steps, ema=training.ema,
+            training.network, training.optimizers, training.phases, training.num_steps,
             on_step=after_step, log_cosine=False,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    source: nn.Module = training.network if training.ema is None else training.ema
-    model.network.load_state_dict(source.state_dict())
+    model.network.load_state_dict(training.network.state_dict())
 
 
 @dataclass(frozen=True)
