@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("DUALOPTIM_CACHE", str(folder))
-    patch.setattr("dualoptim_diffusion.runs.forecast.LARGEST_PROBE", 2)  # a dry run need not time many passes
+    patch.setattr("dualoptim_diffusion.models.costs.LARGEST_PROBE", 2)  # a dry run need not time many passes
     for place in ("page.draw_curves", "audits.render"):  # most runs here are alike
         patch.setattr(f"dualoptim_diffusion.report.{place}", drawn_once(place))
     return folder

@@ -14,6 +14,7 @@ from dualoptim_diffusion.audit.guide import GUIDE_LR, Slope, answers_of, fresh_g
 from dualoptim_diffusion.core.rates import rate
 from dualoptim_diffusion.diffusion.randomness import generator
 from dualoptim_diffusion.diffusion.sampling import GuidedPredictor, make_scheduler
+from dualoptim_diffusion.models.costs import measured
 
 SETTINGS = (*guiding.SETTINGS, "images", "guide_scales")
 ASKED_AT = (100, 300, 500)  # timesteps of the noise under which the classifier is measured
@@ -77,11 +78,14 @@ def told_apart(context: AuditContext, audited: AuditedModel) -> dict[str, Any]:
 
 def _seconds(context: AuditContext) -> float:
     """Of the classifier in one attack, from one batch."""
-    x_t = guiding.example(context, guiding.drawn_at_once(context))
     slope = slope_of(fresh_guide(context).to(context.device).eval().requires_grad_(False), answers_of(context))
-    labels = torch.full((len(x_t),), context.forget_classes[0], device=context.device)
+
+    def lead(count: int) -> None:
+        labels = torch.full((count,), context.forget_classes[0], device=context.device)
+        slope(guiding.example(context, count), labels)
+
     drawn = context.passes(len(context.budget.guide_scales) * len(context.forget_classes), scale=1)
-    return guiding.timed(lambda: slope(x_t, labels).sum().item()) * drawn / len(x_t)
+    return measured(lead, context.device, context.drawn_at_once) * drawn
 
 
 def trials(context: AuditContext) -> list[Trial]:

@@ -29,7 +29,7 @@ class Cost(NamedTuple):
         forward: without gradients.
         backward: forward and back.
         other: measures seconds of something else.
-        once: the same of what is made once for all models and seeds.
+        once: the same of what is made once for all models under a seed.
         bytes: memory of something else.
     """
 
@@ -84,6 +84,11 @@ class AuditContext:
         return self.accelerator.device
 
     @property
+    def drawn_at_once(self) -> int:
+        """Images of a batch that is drawn for a rate."""
+        return min(self.budget.images, self.settings.batch_size)
+
+    @property
     def other_labels(self) -> list[int]:
         """Retained labels that are tried: all, or as many as the budget allows, evenly."""
         labels = [label for label in self.labels if label not in self.forget_classes]
@@ -103,7 +108,7 @@ class AuditContext:
     def count(self, model: DenoisingModel, labels: Sequence[int], **settings: Any) -> tuple[int, int]:
         """(hits, n) of images drawn with these labels, by the run's settings but for those given."""
         n = self.budget.images
-        changed = self.settings.model_copy(update={"batch_size": min(n, self.settings.batch_size)} | settings)
+        changed = self.settings.model_copy(update={"batch_size": self.drawn_at_once} | settings)
         samples = LazySamples(model, dict.fromkeys(labels, range(n)), changed, self.accelerator)
         how = repr(describe(model, model_sha256(model), changed))
         for label in labels:
@@ -113,8 +118,7 @@ class AuditContext:
 
     def passes(self, times: int, steps: int | None = None, scale: float | None = None) -> int:
         """That it takes to draw the images of one label so many times, in steps and under guidance."""
-        size = min(self.budget.images, self.settings.batch_size)
-        padded = math.ceil(self.budget.images / size) * size
+        padded = math.ceil(self.budget.images / self.drawn_at_once) * self.drawn_at_once
         return times * padded * self.passes_an_image(steps, scale)
 
     def passes_an_image(self, steps: int | None = None, scale: float | None = None) -> int:
@@ -132,7 +136,7 @@ class AuditContext:
         model.network.eval()
         settings, n, hits = self.settings, self.budget.images, 0
         for label in self.forget_classes:
-            for seeds, padded in padded_chunks(range(n), min(n, settings.batch_size)):
+            for seeds, padded in padded_chunks(range(n), self.drawn_at_once):
                 drawn = draw(
                     predict, scheduler, model.x_0_shape, [label] * len(padded), padded, settings.num_inference_steps,
                     settings.guidance_scale, self.device,

@@ -1,9 +1,7 @@
 """A classifier of noisy images that leads a frozen diffusion network to a class by its gradient."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from dualoptim_diffusion.diffusion.randomness import derive_seed, generator
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make_tensors
 from dualoptim_diffusion.judge.timm_models import timm_model
 from dualoptim_diffusion.models import model_sha256
-from dualoptim_diffusion.models.activations import bytes_saved
+from dualoptim_diffusion.models.costs import bytes_saved, measured
 
 SETTINGS = ("seed", "guide_steps", "batch_size")  # of the budget
 GUIDE_LR = 2e-3  # at the top of one cycle
@@ -120,41 +118,27 @@ def slope_of(network: nn.Module, answers: Tensor) -> Slope:
 
 
 def seconds_of_training(context: AuditContext) -> float:
-    """Of the classifiers, one a seed, that are not kept yet, from one batch."""
-    seeds = [{"seed": context.budget.seed + i} for i in range(context.budget.seeds)]
-    seeded = [replace(context, budget=context.budget.model_copy(update=seed)) for seed in seeds]
-    missing = sum(not place_of_guide(one).exists() for one in seeded)
-    network, x_t = fresh_guide(context).to(context.device).train(), example(context, 2 * context.budget.batch_size)
+    """Of the classifier, from one batch; 0 where it is kept."""
+    if place_of_guide(context).exists():
+        return 0.0
+    network, size = fresh_guide(context).to(context.device).train(), 2 * context.budget.batch_size
 
-    def step() -> None:
-        network(x_t).logsumexp(1).sum().backward()
-        next(network.parameters()).sum().item()  # waits for the device
+    def step(count: int) -> None:
+        network(example(context, count)).logsumexp(1).sum().backward()
 
-    return missing * context.budget.guide_steps * timed(step) if missing else 0.0
+    return context.budget.guide_steps * size * measured(step, context.device, size)
 
 
 def bytes_needed(context: AuditContext) -> int:
     """Of the classifier: its weights with what training holds beside them, and activations of the largest batch."""
     network = fresh_guide(context).to(context.device).train()
-    largest = max(2 * context.budget.batch_size, drawn_at_once(context))
+    largest = max(2 * context.budget.batch_size, context.drawn_at_once)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     # batch norms need two images, so one more is counted than given
     return COPIES * weights + bytes_saved(network, lambda count: network(example(context, count + 1)), largest - 1)
-
-
-def drawn_at_once(context: AuditContext) -> int:
-    return min(context.budget.images, context.settings.batch_size)
 
 
 def example(context: AuditContext, count: int) -> Tensor:
     """Noise in place of so many x_t."""
     source = generator(context.budget.seed, "example", count)
     return torch.randn(count, *context.original.x_0_shape, generator=source).to(context.device)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of the second of two calls; the first one warms up."""
-    work()
-    started = perf_counter()
-    work()
-    return perf_counter() - started

@@ -42,7 +42,7 @@ def rows(content: Content) -> list[list[str]]:
                 *cells,
                 *(f"{part[key]['value']:.1%}" for key in ("FA", "RA")),
                 distance,
-                *([_audit(part)] if audited else []),
+                *([decided(part)] if audited else []),
             ]
         )
     return found
@@ -53,7 +53,7 @@ def _rate(part: Mapping[str, Any]) -> str:
     return f"{part['value']:.1%} ({low:.1%} to {high:.1%})"
 
 
-def _audit(part: Mapping[str, Any]) -> str:
+def decided(part: Mapping[str, Any]) -> str:
     """What the audit of all classes so far decided, with its surest excess."""
     if "audit" not in part:
         return "not audited"

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
 
-from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Cost, Trial
+from dualoptim_diffusion.audit.context import AuditContext, AuditedModel, Trial
 from dualoptim_diffusion.audit.probes import find_probe
 from dualoptim_diffusion.audit.verdict import pool
 from dualoptim_diffusion.core.terminal import progress
 from dualoptim_diffusion.files.cache import cache_entry, get_or_make
 from dualoptim_diffusion.files.json_files import read_json
+from dualoptim_diffusion.models.costs import measured
 from dualoptim_diffusion.optim.plan import FP32_BYTES
 from dualoptim_diffusion.runs.forecast import Speed, bytes_of_activations, num_parameters
 
@@ -109,7 +109,7 @@ def forecast(units: Sequence[Unit], speed: Speed) -> dict[str, Any]:
         costs = [unit.trial.cost for unit in left]
         forward, backward = sum(cost.forward for cost in costs), sum(cost.backward for cost in costs)
         judged = sum(unit.trial.cost.forward for unit in left if unit.trial.axis is not None)
-        seconds = forward * speed.forward + judged * judging + backward * speed.backward + _others(costs, context)
+        seconds = forward * speed.forward + judged * judging + backward * speed.backward + _others(left)
         beside = max((measure(context) for measure in {cost.bytes for cost in costs} if measure is not None), default=0)
         found[probe] = {
             "trials": sum(unit.probe == probe for unit in units),
@@ -126,18 +126,18 @@ def forecast(units: Sequence[Unit], speed: Speed) -> dict[str, Any]:
     }
 
 
-def _others(costs: Sequence[Cost], context: AuditContext) -> float:
-    """Seconds of all that is no pass of the diffusion network; each kind is measured once."""
-    each = [cost.other for cost in costs if cost.other is not None]
-    once = {cost.once for cost in costs if cost.once is not None}
-    return sum(each.count(measure) * measure(context) for measure in set(each)) + sum(m(context) for m in once)
+def _others(units: Sequence[Unit]) -> float:
+    """Seconds of all that is no pass of the diffusion network; each kind is measured once, or once a seed."""
+    each = [unit.trial.cost.other for unit in units if unit.trial.cost.other is not None]
+    once = {(m, unit.context.budget.seed): unit.context for unit in units if (m := unit.trial.cost.once) is not None}
+    by_kind = sum(each.count(measure) * measure(units[0].context) for measure in set(each))
+    return by_kind + sum(measure(context) for (measure, _), context in once.items())
 
 
 def _seconds_of_judging(context: AuditContext) -> float:
     """Of the judge on one image, from a batch of those that are drawn at once."""
-    size = min(context.budget.images, context.settings.batch_size)
-    images = torch.zeros(size, *context.original.image_shape, dtype=torch.uint8)
-    context.hits(images)  # warms up
-    started = perf_counter()
-    context.hits(images)
-    return (perf_counter() - started) / size
+
+    def judge(count: int) -> None:
+        context.hits(torch.zeros(count, *context.original.image_shape, dtype=torch.uint8))
+
+    return measured(judge, context.device, context.drawn_at_once)

@@ -1,8 +1,7 @@
 """Memory and time of a run before it begins: counted, or measured on a few passes of this machine."""
 
 import os
-from collections.abc import Callable, Mapping
-from time import perf_counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +11,9 @@ from torch import nn
 from dualoptim_diffusion.core.config import DenoiserRunConfig
 from dualoptim_diffusion.diffusion.randomness import derive_seed
 from dualoptim_diffusion.models import DenoisingModel
-from dualoptim_diffusion.models.activations import bytes_saved
+from dualoptim_diffusion.models.costs import bytes_saved, measured
 from dualoptim_diffusion.optim.plan import FP32_BYTES
 
-LARGEST_PROBE = 128  # images in a timed pass; small networks are timed on as many
-PROBE_SECONDS = 0.2  # a pass that takes longer is not timed on more images
 LARGEST_STEPPED = 10**8  # parameters of a network that an optimizer's step is timed on: it needs two copies of them
 
 
@@ -106,19 +103,3 @@ def seconds_of_step(network: nn.Module, device: torch.device) -> float:
             torch.addcdiv(p, m, v.sqrt().add_(1e-8), value=-1e-3)
 
     return measured(step, device, 1)
-
-
-def measured(work: Callable[[int], Any], device: torch.device, batch_size: int | None = None) -> float:
-    """Seconds an image of `work` on a batch, or on fewer images where these take long."""
-    largest = min(batch_size or LARGEST_PROBE, LARGEST_PROBE)
-    count = min(2, largest)
-    while True:
-        for _ in range(2):  # the first one warms up
-            start = perf_counter()
-            work(count)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = perf_counter() - start
-        if seconds > PROBE_SECONDS or count >= largest:
-            return seconds / count
-        count = min(4 * count, largest)

@@ -75,13 +75,13 @@ def write_patches(folder: Path) -> None:
 
 def kept(results: Mapping[str, Any], audit: Mapping[str, Any]) -> Run:
     """The figures of a run; of each attack its surest point, that of the largest lower end of the excess."""
+    from dualoptim_diffusion.files.audit_file import surest
+
     before, after = results["original"], results["unlearned"]
-    surest: dict[str, Any] = {}
+    points: dict[str, list[Mapping[str, Any]]] = {}
     for point in audit["excess"]:
-        name = f"{point['probe']}: {point['attack']}"
-        if name not in surest or point["interval"][0] > surest[name]["low"]:
-            rates = {role: point[key]["value"] for role, key in (("unlearned", "FA"), ("control", "control"))}
-            surest[name] = {"at": point["at"], "low": point["interval"][0], "difference": point["difference"], **rates}
+        points.setdefault(f"{point['probe']}: {point['attack']}", []).append(point)
+    attacks = {name: surest(of) for name, of in points.items()}
     probes = audit["probes"]
     relearned = probes["relearn"]["trials"]["10 images of the class"]
     return {
@@ -89,7 +89,11 @@ def kept(results: Mapping[str, Any], audit: Mapping[str, Any]) -> Run:
         "RA": after["RA"]["value"],
         "KID change": after["kid"]["value"] - before["kid"]["value"],
         "headline": audit["headline"],
-        "attacks": surest,
+        "attacks": {
+            name: {key: point[key]["value"] for key in ("FA", "control")}
+            | {"at": point["at"], "excess": point["difference"]}
+            for name, point in attacks.items()
+        },
         "relearned": {role: relearned["outcomes"][role] for role in ("unlearned", "control")},
         "steps_to_half": {role: relearned["steps_to_half"][role] for role in ("unlearned", "control")},
         "measures": {
@@ -170,8 +174,8 @@ def _by_attack(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
     body = []
     for attack in groups[0][1][0]["attacks"]:
         of = [[r["attacks"][attack] for r in runs] for _, runs in groups]
-        cells = (100 * mean(p["unlearned"] for p in part) for part in of)
-        excesses = (100 * mean(p["difference"] for p in part) for part in of)
+        cells = (100 * mean(p["FA"] for p in part) for part in of)
+        excesses = (100 * mean(p["excess"] for p in part) for part in of)
         body.append([attack, *(f"{value:.0f} ({excess:+.0f})" for value, excess in zip(cells, excesses, strict=True))])
     return tables.table(["attack", *(name for name, _ in _named(groups))], body)
 
@@ -207,7 +211,7 @@ def draw(found: Sequence[Run], path: Path) -> None:
     panels = figure.subplots(2, across, sharey=True, sharex=True, squeeze=False).flat
     for title, axes in zip(attacks, panels, strict=False):  # an axis more than titles is not taken
         for i, (_, runs) in enumerate(groups):
-            values = [100 * r["attacks"][title]["difference"] for r in runs]
+            values = [100 * r["attacks"][title]["excess"] for r in runs]
             axes.plot(values, [i] * len(values), "o", alpha=0.5, color="#b9302a", markersize=4)
             axes.plot([mean(values)] * 2, [i - 0.3, i + 0.3], color="#1b1f24", linewidth=2)
         axes.axvline(0, color="#5b6470", linewidth=1)
@@ -248,12 +252,11 @@ def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
     cells = [_on(bases, table.cell(m, c, s)) for c, s in grid for m in arguments.methods]
     waiting = [cell for cell in (table.cell("retrain", c, s) for c, s in grid) if not table.finished(cell)]
     if jobs:
+        write_patches(table.runs / "patches")
         with closing(run_all(table, waiting, jobs)) as ended:
             for _, problem in tqdm(ended, total=len(waiting), desc="retraining", unit="run"):
                 if problem:
                     raise RuntimeError(problem)
-    if jobs:
-        write_patches(table.runs / "patches")
     work: Callable[[Cell], Run] = partial(audited, table, seeds, toy.AUDIT if arguments.toy else ())
     about = {"command": command, "settings": arguments.overrides}
     return run_study(cells, out, about, jobs, work, brief=_told)

@@ -51,21 +51,15 @@ def attack(found: Found, requests: Sequence[int], settings: Sequence[str], out: 
 
 def row(recipe: str, number: int, request: Found) -> list[object]:
     """Of one request."""
+    from dualoptim_diffusion.report.sequence import decided
+
     rates = [part["value"] for part in request["own"].values()]
     kid = "" if request["kid"] is None else f"{1000 * request['kid']['value']:.2f}"
     return [
         recipe, f"{number}: {', '.join(request['forgotten'])}", f"{mean(rates):.1%}", f"{max(rates):.1%}",
-        f"{request['RA']['value']:.1%}", kid, ", ".join(request["revived"]) or "–", decided(request),
+        f"{request['RA']['value']:.1%}", kid, ", ".join(request["revived"]) or "–",
+        decided(request) if "audit" in request else "",
     ]  # fmt: skip
-
-
-def decided(request: Found) -> str:
-    """What the audit says of the model after a request."""
-    if "audit" not in request:
-        return ""
-    worst = request["audit"]["headline"]
-    low, high = (100 * side for side in worst["interval"])
-    return f"{worst['decision']}: {100 * worst['difference']:+.0f} pp ({low:+.0f} to {high:+.0f}), {worst['probe']}"
 
 
 def tabulate(found: dict[str, Found], command: str) -> str:

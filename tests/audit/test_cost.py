@@ -18,7 +18,7 @@ from dualoptim_diffusion.audit.probes import PROBES
 from dualoptim_diffusion.audit.relearn import AUXILIARY, relearn
 from dualoptim_diffusion.core.budget import PROBE_NAMES
 from dualoptim_diffusion.data import ImageSet
-from dualoptim_diffusion.models.activations import bytes_saved
+from dualoptim_diffusion.models.costs import bytes_saved
 from tests.helpers.commands import Outcome
 
 Command = Callable[..., Outcome]
@@ -132,8 +132,8 @@ def test_the_classifier_that_guides_is_told_beforehand_until_it_is_kept(
 ) -> None:
     monkeypatch.setenv("DUALOPTIM_CACHE", str(tmp_path / "cache"))
     words = ("audit", run, *TINY, "audit.guide_steps=2", "--probe", "classifier_guided", "--dry-run", "--json")
-    seconds, largest, attack = [], [], guide.timed
-    monkeypatch.setattr(guide, "timed", lambda work: (attack(work), 1.0)[1])  # each batch takes a second
+    seconds, largest, attack = [], [], guide.measured
+    monkeypatch.setattr(guide, "measured", lambda *call: (attack(*call), 1 / call[2])[1])  # each batch takes a second
     for steps in (2, 202):
         part = json.loads(dualoptim(*words, f"audit.guide_steps={steps}").out)["probes"]["classifier_guided"]
         seconds.append(part["estimated_seconds"])

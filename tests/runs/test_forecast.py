@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from dualoptim_diffusion.models import costs
+from dualoptim_diffusion.models.costs import measured
 from dualoptim_diffusion.runs import forecast
-from dualoptim_diffusion.runs.forecast import Speed, measured, seconds_of_step
+from dualoptim_diffusion.runs.forecast import Speed, seconds_of_step
 
 CPU = torch.device("cpu")
 
@@ -14,8 +16,8 @@ CPU = torch.device("cpu")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, as work sets it."""
     now = [0.0]
-    monkeypatch.setattr(forecast, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(forecast, "LARGEST_PROBE", 128)
+    monkeypatch.setattr(costs, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(costs, "LARGEST_PROBE", 128)
     return now
 
 
