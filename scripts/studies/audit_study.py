@@ -249,7 +249,8 @@ def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
     table = Table("digits", arguments.runs, arguments.overrides, 1, here=arguments.toy)
     bases = {} if arguments.toy else _bases(arguments)
     grid = [(c, s) for s in seeds for c in arguments.classes]
-    cells = [_on(bases, table.cell(m, c, s)) for c, s in grid for m in arguments.methods]
+    # Neighbours differ in their class: jobs side by side do not make the trials of the same controls.
+    cells = [_on(bases, table.cell(m, c, s)) for s in seeds for m in arguments.methods for c in arguments.classes]
     waiting = [cell for cell in (table.cell("retrain", c, s) for c, s in grid) if not table.finished(cell)]
     if jobs:
         write_patches(table.runs / "patches")

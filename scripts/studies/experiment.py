@@ -203,8 +203,8 @@ class Bench:
         drawn = perf_counter()
         before = {i: images[: counts[i]] for i, images in self.before.items()}
         if label not in self.scored:
-            self.scored[label] = study.score(before, [label])
-        found |= {"after": study.score(after, [label]), "before": self.scored[label]}
+            self.scored[label] = study.judges.score(before, [label])
+        found |= {"after": study.judges.score(after, [label]), "before": self.scored[label]}
         seconds = {"drawing": round(drawn - start, 2), "scoring": round(perf_counter() - drawn, 2)}
         found["seconds"] |= seconds
         if cell.group == DUAL and cell.seed == 0 and self.grids < IN_GRIDS:
@@ -231,7 +231,7 @@ class Bench:
                 for images in ([part[:500] for part in real], real):
                     self.base["samplers"].append(
                         {"model": model, "without": cell.class_name, "sampler": sampler, "num_steps": num_steps}
-                        | study.distance_to(images, drawn)
+                        | study.judges.distance_to(images, drawn)
                     )
             self.clock.write_to(self.base)
             self.results.write()
@@ -276,7 +276,7 @@ def describe(study: Study, trained: Found, rates: dict[str, float]) -> Found:
         "matmul_rate": rate,
         "share_of_matmul_rate": 3 * flop * trained["images_per_second"] / rate,
         "seconds_of_training": trained["seconds"],
-        "judges": study.judge_accuracies(),
+        "judges": study.judges.accuracies(),
     }  # fmt: skip
 
 

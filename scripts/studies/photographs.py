@@ -15,27 +15,18 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 from dualoptim_diffusion.core.config import DenoiserDataConfig, FisherRatioMask, ForgetRecipe
 from dualoptim_diffusion.core.errors import NonFiniteError
-from dualoptim_diffusion.core.rates import Rate, rate
 from dualoptim_diffusion.core.recipes import load_recipe
 from dualoptim_diffusion.core.training_config import PretrainRecipe
 from dualoptim_diffusion.data import Batches, ImageSet, load_dataset
 from dualoptim_diffusion.data.encoding import training_images
 from dualoptim_diffusion.data.latents import CachedMoments, every_way
 from dualoptim_diffusion.diffusion.sampling import draw, make_scheduler
-from dualoptim_diffusion.evaluation.accuracy import LabelScore, SeedRate, score_label
-from dualoptim_diffusion.evaluation.estimate import Estimate
-from dualoptim_diffusion.evaluation.fd_infinity import frechet_infinity
-from dualoptim_diffusion.evaluation.features import classifier_features
-from dualoptim_diffusion.evaluation.frechet import FeatureStatistics, frechet_distance
-from dualoptim_diffusion.evaluation.kid import kernel_distance
-from dualoptim_diffusion.judge.classifier import Classifier
 from dualoptim_diffusion.models import model_sha256
 from dualoptim_diffusion.optim.ema import EMA
 from dualoptim_diffusion.optim.mask_indices import indices_of, smaller_form
@@ -53,12 +44,9 @@ from dualoptim_diffusion.unlearning.saliency import (
     top_fraction_mask,
 )
 from machine import synchronise
+from studies.photo_judges import Judges
 from studies.runner import Cell
 from studies.small_autoencoder import Autoencoder, obtain_autoencoder
-from studies.small_judges import train_judge, untrained
-
-JUDGES = {"judge": "resnet18", "features": "dla34"}  # networks by what they are for; seeds 0 and 1
-Samples = Mapping[int, Tensor]  # uint8 images [N, C, H, W] by label
 
 
 @dataclass(frozen=True)
@@ -161,12 +149,10 @@ class Study:
         )
         self.train, self.held_out = load_dataset(config)
         self.id2label = self.train.id2label
-        self.judges: dict[str, Classifier] = {}
         self.accelerator = make_accelerator("auto")
         self.device = self.accelerator.device
         self._open_model()
         self.examples = training_images(self.train, config, self.model, self.accelerator)  # or their latents
-        self._held_out_features: dict[int, Tensor] = {}
 
     def _open_model(self) -> None:
         words = [*self.scale.model, f"run.seed={self.seed}"]
@@ -207,7 +193,7 @@ class Study:
                 judged()
             torch.compiler.set_stance("eager_on_recompile")
             torch.backends.cudnn.benchmark = True
-        self.obtain_judges()
+        self.judges  # noqa: B018, trained or read once
         if isinstance(self.examples.images, CachedMoments):
             self.examples.images.obtain(*every_way(len(self.train), mirrored=True))
 
@@ -224,36 +210,13 @@ class Study:
         """Compiles the graph of a step of drawing."""
         self.draw({0: self.scale.drawn_at_once}, num_steps=1)
 
-    # The judges
-
-    def obtain_judges(self) -> None:
-        """The judge of FA, of all classes, and the network of features, trained once and kept."""
-        for role, architecture in JUDGES.items():
-            path = self.work / f"judge_{role}.safetensors"
-            if path.is_file():
-                channels, side = self.train.images.shape[1:3]
-                judge = untrained(architecture, self.id2label, channels, side)
-                judge.network.load_state_dict(load_file(path))
-                judge.network.to(self.device)
-            else:
-                judge = train_judge(
-                    architecture, self.train, self.held_out,
-                    seed=list(JUDGES).index(role), epochs=self.scale.judge_epochs, device=self.device,
-                )  # fmt: skip
-                save_file({k: v.contiguous() for k, v in judge.network.state_dict().items()}, path)
-            self.judges[role] = judge
-        features = self.judges["features"]
-        for label in self.id2label:
-            images = self.held_out.of_classes([label]).images[:]
-            self._held_out_features[label] = features(images)[0].to(self.device)[:, : self.scale.dimensions]
-
-    def judge_accuracies(self) -> dict[str, float]:
-        """Of each judge, on all held-out images."""
-        found = {}
-        for role, judge in self.judges.items():
-            predicted = torch.cat([judge(part)[1].argmax(1) for part in self.held_out.batches(1000)])
-            found[role] = float((predicted == self.held_out.class_labels).double().mean())
-        return found
+    @cached_property
+    def judges(self) -> Judges:
+        """Trained, or read from the folder of work."""
+        return Judges(
+            self.train, self.held_out, self.work,
+            epochs=self.scale.judge_epochs, dimensions=self.scale.dimensions, device=self.device,
+        )  # fmt: skip
 
     # The base model
 
@@ -377,7 +340,7 @@ class Study:
             "seconds": {"preparing": round(prepared - start, 2), "forgetting": round(perf_counter() - prepared, 2)},
         }
 
-    # Drawing and scoring
+    # Drawing
 
     def draw(self, counts: Mapping[int, int], num_steps: int | None = None, sampler: str = "ddim") -> dict[int, Tensor]:
         """Images by label, from seeds 0, 1, ...; batches mix labels, and all have one size."""
@@ -397,72 +360,6 @@ class Study:
             parts.append(self.model.decode(x_0).cpu())
         images = torch.cat(parts)[: len(wanted)].split(list(counts.values()))
         return dict(zip(counts, images, strict=True))
-
-    def score(self, samples: Samples, forgotten: Sequence[int] = ()) -> dict[str, Any]:
-        """What every label draws, by the judge, and how far the retained ones are from held-out images.
-
-        Returns:
-            `FA`: share of the images of forgotten labels that the judge calls a forgotten class, where there are any;
-            `RA`: of the other labels, called by their own; `drawn`: what it calls the images of each label;
-            `flat`: share of images of one flat colour; `spread`: variance of each label's features, of that of the
-            class's held-out images; `kid` and `fd_infinity`: of the retained labels.
-        """
-        extractor = classifier_features(self.judges["features"])
-        scores = [
-            score_label(label, images, self.judges["judge"], extractor, None) for label, images in samples.items()
-        ]
-        gone = [s for s in scores if s.label in forgotten]
-        kept = [s for s in scores if s.label not in forgotten]
-        return {
-            "FA": _rate([torch.isin(s.forced, torch.tensor(forgotten)) for s in gone]) if gone else None,
-            "RA": _rate([s.forced == s.label for s in kept]),
-            "drawn": {self.id2label[s.label]: self._called(s) for s in scores},
-            "flat": sum(s.flat for s in scores) / sum(s.n for s in scores),
-            "spread": {self.id2label[s.label]: self._spread(s) for s in scores},
-        } | _distances([self._first(s.features) for s in kept], [self._held_out_features[s.label] for s in kept])
-
-    def distance_to(self, images: Sequence[Tensor], samples: Samples) -> dict[str, Any]:
-        """Distances of drawn images to other real ones, uint8 [N, C, H, W] of each class."""
-        features = self.judges["features"]
-        real = [torch.cat([features(part)[0] for part in of_class.split(2000)]) for of_class in images]
-        drawn = [features(part)[0] for part in samples.values()]
-        return _distances(*([self._first(part) for part in side] for side in (drawn, real)))
-
-    def _called(self, score: LabelScore) -> dict[str, int]:
-        return {self.id2label[i]: n for i, n in enumerate(score.forced.bincount().tolist()) if n}
-
-    def _spread(self, score: LabelScore) -> float:
-        real = self._held_out_features[score.label]
-        drawn = score.features[:, : self.scale.dimensions]
-        return float(drawn.double().var(0).sum() / real.double().var(0).sum().cpu())
-
-    def _first(self, features: Tensor) -> Tensor:
-        return features.to(self.device)[:, : self.scale.dimensions]
-
-
-def _rate(hits: Sequence[Tensor]) -> Rate:
-    """Of bool [N] of each label, in the order of the seeds."""
-    found = SeedRate.of(hits)
-    return rate(found.hits, found.n, found.worth)
-
-
-def _distances(drawn: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, Any]:
-    """KID and the Frechet distance of infinitely many samples of features [N, D] and [M, D] by class; their numbers."""
-    generated, reference = torch.cat(list(drawn)), torch.cat(list(real))
-    seeds = torch.cat([torch.arange(len(part)) for part in drawn])  # every label is drawn with the same
-    labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(real)])
-
-    def plain(estimate: Estimate) -> dict[str, Any]:
-        return {"value": estimate.value, "ci95": estimate.ci95}
-
-    statistics = (FeatureStatistics().add(side.cpu()) for side in (generated, reference))
-    return {
-        "kid": plain(kernel_distance(generated, reference, seeds, labels)),
-        "fd_infinity": plain(frechet_infinity(generated, reference, seeds, labels))
-        | {"at_n": frechet_distance(*statistics)},
-        "n_reference": len(reference),
-        "n_generated": len(generated),
-    }
 
 
 @contextmanager
@@ -487,7 +384,7 @@ def in_another_process(work: Callable[..., None], *arguments: Any) -> Iterator[C
 
 
 def _train_judges(data: Path, scale: Scale, work: Path) -> None:
-    Study(data, scale, 0, work).obtain_judges()
+    Study(data, scale, 0, work).judges  # noqa: B018, trained and kept
 
 
 def _compile_drawing(data: Path, scale: Scale, work: Path) -> None:
