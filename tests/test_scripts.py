@@ -351,6 +351,33 @@ def test_the_controls_of_a_finished_audit_may_be_fewer_as_if_it_had_been_made_be
     assert audit_errors._beside(curves, (0, 2)) == {"unlearned": pool(models[:1]), "control": pool(models[1::2])}
 
 
+def test_planting_that_is_stopped_leaves_the_run_as_it_was_and_another_recipe_is_planted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, made = audit_errors.Study(tmp_path, ()), []
+    run, planted = study.table.folder(study.cell("swapped", "three")), study.folder("swapped", "three")
+    run.mkdir(parents=True)
+    (run / "provenance.json").write_text('{"recipe_sha256": "one"}')
+
+    def stopped(part: Path, change: object) -> None:
+        (part / "model").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit_errors, "replace_model", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study.plant("swapped", "three")
+    assert not planted.exists()
+    assert [path.name for path in run.iterdir()] == ["provenance.json"]
+
+    monkeypatch.setattr(audit_errors, "replace_model", lambda part, change: made.append(change))
+    monkeypatch.setattr(audit_errors.Study, "call", lambda *_: None)
+    for recipe in ("one", "one", "other"):
+        (run / "provenance.json").write_text(json.dumps({"recipe_sha256": recipe}))
+        study.plant("swapped", "three")
+        assert [path.name for path in planted.iterdir()] == ["provenance.json"]
+    assert len(made) == 2
+
+
 def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str, Any]:
     """A run and its audit, as `dualoptim` leaves them, and what the study keeps of both."""
     figures = {"FA": {"value": fa}, "RA": {"value": 0.98}, "kid": {"value": 0.003}}

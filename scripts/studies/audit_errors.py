@@ -13,9 +13,8 @@ kept.
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,11 @@ import tables
 import toy
 from command import command_line, dualoptim, parse, parser
 from studies.planted import PLANTED, Change
+from studies.reproduce_table2 import Table, complete
+from studies.runner import Cell
 from tables import read_json
 
-EARLY = "stopped early"
+EARLY, RETRAINED = "stopped early", "retrained "  # and its seed
 HIDDEN = ("zeroed", "swapped", EARLY, "of low rank", "below the grid", "at high noise")
 UNTOUCHED = ("digits_finetune", "method.num_steps=1", "method.retain_lr=1e-12")
 MADE_FROM = {  # a recipe and its settings
@@ -48,63 +49,45 @@ class Study:
     """Where the runs are and how `dualoptim` is called for them; a toy study is tiny and in this process."""
 
     def __init__(self, runs: Path, probes: Sequence[str], recipes: Path | None = None) -> None:
-        self.runs, self.probes, self.here = runs, probes, recipes is not None
-        self.overrides = () if recipes is None else tuple(toy.overrides(recipes))
-        self.budget = () if recipes is None else toy.AUDIT
+        self.probes, self.budget = probes, () if recipes is None else toy.AUDIT
+        tiny = () if recipes is None else toy.overrides(recipes)
+        self.table = Table("digits", runs, (*SETTINGS, *tiny), 1, here=recipes is not None)
 
-    def call(self, folder: Path, *words: str) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
-            if code := dualoptim(*words, log=log, here=self.here, threads=1):
-                raise RuntimeError(f"dualoptim {' '.join(words)} ended with {code}; see {log.name}")
+    def cell(self, kind: str, class_name: str) -> Cell:
+        """The run that a model is, or is made from."""
+        if kind not in MADE_FROM:
+            return self.table.cell("retrain", class_name, int(kind.removeprefix(RETRAINED)))
+        recipe, *settings = MADE_FROM[kind]
+        return Cell(kind.replace(" ", "-"), recipe, class_name, 0, (*self.table.overrides, *settings))
 
     def folder(self, kind: str, class_name: str) -> Path:
-        return self.runs / f"{kind.replace(' ', '-')}-{class_name}"
+        run = self.table.folder(self.cell(kind, class_name))
+        return run.with_name(f"{run.name}-planted") if kind in PLANTED else run
 
-    def forget(self, recipe: str, folder: Path, class_name: str, *settings: str) -> None:
-        if (folder / "results.json").is_file():
+    def call(self, folder: Path, *words: str) -> None:
+        with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+            if code := dualoptim(*words, log=log, here=self.table.here, threads=1):
+                raise RuntimeError(f"dualoptim {' '.join(words)} ended with {code}; see {log.name}")
+
+    def plant(self, kind: str, class_name: str) -> None:
+        """Changes the model of a copy of the run and scores it; the folder has its name once all is done."""
+        run, folder = self.table.folder(self.cell(kind, class_name)), self.folder(kind, class_name)
+        if folder.exists() and recipe_of(folder) == recipe_of(run):
             return
-        words = (*SETTINGS, *settings, *self.overrides, "--class", class_name, "--out", str(folder), "--resume")
-        self.call(folder, "forget", recipe, *words)
-
-    def retrain(self, class_name: str, seed: int) -> None:
-        folder = self.folder(f"retrained {seed}", class_name)
-        self.forget("digits_retrain", folder, class_name, f"run.seed={seed}")
-
-    def hide(self, kind: str, class_name: str) -> None:
-        """A run folder whose model hides the class."""
-        folder, (recipe, *settings) = self.folder(kind, class_name), MADE_FROM[kind]
-        self.forget(recipe, folder, class_name, *settings)
-        if kind != EARLY:
-            self.replace(folder, PLANTED[kind])
-
-    def replace(self, folder: Path, change: Change) -> None:
-        """Changes the run's model and scores it again."""
-        from dualoptim_diffusion.files.json_files import write_json
-        from dualoptim_diffusion.files.run_folder import RunFolder
-        from dualoptim_diffusion.models.loading import load_model
-        from dualoptim_diffusion.runs.finished import open_run
-        from dualoptim_diffusion.runs.models import open_base_model
-
-        if (folder / "planted").is_file():
-            return
-        experiment = open_run(folder)
-        model, (original, _) = load_model(folder / "model"), open_base_model(experiment)
-        change(experiment, model, original)
-        model.save(folder / "model")
-        shutil.rmtree(folder / "samples")  # of the model before
-        run = RunFolder(folder)  # which would refuse a model that it does not name
-        write_json(run.provenance, run.read_provenance() | {"model_files": run.model_files_sha256()})
-        (folder / "results.json").unlink()
-        self.call(folder, "evaluate", str(folder))
-        (folder / "planted").touch()
+        part = folder.with_name(f".{folder.name}")
+        for old in (folder, part):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(run, part)
+        replace_model(part, PLANTED[kind])
+        self.call(part, "evaluate", str(part))
+        part.rename(folder)
 
     def audit(self, class_name: str, kind: str, controls: Sequence[int]) -> list[dict[str, Any]]:
         """What the audit decides about a run beside any two or more of these controls."""
         from dualoptim_diffusion.audit.verdict import attacks, excesses, headline
 
         folder = self.folder(kind, class_name)
-        given = [word for i in controls for word in ("--control", str(self.folder(f"retrained {i}", class_name)))]
+        given = [word for i in controls for word in ("--control", str(self.folder(f"{RETRAINED}{i}", class_name)))]
         named = [word for probe in self.probes for word in ("--probe", probe)]
         self.call(folder, "audit", str(folder), *self.budget, *named, *given)
         audit = read_json(folder / "audit.json")
@@ -117,6 +100,29 @@ class Study:
             | {"headline": headline(excesses({attack: _beside(curves, which) for attack, curves in of_all.items()}))}
             for which in chosen
         ]
+
+
+def recipe_of(run: Path) -> str:
+    """The hash of the recipe that made it."""
+    return str(read_json(run / "provenance.json")["recipe_sha256"])
+
+
+def replace_model(run: Path, change: Change) -> None:
+    """Changes the run's model, and takes away what was drawn and scored with the one before."""
+    from dualoptim_diffusion.files.json_files import write_json
+    from dualoptim_diffusion.files.run_folder import RunFolder
+    from dualoptim_diffusion.models.loading import load_model
+    from dualoptim_diffusion.runs.finished import open_run
+    from dualoptim_diffusion.runs.models import open_base_model
+
+    experiment = open_run(run)
+    model, (original, _) = load_model(run / "model"), open_base_model(experiment)
+    change(experiment, model, original)
+    model.save(run / "model")
+    shutil.rmtree(run / "samples")
+    folder = RunFolder(run)  # which would refuse a model that it does not name
+    write_json(folder.provenance, folder.read_provenance() | {"model_files": folder.model_files_sha256()})
+    folder.results.unlink()
 
 
 def _beside(curves: Mapping[str, Any], which: Sequence[int]) -> dict[str, Any]:
@@ -171,22 +177,21 @@ def main(words: Sequence[str] | None = None) -> None:
     jobs = 1 if arguments.toy else arguments.jobs
     seeds = range(count)
 
-    def every(title: str, work: Sequence[Callable[[], Any]]) -> list[Any]:
-        if jobs == 1:
-            return [one() for one in work]
-        with ThreadPoolExecutor(jobs) as pool:
-            return list(tqdm(pool.map(lambda one: one(), work), total=len(work), desc=title, unit="run"))
-
-    every("retraining", [partial(study.retrain, name, seed) for name in classes for seed in seeds])
+    retrained = {f"{RETRAINED}{seed}": [other for other in seeds if other != seed] for seed in seeds}
+    beside = retrained | {kind: list(seeds) for kind in hidden}  # the controls of each kind
+    complete(study.table, [study.cell(kind, name) for name, kind in product(classes, beside)], jobs, "forgetting")
     for name, kind in product(classes, hidden):  # in this process, whose random numbers no other run may draw
-        study.hide(kind, name)
-    work = [
-        partial(study.audit, name, f"retrained {seed}", [other for other in seeds if other != seed])
-        for name in classes
-        for seed in seeds
-    ]
-    work += [partial(study.audit, name, kind, seeds) for name in classes for kind in hidden]
-    found = [part for parts in every("auditing", work) for part in parts]
+        if kind in PLANTED:
+            study.plant(kind, name)
+
+    def audits(place: tuple[str, str]) -> list[dict[str, Any]]:
+        return study.audit(*place, beside[place[1]])
+
+    places = [*product(classes, retrained), *product(classes, hidden)]
+    with ThreadPoolExecutor(jobs) as pool:
+        # the toy runs in this process, whose signals only its main thread can handle
+        made = map(audits, places) if jobs == 1 else pool.map(audits, places)
+        found = [part for parts in tqdm(made, total=len(places), desc="auditing", unit="run") for part in parts]
     command = command_line(__file__, words)
     text = tabulate(found, command)
     tables.write(arguments.out / "_".join(["audit_errors", *probes]), {"command": command, "audits": found}, text)

@@ -11,20 +11,17 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 import tables
 import toy
 from command import command_line, dualoptim, parse, parser
-from studies.reproduce_table2 import METHODS, Table, run_all
+from studies.reproduce_table2 import METHODS, Table, complete
 from studies.runner import Cell, run_study, write_bases
 from tables import read_json
 
@@ -248,16 +245,11 @@ def study(arguments: Namespace, out: Path, command: str) -> list[Run]:
     jobs, seeds = arguments.jobs, arguments.seeds
     table = Table("digits", arguments.runs, arguments.overrides, 1, here=arguments.toy)
     bases = {} if arguments.toy else _bases(arguments)
-    grid = [(c, s) for s in seeds for c in arguments.classes]
     # Neighbours differ in their class: jobs side by side do not make the trials of the same controls.
     cells = [_on(bases, table.cell(m, c, s)) for s in seeds for m in arguments.methods for c in arguments.classes]
-    waiting = [cell for cell in (table.cell("retrain", c, s) for c, s in grid) if not table.finished(cell)]
     if jobs:
         write_patches(table.runs / "patches")
-        with closing(run_all(table, waiting, jobs)) as ended:
-            for _, problem in tqdm(ended, total=len(waiting), desc="retraining", unit="run"):
-                if problem:
-                    raise RuntimeError(problem)
+        complete(table, [table.cell("retrain", c, s) for s in seeds for c in arguments.classes], jobs, "retraining")
     work: Callable[[Cell], Run] = partial(audited, table, seeds, toy.AUDIT if arguments.toy else ())
     about = {"command": command, "settings": arguments.overrides}
     return run_study(cells, out, about, jobs, work, brief=_told)

@@ -189,6 +189,19 @@ def run_all(table: Table, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Ce
             raise
 
 
+def complete(table: Table, cells: Iterable[Cell], jobs: int, title: str) -> None:
+    """Runs those cells that are not finished.
+
+    Raises:
+        RuntimeError: if a run fails.
+    """
+    waiting = [cell for cell in cells if not table.finished(cell)]
+    with closing(run_all(table, waiting, jobs)) as ended:
+        for _, problem in tqdm(ended, total=len(waiting), desc=title, unit="run"):
+            if problem:
+                raise RuntimeError(problem)
+
+
 def arguments_of(words: Sequence[str] | None) -> Namespace:
     options = parser(__file__, __doc__)
     options.add_argument("overrides", nargs="*", help="section.key=value for every cell")

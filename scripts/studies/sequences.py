@@ -2,7 +2,8 @@
 recipes, each request on the model that the one before it left, and counts after every request how often each label that
 was forgotten so far still draws its own class, and how often the labels that are left draw theirs. 100 images a label.
 After the third request the model is audited for all three digits, beside two models retrained without them. Finished
-requests and audits are kept, so the command can be stopped and run again. Writes sequences.json, .md and .png.
+requests and audits are kept, so the command can be stopped and run again. Writes sequences.json, .md and .png, in which
+recipes that are not named stay as they are.
 
     python scripts/studies/sequences.py
     python scripts/studies/sequences.py digits_sfron_dual
@@ -111,13 +112,14 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.toy:
         recipes, digits, arguments.runs = [str(toy.write_recipes(arguments.out / "recipes"))], DIGITS[:2], arguments.out
         overrides, settings, arguments.audit = (), toy.AUDIT, [2]
-    command, found = command_line(__file__, words), {}
+    path = arguments.out / "sequences.json"
+    command, found = command_line(__file__, words), tables.read_json(path)["recipes"] if path.is_file() else {}
     for recipe in recipes:
         name = Path(recipe).stem
         found[name] = run(recipe, digits, overrides, arguments.runs / name, arguments.toy)
         attack(found[name], arguments.audit, settings, arguments.runs / name, arguments.toy)
-        tables.write(arguments.out / "sequences", {"command": command, "recipes": found}, tabulate(found, command))
-        draw(found, arguments.out / "sequences.png")
+        tables.write(path.with_suffix(""), {"command": command, "recipes": found}, tabulate(found, command))
+        draw(found, path.with_suffix(".png"))
     print(tabulate(found, command))
 
 
