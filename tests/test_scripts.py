@@ -20,7 +20,7 @@ import tables
 from benchmarks import dit_step, measuring, setup, unet_step
 from command import parse, parser
 from dualoptim_diffusion.audit.verdict import pool
-from studies import audit_errors, audit_study, kill_and_resume, reproduce_table2, runner
+from studies import audit_errors, audit_study, audit_study_tables, kill_and_resume, reproduce_table2, runner
 from studies.runner import Cell
 from studies.works import Work
 
@@ -398,14 +398,18 @@ def studied(method: str, fa: float, excess: float, low: float = 0.0) -> dict[str
 
 def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_path: Path) -> None:
     runs = [studied("finetune", 0.97, 0.1), studied("salun_dual", 0.01, 0.4, 0.2), studied("sfron_dual", 0.0, 0.2)]
-    assert [method for method, _ in audit_study.ranking(runs)] == ["sfron_dual", "salun_dual", "finetune"]
-    text = audit_study.tabulate(runs, "command")
-    lines = [line for line in text.splitlines() if line.startswith(("| S", "| relearn", "| quantise"))]
+    assert [method for method, _ in audit_study_tables.ranking(runs)] == ["sfron_dual", "salun_dual", "finetune"]
+    text = audit_study_tables.tabulate(runs, "command")
+    rows = [line for line in text.splitlines() if line.startswith(("| S", "| relearn", "| quantise"))]
+    lines = [line for line in rows if " less " not in line]
     assert lines[0] == "| SFRon + DualOptim | 1 | 0.0 | 98.0 | 0.0 | 0 | 1 | 0 | 10.0 |  | 5 (never) |"
     assert lines[1] == "| SalUn + DualOptim | 1 | 1.0 | 98.0 | 0.0 | 1 | 0 | 0 | 30.0 | relearn 1 | 5 (never) |"
     assert lines[2] == "| relearn: 10 images of the class | 20 (+10) | 40 (+30) | 10 (+0) |"
     assert lines[3] == "| quantise: rounded | 0 (-10) | 0 (-10) | 0 (-10) |"
     assert lines[4:6] == ["| SFRon + DualOptim | 0.50 (0.50) |", "| SalUn + DualOptim | 0.50 (0.50) |"]
     assert lines[6:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
-    audit_study.draw(runs, tmp_path / "study.png")
+    assert not [line for line in rows if " less " in line]
+    text = audit_study_tables.tabulate([*runs, studied("salun_joint", 0.02, 0.1)], "command")
+    assert "| SalUn + DualOptim less SalUn | 1 | 1 / 0 | -1.0 | 0.0 | 0.0 | 0.0 |" in text
+    audit_study_tables.draw(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000

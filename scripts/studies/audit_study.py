@@ -9,18 +9,16 @@ chance alone gives. Finished runs and audits are not made again. Writes audit_st
 
 import sys
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
-import tables
 import toy
 from command import command_line, dualoptim, parse, parser
+from studies.audit_study_tables import Run, draw, tabulate
 from studies.reproduce_table2 import METHODS, Table, complete
 from studies.runner import Cell, run_study, write_bases
 from tables import read_json
@@ -28,14 +26,12 @@ from tables import read_json
 SETTINGS = ("sampling.seeds=0-99", "run.device=cpu", "evaluation.protocol=seeds")
 CONTROLS = 2  # of an audit
 PATCH = 64  # pixels
-DECISIONS = ("left", "cannot tell", "gone")
 MEASURES = {  # title: probe, trial, figure
     "membership, AUC": ("membership", "loss", "AUC"),
     "linear probe, AUC": ("features", "linear probe", "AUC"),
     "CKA to retrained, the class": ("features", "likeness", "forgotten"),
     "CKA to retrained, others": ("features", "likeness", "retained"),
 }
-Run = dict[str, Any]
 
 
 def audited(table: Table, seeds: Sequence[int], overrides: Sequence[str], cell: Cell) -> Run:
@@ -100,125 +96,6 @@ def kept(results: Mapping[str, Any], audit: Mapping[str, Any]) -> Run:
         },
         "models": audit["models"],
     }
-
-
-def ranking(found: Sequence[Run]) -> list[tuple[str, list[Run]]]:
-    """Methods with their runs: those that forget (mean FA at most 5%) by mean surest excess, then the others by FA."""
-    groups = [(name, [r for r in found if r["group"] == name]) for name in {r["group"]: 0 for r in found}]
-
-    def order(group: tuple[str, list[Run]]) -> tuple[bool, float]:
-        fa = mean(r["FA"] for r in group[1])
-        return fa > 0.05, fa if fa > 0.05 else mean(r["headline"]["difference"] for r in group[1])
-
-    return sorted(groups, key=order)
-
-
-def percent(values: Iterable[float]) -> str:
-    return tables.spread([100 * value for value in values])
-
-
-def steps(runs: Sequence[Run], role: str) -> str:
-    """Steps of relearning on ten images until half, of every run in order; `never` beyond the budget."""
-    values = [float("inf") if (s := r["steps_to_half"][role]) is None else s for r in runs]
-    return ", ".join("never" if value == float("inf") else str(value) for value in sorted(values))
-
-
-def tabulate(found: Sequence[Run], command: str) -> str:
-    groups = ranking(found)
-    places = {(r["class_name"], r["seed"]) for r in found}
-    lines = [
-        "# Hidden or gone: methods under attack", "", f"`{command}`", "",
-        f"{len(found)} runs on the digits: {len({c for c, _ in places})} classes, {len({s for _, s in places})} base "
-        "models. Mean ± standard deviation over classes and base models. Budget quick: 50 images a rate, two seeds an "
-        "attack, two controls; auxiliary data: patches of two photographs. Excess: the class is drawn more often than "
-        "from models retrained without it, under the same attack; surest: at the point of the largest lower end. The "
-        "row of retrain is one retrained model against others: what chance alone gives. Steps: relearning on ten "
-        "images until half of the images are the class, each run. Where nothing is found the surest point is that of "
-        "the narrowest interval, often one before the attack begins: its excess is no measure of what is left.", "",
-        *_decided(groups), "",
-        "The class under each attack at its surest point, % of images (excess over the controls, points):", "",
-        *_by_attack(groups), "", "What is measured beside attacks (the controls' in brackets):", "",
-        *_measured(groups), "", "The class drawn after so many steps of relearning on ten images, %, mean over runs:",
-        "", *_relearned(groups),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _named(groups: Sequence[tuple[str, list[Run]]]) -> list[tuple[str, list[Run]]]:
-    return [(METHODS.get(name, name), runs) for name, runs in groups]
-
-
-def _decided(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
-    head = ["method", "runs", "FA %", "RA %", "KID x 1000, change", *DECISIONS, "surest excess, pp", "surest under"]
-    head += ["steps to half: unlearned (control)"]
-    body = []
-    for name, runs in _named(groups):
-        decided = Counter(r["headline"]["decision"] for r in runs)
-        probes = Counter(r["headline"]["probe"] for r in runs if r["headline"]["decision"] == "left")
-        body.append(
-            [
-                name, len(runs), percent(r["FA"] for r in runs), percent(r["RA"] for r in runs),
-                tables.spread([1000 * r["KID change"] for r in runs]), *(decided[word] for word in DECISIONS),
-                percent(r["headline"]["difference"] for r in runs),
-                ", ".join(f"{probe} {n}" for probe, n in probes.most_common()),
-                f"{steps(runs, 'unlearned')} ({steps(runs, 'control')})",
-            ]
-        )  # fmt: skip
-    return tables.table(head, body)
-
-
-def _by_attack(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
-    body = []
-    for attack in groups[0][1][0]["attacks"]:
-        of = [[r["attacks"][attack] for r in runs] for _, runs in groups]
-        cells = (100 * mean(p["FA"] for p in part) for part in of)
-        excesses = (100 * mean(p["excess"] for p in part) for part in of)
-        body.append([attack, *(f"{value:.0f} ({excess:+.0f})" for value, excess in zip(cells, excesses, strict=True))])
-    return tables.table(["attack", *(name for name, _ in _named(groups))], body)
-
-
-def _measured(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
-    titles = list(groups[0][1][0]["measures"])
-    body = []
-    for name, runs in _named(groups):
-        own = [tables.spread([r["measures"][title]["unlearned"] for r in runs], ".2f") for title in titles]
-        control = [f"{mean(r['measures'][title]['control'] for r in runs):.2f}" for title in titles]
-        body.append([name, *(f"{value} ({beside})" for value, beside in zip(own, control, strict=True))])
-    return tables.table(["method", *titles], body)
-
-
-def _relearned(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
-    at = groups[0][1][0]["relearned"]["unlearned"]["at"]
-    body = []
-    for name, runs in _named(groups):
-        part = [r["relearned"]["unlearned"] for r in runs]
-        values = [mean(100 * curve["hits"][i] / curve["n"][i] for curve in part) for i in range(len(at))]
-        body.append([name, *(f"{value:.0f}" for value in values)])
-    return tables.table(["method", *map(str, at)], body)
-
-
-def draw(found: Sequence[Run], path: Path) -> None:
-    """A panel an attack: the excess of every run at its surest point, a line a method."""
-    from matplotlib.figure import Figure
-
-    groups = _named(ranking(found)[::-1])
-    attacks = list(groups[0][1][0]["attacks"])
-    across = (len(attacks) + 1) // 2
-    figure = Figure(figsize=(2 + 1.7 * across, 2 * (1.2 + 0.3 * len(groups))), layout="constrained")
-    panels = figure.subplots(2, across, sharey=True, sharex=True, squeeze=False).flat
-    for title, axes in zip(attacks, panels, strict=False):  # an axis more than titles is not taken
-        for i, (_, runs) in enumerate(groups):
-            values = [100 * r["attacks"][title]["excess"] for r in runs]
-            axes.plot(values, [i] * len(values), "o", alpha=0.5, color="#b9302a", markersize=4)
-            axes.plot([mean(values)] * 2, [i - 0.3, i + 0.3], color="#1b1f24", linewidth=2)
-        axes.axvline(0, color="#5b6470", linewidth=1)
-        axes.set_title(title.replace(": ", "\n", 1), fontsize=8)
-        axes.set_yticks(range(len(groups)), [name for name, _ in groups])
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels:
-        axes.set_visible(False)
-    figure.supxlabel("excess over models that never saw the class, points", fontsize=9)
-    figure.savefig(path, dpi=110)
 
 
 def arguments_of(words: Sequence[str] | None) -> Namespace:
