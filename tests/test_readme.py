@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -311,6 +312,18 @@ def test_the_tables_of_the_studies_page_are_those_of_the_results(stem: str) -> N
     for table in tables[: 2 if stem == "audit_study" else None]:  # of the study's five
         assert len(table.splitlines()) > 2
         assert table in page
+
+
+def test_the_readme_counts_what_the_audit_study_calls_left() -> None:
+    said = " ".join(PAGES["README.md"].split())
+    left = Counter(run["group"] for run in result("audit_study")["cells"] if run["headline"]["decision"] == "left")
+    runs = Counter(run["group"] for run in result("audit_study")["cells"])
+    assert {*runs.values()} == {9}
+    assert f"{left['sfron_dual']} of 9 results of SFRon with DualOptim" in said
+    assert f"{left['sfron_shared']} of 9 with one optimizer" in said
+    assert f"SalUn in {left['salun_dual']} of 9 with DualOptim and in none as published" in said
+    assert left["salun_joint"] == 0
+    assert f"null matching in {left['null_matching']} of 9" in said
 
 
 SEQUENCES = {

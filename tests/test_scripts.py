@@ -402,11 +402,11 @@ def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_pat
     text = audit_study_tables.tabulate(runs, "command")
     rows = [line for line in text.splitlines() if line.startswith(("| S", "| relearn", "| quantise"))]
     lines = [line for line in rows if " less " not in line]
-    assert lines[0] == "| SFRon + DualOptim | 1 | 0.0 | 98.0 | 0.0 | 0 | 1 | 0 | 10.0 |  | 5 (never) |"
-    assert lines[1] == "| SalUn + DualOptim | 1 | 1.0 | 98.0 | 0.0 | 1 | 0 | 0 | 30.0 | relearn 1 | 5 (never) |"
+    assert lines[0] == "| SFRon + DualOptim | 1 | 0.0 | 98.0 | 0.0 | 0 | 1 | 0 | 10.0 |  | 5 × 1 | never × 1 |"
+    assert lines[1] == "| SalUn + DualOptim | 1 | 1.0 | 98.0 | 0.0 | 1 | 0 | 0 | 30.0 | relearn 1 | 5 × 1 | never × 1 |"
     assert lines[2] == "| relearn: 10 images of the class | 20 (+10) | 40 (+30) | 10 (+0) |"
     assert lines[3] == "| quantise: rounded | 0 (-10) | 0 (-10) | 0 (-10) |"
-    assert lines[4:6] == ["| SFRon + DualOptim | 0.50 (0.50) |", "| SalUn + DualOptim | 0.50 (0.50) |"]
+    assert lines[4:6] == ["| SFRon + DualOptim | 0.50; +0.00 |", "| SalUn + DualOptim | 0.50; +0.00 |"]
     assert lines[6:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
     assert not [line for line in rows if " less " in line]
     text = audit_study_tables.tabulate([*runs, studied("salun_joint", 0.02, 0.1)], "command")

@@ -37,9 +37,10 @@ def percent(values: Iterable[float]) -> str:
 
 
 def steps(runs: Sequence[Run], role: str) -> str:
-    """Steps of relearning on ten images until half, of every run in order; `never` beyond the budget."""
-    values = [float("inf") if (s := r["steps_to_half"][role]) is None else s for r in runs]
-    return ", ".join("never" if value == float("inf") else str(value) for value in sorted(values))
+    """Steps of relearning on ten images until half, and in how many runs; `never` beyond the budget."""
+    counts = Counter(r["steps_to_half"][role] for r in runs)
+    values = sorted(counts, key=lambda value: float("inf") if value is None else value)
+    return ", ".join(f"{'never' if value is None else value} × {counts[value]}" for value in values)
 
 
 def tabulate(found: Sequence[Run], command: str) -> str:
@@ -52,11 +53,12 @@ def tabulate(found: Sequence[Run], command: str) -> str:
         "attack, two controls; auxiliary data: patches of two photographs. Excess: the class is drawn more often than "
         "from models retrained without it, under the same attack; surest: at the point of the largest lower end. The "
         "row of retrain is one retrained model against others: what chance alone gives. Steps: relearning on ten "
-        "images until half of the images are the class, each run. Where nothing is found the surest point is that of "
+        "images until half of the images are the class, × runs. Where nothing is found the surest point is that of "
         "the narrowest interval, often one before the attack begins: its excess is no measure of what is left.", "",
         *_decided(groups), "", *_pairs(found),
         "The class under each attack at its surest point, % of images (excess over the controls, points):", "",
-        *_by_attack(groups), "", "What is measured beside attacks (the controls' in brackets):", "",
+        *_by_attack(groups), "",
+        "What is measured beside attacks; less the controls' (95% by Student's t over runs):", "",
         *_measured(groups), "", "The class drawn after so many steps of relearning on ten images, %, mean over runs:",
         "", *_relearned(groups),
     ]  # fmt: skip
@@ -69,7 +71,7 @@ def _named(groups: Sequence[tuple[str, list[Run]]]) -> list[tuple[str, list[Run]
 
 def _decided(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
     head = ["method", "runs", "FA %", "RA %", "KID x 1000, change", *DECISIONS, "surest excess, pp", "surest under"]
-    head += ["steps to half: unlearned (control)"]
+    head += ["steps to half", "the controls'"]
     body = []
     for name, runs in _named(groups):
         decided = Counter(r["headline"]["decision"] for r in runs)
@@ -80,7 +82,7 @@ def _decided(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
                 tables.spread([1000 * r["KID change"] for r in runs]), *(decided[word] for word in DECISIONS),
                 percent(r["headline"]["difference"] for r in runs),
                 ", ".join(f"{probe} {n}" for probe, n in probes.most_common()),
-                f"{steps(runs, 'unlearned')} ({steps(runs, 'control')})",
+                steps(runs, "unlearned"), steps(runs, "control"),
             ]
         )  # fmt: skip
     return tables.table(head, body)
@@ -132,9 +134,10 @@ def _measured(groups: Sequence[tuple[str, list[Run]]]) -> list[str]:
     titles = list(groups[0][1][0]["measures"])
     body = []
     for name, runs in _named(groups):
-        own = [tables.spread([r["measures"][title]["unlearned"] for r in runs], ".2f") for title in titles]
-        control = [f"{mean(r['measures'][title]['control'] for r in runs):.2f}" for title in titles]
-        body.append([name, *(f"{value} ({beside})" for value, beside in zip(own, control, strict=True))])
+        of = [[(r["measures"][title]["unlearned"], r["measures"][title]["control"]) for r in runs] for title in titles]
+        less = [tables.mean_with_interval([own - beside for own, beside in part], "+.2f") for part in of]
+        means = [f"{mean(own for own, _ in part):.2f}" for part in of]
+        body.append([name, *(f"{value}; {beside}" for value, beside in zip(means, less, strict=True))])
     return tables.table(["method", *titles], body)
 
 
