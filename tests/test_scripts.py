@@ -370,7 +370,7 @@ def test_planting_that_is_stopped_leaves_the_run_as_it_was_and_another_recipe_is
     assert [path.name for path in run.iterdir()] == ["provenance.json"]
 
     monkeypatch.setattr(audit_errors, "replace_model", lambda part, change: made.append(change))
-    monkeypatch.setattr(audit_errors.Study, "call", lambda *_: None)
+    monkeypatch.setattr(reproduce_table2.Table, "call", lambda *_: None)
     for recipe in ("one", "one", "other"):
         (run / "provenance.json").write_text(json.dumps({"recipe_sha256": recipe}))
         study.plant("swapped", "three")
@@ -410,6 +410,6 @@ def test_the_study_ranks_those_that_forget_by_excess_and_the_others_last(tmp_pat
     assert lines[6:] == ["| SFRon + DualOptim | 0 | 30 |", "| SalUn + DualOptim | 0 | 30 |"]
     assert not [line for line in rows if " less " in line]
     text = audit_study_tables.tabulate([*runs, studied("salun_joint", 0.02, 0.1)], "command")
-    assert "| SalUn + DualOptim less SalUn | 1 | 1 / 0 | -1.0 | 0.0 | 0.0 | 0.0 |" in text
+    assert "| SalUn + DualOptim less SalUn | 1 | 1 / 0 (p = 1.000) | -1.0 | 0.0 | 0.0 | 0.0 |" in text
     audit_study_tables.draw(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000

@@ -24,22 +24,27 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 import tables
 import toy
-from command import command_line, dualoptim, parse, parser
+from command import command_line, parse, parser
 from studies.planted import PLANTED, Change
-from studies.reproduce_table2 import Table, complete
+from studies.reproduce_table2 import Table, complete, recipe_of
 from studies.runner import Cell
 from tables import read_json
 
 EARLY, RETRAINED = "stopped early", "retrained "  # and its seed
 HIDDEN = ("zeroed", "swapped", EARLY, "of low rank", "below the grid", "at high noise")
-UNTOUCHED = ("digits_finetune", "method.num_steps=1", "method.retain_lr=1e-12")
-MADE_FROM = {  # a recipe and its settings
-    "zeroed": UNTOUCHED,
-    "swapped": UNTOUCHED,
-    EARLY: ("digits_sfron_dual", "method.num_steps=67"),
-    "of low rank": ("digits_sfron_dual",),
-    "below the grid": ("digits_null_matching",),
-    "at high noise": ("digits_null_matching",),
+ORIGINS = {  # runs that hidden models are made from: a recipe and its settings
+    "untouched": ("digits_finetune", "method.num_steps=1", "method.retain_lr=1e-12"),
+    "stopped_early": ("digits_sfron_dual", "method.num_steps=67"),
+    "sfron_dual": ("digits_sfron_dual",),
+    "null_matching": ("digits_null_matching",),
+}
+MADE_FROM = {
+    "zeroed": "untouched",
+    "swapped": "untouched",
+    EARLY: "stopped_early",
+    "of low rank": "sfron_dual",
+    "below the grid": "null_matching",
+    "at high noise": "null_matching",
 }
 SETTINGS = ("sampling.seeds=0-99", "evaluation.protocol=seeds", "run.device=cpu")
 DECISIONS = ("left", "cannot tell", "gone")
@@ -57,17 +62,12 @@ class Study:
         """The run that a model is, or is made from."""
         if kind not in MADE_FROM:
             return self.table.cell("retrain", class_name, int(kind.removeprefix(RETRAINED)))
-        recipe, *settings = MADE_FROM[kind]
-        return Cell(kind.replace(" ", "-"), recipe, class_name, 0, (*self.table.overrides, *settings))
+        recipe, *settings = ORIGINS[MADE_FROM[kind]]
+        return Cell(MADE_FROM[kind], recipe, class_name, 0, (*self.table.overrides, *settings))
 
     def folder(self, kind: str, class_name: str) -> Path:
         run = self.table.folder(self.cell(kind, class_name))
-        return run.with_name(f"{run.name}-planted") if kind in PLANTED else run
-
-    def call(self, folder: Path, *words: str) -> None:
-        with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-            if code := dualoptim(*words, log=log, here=self.table.here, threads=1):
-                raise RuntimeError(f"dualoptim {' '.join(words)} ended with {code}; see {log.name}")
+        return run.with_name(f"{run.name}-{kind.replace(' ', '-')}") if kind in PLANTED else run
 
     def plant(self, kind: str, class_name: str) -> None:
         """Changes the model of a copy of the run and scores it; the folder has its name once all is done."""
@@ -79,7 +79,7 @@ class Study:
             shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(run, part)
         replace_model(part, PLANTED[kind])
-        self.call(part, "evaluate", str(part))
+        self.table.call(part, "evaluate")
         part.rename(folder)
 
     def audit(self, class_name: str, kind: str, controls: Sequence[int]) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Study:
         folder = self.folder(kind, class_name)
         given = [word for i in controls for word in ("--control", str(self.folder(f"{RETRAINED}{i}", class_name)))]
         named = [word for probe in self.probes for word in ("--probe", probe)]
-        self.call(folder, "audit", str(folder), *self.budget, *named, *given)
+        self.table.call(folder, "audit", *self.budget, *named, *given)
         audit = read_json(folder / "audit.json")
         of_all = attacks({name: part for name, part in audit["probes"].items() if name in (self.probes or (name,))})
         chosen = [which for n in range(2, len(controls) + 1) for which in combinations(range(len(controls)), n)]
@@ -100,11 +100,6 @@ class Study:
             | {"headline": headline(excesses({attack: _beside(curves, which) for attack, curves in of_all.items()}))}
             for which in chosen
         ]
-
-
-def recipe_of(run: Path) -> str:
-    """The hash of the recipe that made it."""
-    return str(read_json(run / "provenance.json")["recipe_sha256"])
 
 
 def replace_model(run: Path, change: Change) -> None:

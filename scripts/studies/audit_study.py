@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder scripts/
 import toy
-from command import command_line, dualoptim, parse, parser
+from command import command_line, parse, parser
 from studies.audit_study_tables import Run, draw, tabulate
 from studies.reproduce_table2 import METHODS, Table, complete
 from studies.runner import Cell, run_study, write_bases
@@ -41,15 +41,13 @@ def audited(table: Table, seeds: Sequence[int], overrides: Sequence[str], cell: 
     if not table.finished(cell) and (problem := table.run(cell)[1]):
         raise RuntimeError(problem)
     folder = table.folder(cell)
-    words = [str(folder), f"audit.auxiliary={table.runs / 'patches'}", *overrides]
+    words = [f"audit.auxiliary={table.runs / 'patches'}", *overrides]
     words += [word for name in PROBE_NAMES for word in ("--probe", name)]
     place = seeds.index(cell.seed) + (cell.group == "retrain")
     for i in range(CONTROLS):
         control = table.cell("retrain", cell.class_name, seeds[(place + i) % len(seeds)])
         words += ["--control", str(table.folder(control))]
-    with folder.with_suffix(".audit.log").open("w", encoding="utf-8") as log:
-        if code := dualoptim("audit", *words, log=log, here=table.here, threads=table.threads):
-            raise RuntimeError(f"the audit of {folder} ended with {code}; see {log.name}")
+    table.call(folder, "audit", *words)
     return asdict(cell) | kept(read_json(folder / "results.json"), read_json(folder / "audit.json"))
 
 

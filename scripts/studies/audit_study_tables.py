@@ -96,14 +96,26 @@ def _pairs(found: Sequence[Run]) -> list[str]:
         places = [place[1:] for place in by_place if place[0] == names[0] and (names[1], *place[1:]) in by_place]
         if places:
             two, one = ([by_place[(name, *place)] for place in places] for name in names)
-            left = (sum(r["headline"]["decision"] == "left" for r in side) for side in (two, one))
             differences = ([of(a) - of(b) for a, b in zip(two, one, strict=True)] for of in COMPARED.values())
             title = " less ".join(METHODS[name] for name in names)
-            body.append([title, len(places), " / ".join(map(str, left)), *map(tables.mean_with_interval, differences)])
+            body.append([title, len(places), _left(two, one), *map(tables.mean_with_interval, differences)])
     if not body:
         return []
-    told = "Two optimizers less one, mean difference of pairs (95% by Student's t); the rates are each recipe's own:"
+    told = (
+        "Two optimizers less one, mean difference of pairs (95% by Student's t), and how many of each are called left, "
+        "with p of the sign test over pairs that differ; the rates are each recipe's own:"
+    )
     return [told, "", *tables.table(["pairs of", "pairs", "left: two / one", *COMPARED], body), ""]
+
+
+def _left(two: Sequence[Run], one: Sequence[Run]) -> str:
+    """How many of either side are called left, with p of the two-sided sign test."""
+    from scipy.stats import binomtest
+
+    sides = [[r["headline"]["decision"] == "left" for r in side] for side in (two, one)]
+    differ = [a for a, b in zip(*sides, strict=True) if a != b]
+    p = binomtest(sum(differ), len(differ)).pvalue if differ else 1.0
+    return " / ".join(str(sum(side)) for side in sides) + f" (p = {p:.3f})"
 
 
 def _while_relearning(run: Run) -> float:

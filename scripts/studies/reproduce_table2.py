@@ -80,9 +80,8 @@ class Table:
             return False
         from dualoptim_diffusion.runs.experiment import open_experiment
 
-        made_by = read_json(folder / "provenance.json")["recipe_sha256"]
         now = open_experiment(cell.recipe, [cell.class_name], [*cell.overrides, f"run.seed={cell.seed}"])
-        return made_by == now.recipe_sha256
+        return recipe_of(folder) == now.recipe_sha256
 
     def run(self, cell: Cell) -> tuple[Cell, str | None]:
         """Runs a cell, or what is left of it; what went wrong, if anything."""
@@ -93,6 +92,16 @@ class Table:
         with log.open("w", encoding="utf-8") as stream:
             failed = dualoptim(*words, log=stream, here=True) if self.here else self._start(words, stream)
         return cell, f"{cell.recipe} {cell.class_name} seed {cell.seed} failed; see {log}" if failed else None
+
+    def call(self, folder: Path, verb: str, *words: str) -> None:
+        """Calls a verb of `dualoptim` on a finished run; its log lies beside the run.
+
+        Raises:
+            RuntimeError: if it fails.
+        """
+        with folder.with_suffix(f".{verb}.log").open("w", encoding="utf-8") as log:
+            if code := dualoptim(verb, str(folder), *words, log=log, here=self.here, threads=self.threads):
+                raise RuntimeError(f"dualoptim {verb} {folder} ended with {code}; see {log.name}")
 
     def _start(self, words: Sequence[str], log: Any) -> int:
         """Exit code of a process that `stop` can end."""
@@ -120,6 +129,11 @@ class Table:
         ]
         text = tabulate(self.family, cells, methods, classes, command)
         tables.write(stem, {"command": command, "cells": cells}, text)
+
+
+def recipe_of(run: Path) -> str:
+    """The hash of the recipe that made it."""
+    return str(read_json(run / "provenance.json")["recipe_sha256"])
 
 
 def tabulate(
@@ -190,12 +204,12 @@ def run_all(table: Table, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Ce
 
 
 def complete(table: Table, cells: Iterable[Cell], jobs: int, title: str) -> None:
-    """Runs those cells that are not finished.
+    """Runs those cells that are not finished, each once.
 
     Raises:
         RuntimeError: if a run fails.
     """
-    waiting = [cell for cell in cells if not table.finished(cell)]
+    waiting = [cell for cell in dict.fromkeys(cells) if not table.finished(cell)]
     with closing(run_all(table, waiting, jobs)) as ended:
         for _, problem in tqdm(ended, total=len(waiting), desc=title, unit="run"):
             if problem:

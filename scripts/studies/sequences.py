@@ -63,11 +63,11 @@ def row(recipe: str, number: int, request: Found) -> list[object]:
     ]  # fmt: skip
 
 
-def tabulate(found: dict[str, Found], command: str) -> str:
+def tabulate(found: dict[str, Found]) -> str:
     body = [row(name, i, part) for name, of in found.items() for i, part in enumerate(of["requests"], start=1)]
     head = ["recipe", "request", "drawn, mean so far", "drawn, most", "RA of the others", "KID x 1000", "revived"]
     lines = [
-        "# One request after another", "", f"`{command}`", "",
+        "# One request after another", "", ", ".join(f"`{c}`" for c in {of["command"]: 0 for of in found.values()}), "",
         "Digits, one sequence each; four is left. Drawn: how often a label that was forgotten so far draws its own "
         "digit, by a classifier that must name one. Revived: surely more often than after the digit's own request. "
         "Audit: surest excess over two models retrained without all digits so far, budget quick.", "",
@@ -113,14 +113,15 @@ def main(words: Sequence[str] | None = None) -> None:
         recipes, digits, arguments.runs = [str(toy.write_recipes(arguments.out / "recipes"))], DIGITS[:2], arguments.out
         overrides, settings, arguments.audit = (), toy.AUDIT, [2]
     path = arguments.out / "sequences.json"
-    command, found = command_line(__file__, words), tables.read_json(path)["recipes"] if path.is_file() else {}
+    found = tables.read_json(path)["recipes"] if path.is_file() else {}
     for recipe in recipes:
         name = Path(recipe).stem
         found[name] = run(recipe, digits, overrides, arguments.runs / name, arguments.toy)
+        found[name]["command"] = command_line(__file__, words)
         attack(found[name], arguments.audit, settings, arguments.runs / name, arguments.toy)
-        tables.write(path.with_suffix(""), {"command": command, "recipes": found}, tabulate(found, command))
+        tables.write(path.with_suffix(""), {"recipes": found}, tabulate(found))
         draw(found, path.with_suffix(".png"))
-    print(tabulate(found, command))
+    print(tabulate(found))
 
 
 if __name__ == "__main__":
